@@ -1,0 +1,40 @@
+# `make demo` and `make test` need only Python >= 3.11 with pip, git and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# The worker count of the tests: two fits a small machine.
+JOBS ?= 2
+
+.PHONY: demo test test-slow test-parity lint docs clean
+
+$(BIN)/alignax: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.dev: $(BIN)/alignax
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+$(VENV)/.parity: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[parity]'
+	touch $@
+
+demo: $(BIN)/alignax  ## run the main job: GRPO on arithmetic, with its report
+	$(BIN)/python -m experiments.grpo_arithmetic --out runs/arithmetic $(ARGS)
+
+test: $(VENV)/.dev  ## the default tests
+	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+test-slow: $(VENV)/.dev  ## the longer tests
+	$(BIN)/python -m pytest -n $(JOBS) -m slow $(ARGS)
+
+test-parity: $(VENV)/.parity  ## comparisons with peers
+	$(BIN)/python -m pytest -n $(JOBS) -m parity $(ARGS)
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyrefly check
+
+clean:
+	rm -rf $(VENV) runs docs/_build

@@ -1,0 +1,129 @@
+"""Records that travel between the rooms, array aliases and the notation table.
+
+Notation, the same everywhere:
+
+===================  =========================================================
+name                 meaning
+===================  =========================================================
+``logp``             log-probabilities of the policy, differentiated (nats)
+``logp_old``         the policy's when the update began
+``logp_behaviour``   those of the law that really sampled the tokens
+``logp_ref``         the reference policy's
+``logits``           unnormalised log-probabilities ``[..., V]``
+``mask``             True where a token counts (a generated token, a real
+                     prompt token), False on padding
+``rewards``          ``[G, K]``: K completions for each of G prompts
+``advantages``       ``[G, K]`` or ``[B, T]`` with ``B = G * K``
+``beta``             strength of the regularisation
+``key``              a ``jax.random.key``
+===================  =========================================================
+
+Letters of shapes: B rows, G prompts (groups), K completions a prompt,
+P prompt positions, T completion positions, S = P + T, V vocabulary.
+"""
+
+import dataclasses
+from typing import Any, NamedTuple, Protocol
+
+import jax
+from jaxtyping import Array, Bool, Float, Int, Key
+
+Params = Any
+"""A pytree of arrays; only ``alignax.models`` knows its structure."""
+
+Cache = Any
+"""A pytree; leaves with an axis have the batch as their first one."""
+
+Metrics = dict[str, Array]
+
+
+class InputError(ValueError):
+    """A user's input cannot be used.
+
+    The message is one paragraph that names the argument, what was given and
+    what would do. Command lines print it and exit with code 2.
+    """
+
+
+class ModelOutput(NamedTuple):
+    """What a model returns: float32 ``logits [B, S - logits_from, V]``, and the
+    cache where one was given or asked for."""
+
+    logits: Float[Array, "B N V"]
+    cache: Cache | None
+
+
+class ApplyFn(Protocol):
+    """A causal language model as a pure function.
+
+    ``tokens [B, S]`` int32; ``mask [B, S]`` True at real tokens (default: all);
+    ``positions [B, S]`` (default: the count of real tokens before each one, the
+    cached ones included). ``cache_length=L`` asks for a fresh cache with room
+    for L tokens, filled with these S; ``cache=`` continues one. Logits come for
+    the positions from ``logits_from`` (static) on, in float32.
+    """
+
+    def __call__(
+        self,
+        params: Params,
+        tokens: Int[Array, "B S"],
+        *,
+        mask: Bool[Array, "B S"] | None = None,
+        positions: Int[Array, "B S"] | None = None,
+        cache: Cache | None = None,
+        cache_length: int | None = None,
+        logits_from: int = 0,
+    ) -> ModelOutput: ...
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prompts:
+    """N prompts, left-padded to P. ``index`` is each record's number in its
+    source: it finds the answer on the host and seeds the row's randomness."""
+
+    tokens: Int[Array, "N P"]
+    mask: Bool[Array, "N P"]
+    index: Int[Array, " N"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """B = N * K sampled completions, the K of one prompt adjacent.
+
+    ``mask`` is True on generated tokens, the end-of-sequence token included.
+    ``logp_behaviour`` is under the law that was sampled (temperature and
+    truncation applied), ``logp_old`` under the policy's own softmax.
+    ``finished`` says that the end-of-sequence token was generated.
+    """
+
+    prompt_tokens: Int[Array, "B P"]
+    prompt_mask: Bool[Array, "B P"]
+    tokens: Int[Array, "B T"]
+    mask: Bool[Array, "B T"]
+    logp_behaviour: Float[Array, "B T"]
+    logp_old: Float[Array, "B T"]
+    finished: Bool[Array, " B"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Batch:
+    """What one update consumes: a rollout, scored. Every leaf is ``[B, ...]``."""
+
+    rollout: Rollout
+    logp_ref: Float[Array, "B T"]
+    rewards: Float[Array, " B"]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainState:
+    """All that a run needs to go on: saved whole, restored whole."""
+
+    step: Int[Array, ""]
+    params: Params
+    opt_state: Any
+    controller: Any
+    key: Key[Array, ""]

@@ -1,0 +1,1 @@
+"""Complete experiments, one readable file each."""
