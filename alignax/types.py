@@ -23,7 +23,7 @@ P prompt positions, T completion positions, S = P + T, V vocabulary.
 """
 
 import dataclasses
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 from jaxtyping import Array, Bool, Float, Int, Key
@@ -53,6 +53,7 @@ class ModelOutput(NamedTuple):
     cache: Cache | None
 
 
+@runtime_checkable
 class ApplyFn(Protocol):
     """A causal language model as a pure function.
 

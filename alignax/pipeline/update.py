@@ -1,0 +1,228 @@
+"""From a loss to a step: exact microbatches, optimiser, metrics."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Key
+
+from alignax import reduce
+from alignax.controllers import Controller
+from alignax.types import InputError, Metrics, Params, TrainState
+
+Fraction = reduce.Fraction
+LossFn = Callable[[Params, Any], tuple[Array, Array, dict[str, Fraction]]]
+"""``(params, batch) -> (numerator, denominator, aux)``: the loss is the ratio;
+``aux`` holds further fractions to report."""
+
+
+def optimiser(
+    *,
+    learning_rate: float,
+    steps: int,
+    warmup: int = 0,
+    weight_decay: float = 0.0,
+    clip_norm: float = 1.0,
+    final_fraction: float = 0.0,
+) -> optax.GradientTransformation:
+    """AdamW with clipping by global norm and a warm-up, then cosine, schedule.
+
+    Args:
+      learning_rate: at the peak, positive.
+      steps: length of the whole schedule.
+      warmup: steps of linear warm-up from zero.
+      weight_decay: decoupled; on matrices only, not on scales or biases.
+      clip_norm: largest global norm of a gradient.
+      final_fraction: of the peak, at the end.
+
+    Returns:
+      an optax transformation.
+    """
+    schedule = optax.warmup_cosine_decay_schedule(
+        init_value=0.0 if warmup else learning_rate,
+        peak_value=learning_rate,
+        warmup_steps=warmup,
+        decay_steps=max(steps, warmup + 1),
+        end_value=learning_rate * final_fraction,
+    )
+    return optax.chain(
+        optax.clip_by_global_norm(clip_norm),
+        optax.adamw(
+            schedule,
+            b2=0.95,
+            weight_decay=weight_decay,
+            mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+        ),
+    )
+
+
+def init_state(
+    params: Params,
+    tx: optax.GradientTransformation,
+    controller: Controller,
+    key: Key[Array, ""],
+) -> TrainState:
+    """A train state at step 0.
+
+    Args:
+      params: the policy's parameters; the state holds them, so donate neither.
+      tx: the optimiser.
+      controller: what sets beta.
+      key: the run's key; each step folds its number into it.
+
+    Returns:
+      the state.
+    """
+    return TrainState(
+        step=jnp.int32(0),
+        params=params,
+        opt_state=tx.init(params),
+        controller=controller.init(),
+        key=key,
+    )
+
+
+def state_shardings(
+    state: TrainState,
+    tx: optax.GradientTransformation,
+    *,
+    params: Any,
+    replicated: jax.sharding.Sharding,
+) -> TrainState:
+    """Shardings for a whole train state from those of its parameters.
+
+    Args:
+      state: arrays or their shapes.
+      tx: the optimiser whose state it holds: moments follow their parameter.
+      params: a sharding for each parameter.
+      replicated: the sharding of all else.
+
+    Returns:
+      a train state of shardings, for ``jax.device_put`` or ``jax.jit``.
+    """
+    shared = jax.tree.map(lambda _: replicated, state)
+    opt_state = optax.tree.map_params(
+        tx,
+        lambda _, sharding: sharding,
+        state.opt_state,
+        params,
+        transform_non_params=lambda _: replicated,
+    )
+    return TrainState(
+        step=shared.step,
+        params=params,
+        opt_state=opt_state,
+        controller=shared.controller,
+        key=shared.key,
+    )
+
+
+def _split(batch: Any, microbatches: int) -> Any:
+    def split(x):
+        rows = x.shape[0]
+        if rows % microbatches:
+            raise InputError(
+                f"microbatches must divide the batch's {rows} rows, got {microbatches}"
+            )
+        # Every microbatch takes rows from each device's share of a sharded batch.
+        return x.reshape(rows // microbatches, microbatches, *x.shape[1:]).swapaxes(
+            0, 1
+        )
+
+    return jax.tree.map(split, batch)
+
+
+def accumulate(
+    loss_fn: LossFn, params: Params, batch: Any, *, microbatches: int = 1
+) -> tuple[Fraction, dict[str, Fraction], Params]:
+    """Sums of a loss' numerator, denominator, reports and numerator gradient.
+
+    Args:
+      loss_fn: ``(params, batch) -> (numerator, denominator, aux)``. The
+        denominator and ``aux`` must not need a gradient.
+      params: differentiated.
+      batch: a pytree with the rows first.
+      microbatches: how many parts to scan over; must divide the rows.
+
+    Returns:
+      ``(numerator, denominator)``, ``aux``, and the numerator's gradient in
+      float32: all sums over the whole batch, whatever the split.
+
+    Raises:
+      InputError: ``microbatches`` does not divide the rows.
+    """
+
+    def numerator_of(params, part):
+        numerator, denominator, aux = loss_fn(params, part)
+        return numerator, (denominator, aux)
+
+    def sums(part):
+        (numerator, (denominator, aux)), gradient = jax.value_and_grad(
+            numerator_of, has_aux=True
+        )(params, part)
+        return jax.tree.map(
+            lambda x: x.astype(jnp.float32),
+            ((numerator, denominator), aux, gradient),
+        )
+
+    if microbatches == 1:
+        return sums(batch)
+    parts = _split(batch, microbatches)
+    shapes = jax.eval_shape(sums, jax.tree.map(lambda x: x[0], parts))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, sums(part)), None
+
+    return jax.lax.scan(add, zeros, parts)[0]
+
+
+def make_update(
+    loss_fn: LossFn, tx: optax.GradientTransformation, *, microbatches: int = 1
+) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
+    """One optimiser step as a pure function ``(state, batch) -> (state, metrics)``.
+
+    The gradient is that of ``Σ numerators / Σ denominators`` over the whole
+    batch: the same for any number of microbatches or devices. Jit it with
+    ``donate_argnums=0``; batch and state may be sharded.
+
+    Args:
+      loss_fn: see ``LossFn``.
+      tx: the optimiser.
+      microbatches: how many parts the rows are scanned in.
+
+    Returns:
+      the update. Its metrics: ``loss``, ``grad_norm`` and the fractions of
+      ``aux``, as float32 scalars on the device.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> def loss_fn(params, batch):
+      ...     return jnp.sum((params - batch) ** 2), jnp.float32(batch.size), {}
+      >>> update = jax.jit(make_update(loss_fn, optax.sgd(0.5)), donate_argnums=0)
+    """
+
+    def update(state, batch):
+        (numerator, denominator), aux, gradient = accumulate(
+            loss_fn, state.params, batch, microbatches=microbatches
+        )
+        scale: Float[Array, ""] = reduce.divide(jnp.float32(1), denominator)
+        gradient = jax.tree.map(
+            lambda g, p: (g * scale).astype(p.dtype), gradient, state.params
+        )
+        updates, opt_state = tx.update(gradient, state.opt_state, state.params)
+        metrics = {name: reduce.divide(*fraction) for name, fraction in aux.items()}
+        metrics["loss"] = numerator * scale
+        metrics["grad_norm"] = optax.tree.norm(gradient)
+        state = TrainState(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            opt_state=opt_state,
+            controller=state.controller,
+            key=state.key,
+        )
+        return state, metrics
+
+    return update

@@ -1,0 +1,170 @@
+"""Reductions of token losses, by their names in the literature.
+
+Each returns a numerator and a denominator, both sums: the loss is their ratio.
+Sums add over microbatches, devices and packed rows, ratios do not: add the two
+apart and divide once, and the gradient of a split batch is that of the whole.
+Under ``shard_map`` or ``pmap``, ``jax.lax.psum`` both before dividing.
+"""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Num
+
+from alignax.types import InputError
+
+Fraction = tuple[Float[Array, ""], Float[Array, ""]]
+
+
+def masked(
+    values: Num[Array, "*shape"], mask: Bool[Array, "*shape"]
+) -> Float[Array, "*shape"]:
+    """Values in float32 where ``mask`` holds, exact zeros elsewhere.
+
+    Args:
+      values: ``[...]``, anything at masked positions, NaN included.
+      mask: ``[...]``, True where a value counts.
+
+    Returns:
+      ``[...]`` float32.
+
+    Example:
+      >>> print(masked(jnp.array([1.0, jnp.nan]), jnp.array([True, False])))
+      [1. 0.]
+    """
+    return jnp.where(mask, values, 0).astype(jnp.float32)
+
+
+def divide(
+    numerator: Float[Array, "*shape"], denominator: Float[Array, "*shape"]
+) -> Float[Array, "*shape"]:
+    """``numerator / denominator``, and 0 (with gradient 0) where nothing counted.
+
+    Args:
+      numerator: ``[...]``.
+      denominator: ``[...]``, not negative.
+
+    Returns:
+      ``[...]`` float32.
+
+    Example:
+      >>> print(divide(jnp.array([1.0, 0.0]), jnp.array([4.0, 0.0])))
+      [0.25 0.  ]
+    """
+    numerator = numerator.astype(jnp.float32)
+    denominator = denominator.astype(jnp.float32)
+    counted = denominator > 0
+    ratio = jnp.where(counted, numerator, 0) / jnp.where(counted, denominator, 1)
+    return jnp.where(counted, ratio, 0)
+
+
+def token_mean(values: Float[Array, "B T"], mask: Bool[Array, "B T"]) -> Fraction:
+    """The mean over all tokens: Σ_it l_it / Σ_i n_i (DAPO).
+
+    Long completions weigh more than short ones. As a policy-gradient loss it is
+    not a rescaling of the gradient of the expected reward when lengths differ.
+
+    Args:
+      values: ``[B, T]`` token losses.
+      mask: ``[B, T]``, True on generated tokens.
+
+    Returns:
+      numerator and denominator (tokens), float32 scalars.
+
+    Reference:
+      Yu et al., "DAPO", arXiv 2503.14476, eq. 8.
+
+    Example:
+      >>> mask = jnp.array([[True, False], [True, True]])
+      >>> numerator, denominator = token_mean(jnp.ones((2, 2)), mask)
+      >>> print(numerator, denominator)
+      3.0 3.0
+    """
+    return jnp.sum(masked(values, mask)), jnp.sum(mask, dtype=jnp.float32)
+
+
+def sequence_mean_token_mean(
+    values: Float[Array, "B T"], mask: Bool[Array, "B T"]
+) -> Fraction:
+    """The mean over completions of each one's token mean (GRPO).
+
+    A completion without a token counts neither above nor below. As a
+    policy-gradient loss, tokens of short completions weigh more.
+
+    Args:
+      values: ``[B, T]`` token losses.
+      mask: ``[B, T]``, True on generated tokens.
+
+    Returns:
+      numerator and denominator (completions), float32 scalars.
+
+    Reference:
+      Shao et al., "DeepSeekMath", arXiv 2402.03300, eq. 3.
+
+    Example:
+      >>> mask = jnp.array([[True, False], [True, True]])
+      >>> values = jnp.array([[3.0, 9.0], [1.0, 2.0]])
+      >>> print(*sequence_mean_token_mean(values, mask))
+      4.5 2.0
+    """
+    lengths = jnp.sum(mask, axis=-1, dtype=jnp.float32)
+    means = divide(jnp.sum(masked(values, mask), axis=-1), lengths)
+    return jnp.sum(means), jnp.sum(lengths > 0, dtype=jnp.float32)
+
+
+def sequence_mean_token_sum(
+    values: Float[Array, "B T"], mask: Bool[Array, "B T"]
+) -> Fraction:
+    """The mean over completions of each one's token sum.
+
+    The reduction under which ``-advantage * logp`` has the gradient of the
+    expected reward, and a token divergence that of the sequence divergence.
+
+    Args:
+      values: ``[B, T]`` token losses.
+      mask: ``[B, T]``, True on generated tokens.
+
+    Returns:
+      numerator and denominator (completions with a token), float32 scalars.
+
+    Reference:
+      Ahmadian et al., "Back to Basics", arXiv 2402.14740, eq. 6.
+
+    Example:
+      >>> mask = jnp.array([[True, False], [True, True]])
+      >>> print(*sequence_mean_token_sum(jnp.ones((2, 2)), mask))
+      3.0 2.0
+    """
+    counted = jnp.any(mask, axis=-1)
+    return jnp.sum(masked(values, mask)), jnp.sum(counted, dtype=jnp.float32)
+
+
+def constant_length_mean(
+    values: Float[Array, "B T"], mask: Bool[Array, "B T"], *, length: int
+) -> Fraction:
+    """The token sum over a constant: Σ_it l_it / (B · length) (Dr. GRPO).
+
+    ``sequence_mean_token_sum`` up to the constant ``length``, so its gradient is
+    unbiased up to that factor.
+
+    Args:
+      values: ``[B, T]`` token losses.
+      mask: ``[B, T]``, True on generated tokens.
+      length: tokens that a completion may have at the most, positive.
+
+    Returns:
+      numerator and denominator (tokens), float32 scalars.
+
+    Raises:
+      InputError: ``length`` is not positive.
+
+    Reference:
+      Liu et al., "Understanding R1-Zero-Like Training", arXiv 2503.20783, §3.
+
+    Example:
+      >>> mask = jnp.array([[True, False], [True, True]])
+      >>> print(*constant_length_mean(jnp.ones((2, 2)), mask, length=4))
+      3.0 8.0
+    """
+    if length <= 0:
+        raise InputError(f"length must be a positive number of tokens, got {length}")
+    numerator, sequences = sequence_mean_token_sum(values, mask)
+    return numerator, sequences * length

@@ -1,0 +1,163 @@
+"""What every public maths function must do, from one table of them.
+
+The rows live in ``tests/table_<module>.py``; a public function of the maths
+without a row fails ``test_every_public_function_has_a_row``.
+"""
+
+import importlib
+import inspect
+import pkgutil
+from pathlib import Path
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+
+import alignax
+
+# Rooms of the maths; `exact`, `pipeline` and `models` have their own tests.
+OUTSIDE = {"types", "exact", "testing", "pipeline", "models", "cli"}
+
+ROWS = [
+    row
+    for path in sorted(Path(__file__).parent.glob("table_*.py"))
+    for row in importlib.import_module(f"tests.{path.stem}").ROWS
+]
+IDS = [f"{row.name}-{i}" for i, row in enumerate(ROWS)]
+every_row = pytest.mark.parametrize("row", ROWS, ids=IDS)
+
+
+def public_functions():
+    for module in pkgutil.iter_modules(alignax.__path__):
+        if module.name in OUTSIDE:
+            continue
+        loaded = importlib.import_module(f"alignax.{module.name}")
+        for name, value in vars(loaded).items():
+            if name.startswith("_") or not inspect.isfunction(value):
+                continue
+            if value.__module__.startswith(loaded.__name__):
+                yield f"{module.name}.{name}", value
+
+
+FUNCTIONS = dict(public_functions())
+
+
+def is_float(x):
+    return jnp.issubdtype(jnp.result_type(x), jnp.floating)
+
+
+def close(actual, expected):
+    chex.assert_trees_all_close(actual, expected, rtol=2e-5, atol=2e-6)
+
+
+def scalar_of(row):
+    """The sum of every float output, as a function of the differentiated args."""
+
+    def scalar(grad_args, args):
+        args = list(args)
+        for number, value in zip(row.grad, grad_args, strict=True):
+            args[number] = value
+        leaves = jax.tree.leaves(row.fn(*args))
+        return sum(jnp.sum(leaf) for leaf in leaves if is_float(leaf))
+
+    return scalar
+
+
+def gradients(row, args):
+    return jax.grad(scalar_of(row))([args[i] for i in row.grad], args)
+
+
+def test_every_public_function_has_a_row():
+    missing = set(FUNCTIONS) - {row.name for row in ROWS}
+    assert not missing, f"public maths functions without a row: {sorted(missing)}"
+
+
+@every_row
+def test_row_names_a_public_function(row):
+    assert row.name in FUNCTIONS
+
+
+@every_row
+def test_documentation(row):
+    text = inspect.getdoc(FUNCTIONS[row.name]) or ""
+    assert "Args:" in text
+    assert "Returns:" in text
+    if row.estimator:
+        assert "Value:" in text
+        assert "Gradient:" in text
+
+
+@every_row
+def test_jit_equals_eager_and_traces_once(row):
+    chex.clear_trace_counter()
+    jitted = jax.jit(chex.assert_max_traces(lambda *args: row.fn(*args), n=1))
+    expected = row.fn(*row.args)
+    close(jitted(*row.args), expected)
+    # Other values of the same shapes: a second trace would be an error.
+    jitted(*jax.tree.map(lambda x: x[::-1], row.args))
+
+
+@every_row
+def test_rows_are_independent(row):
+    """The same numbers under vmap, pmap and shard_map on eight devices."""
+    if not row.rowwise:
+        return
+    expected = row.fn(*row.args)
+    close(jax.vmap(row.fn)(*row.args), expected)
+    close(jax.pmap(row.fn)(*row.args), expected)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    spec = PartitionSpec("data")
+    sharded = jax.shard_map(
+        row.fn, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False
+    )
+    close(jax.jit(sharded)(*row.args), expected)
+
+
+@every_row
+def test_bfloat16_is_computed_in_float32(row):
+    args = jax.tree.map(
+        lambda x: x.astype(jnp.bfloat16) if is_float(x) else x, row.args
+    )
+    rounded = jax.tree.map(lambda x: x.astype(jnp.float32) if is_float(x) else x, args)
+    outputs = row.fn(*args)
+    for leaf in jax.tree.leaves(outputs):
+        assert not is_float(leaf) or leaf.dtype == jnp.float32
+    close(outputs, row.fn(*rounded))
+
+
+@every_row
+def test_gradient_is_finite(row):
+    if row.grad:
+        for leaf in jax.tree.leaves(gradients(row, row.args)):
+            assert np.isfinite(leaf).all()
+
+
+@pytest.mark.parametrize("poison", [-np.inf, np.inf, np.nan])
+@every_row
+def test_masked_positions_have_no_influence(row, poison):
+    if row.mask is None:
+        return
+    mask = row.args[row.mask]
+    assert mask.any()
+    assert not mask.all(), "the sample mask must have both values"
+    poisoned = list(row.args)
+    for number in row.masked:
+        poisoned[number] = jnp.where(mask, poisoned[number], poison)
+    close(row.fn(*poisoned), row.fn(*row.args))
+    for leaf, number in zip(gradients(row, poisoned), row.grad, strict=True):
+        assert np.isfinite(leaf).all()
+        if number in row.masked:
+            np.testing.assert_array_equal(leaf[~mask], 0)
+
+
+@every_row
+def test_all_masked_is_finite(row):
+    if row.mask is None:
+        return
+    args = list(row.args)
+    args[row.mask] = jnp.zeros_like(args[row.mask])
+    for leaf in jax.tree.leaves((row.fn(*args), gradients(row, args))):
+        assert np.isfinite(leaf).all()
