@@ -128,3 +128,18 @@ class TrainState:
     opt_state: Any
     controller: Any
     key: Key[Array, ""]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Supervised:
+    """N prompts with their answers, right-padded to S, for teacher forcing.
+
+    ``mask`` is True on real tokens, ``loss_mask`` on those of the answer, the
+    end-of-sequence token included: the targets, not the positions before them.
+    """
+
+    tokens: Int[Array, "N S"]
+    mask: Bool[Array, "N S"]
+    loss_mask: Bool[Array, "N S"]
+    index: Int[Array, " N"]

@@ -1,0 +1,43 @@
+"""Tokenizers, records and batches of prompts: the host's side of a run.
+
+Strings live here and in ``alignax.pipeline.rewards``, nowhere else. Records are
+dictionaries behind a random-access sequence, from JSON-lines (``read_jsonl``) or
+from TFDS without TensorFlow (``read_tfds``). Batches come out of a grain
+iterator: batch ``s`` is a function of the records, the seed and ``s`` alone, so a
+restored run sees what the interrupted one would have seen, on any number of
+processes.
+"""
+
+from alignax.pipeline.data.batches import (
+    encode_prompts,
+    encode_supervised,
+    prompt_batches,
+    supervised_batches,
+)
+from alignax.pipeline.data.records import (
+    Records,
+    read_jsonl,
+    read_tfds,
+    tfds_from_jsonl,
+)
+from alignax.pipeline.data.tokenizers import (
+    Tokenizer,
+    byte_tokenizer,
+    decode_rows,
+    load_tokenizer,
+)
+
+__all__ = [
+    "Records",
+    "Tokenizer",
+    "byte_tokenizer",
+    "decode_rows",
+    "encode_prompts",
+    "encode_supervised",
+    "load_tokenizer",
+    "prompt_batches",
+    "read_jsonl",
+    "read_tfds",
+    "supervised_batches",
+    "tfds_from_jsonl",
+]
