@@ -34,7 +34,7 @@ test-parity: $(VENV)/.parity  ## comparisons with peers
 	$(BIN)/python -m pytest -n $(JOBS) -m parity $(ARGS)
 
 lint: $(VENV)/.dev
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyrefly check
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
 
 clean:
 	rm -rf $(VENV) runs docs/_build

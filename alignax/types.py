@@ -26,7 +26,7 @@ import dataclasses
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int
 
 Params = Any
 """A pytree of arrays; only ``alignax.models`` knows its structure."""
@@ -35,6 +35,11 @@ Cache = Any
 """A pytree; leaves with an axis have the batch as their first one."""
 
 Metrics = dict[str, Array]
+
+
+Leaf = Any
+"""A field of a record: an array of the shape beside it, or what JAX puts in its
+place (a tracer, a shape, a sharding), which is why it is not checked."""
 
 
 class InputError(ValueError):
@@ -83,9 +88,9 @@ class Prompts:
     """N prompts, left-padded to P. ``index`` is each record's number in its
     source: it finds the answer on the host and seeds the row's randomness."""
 
-    tokens: Int[Array, "N P"]
-    mask: Bool[Array, "N P"]
-    index: Int[Array, " N"]
+    tokens: Leaf  # int32 [N, P]
+    mask: Leaf  # bool [N, P]
+    index: Leaf  # int32 [N]
 
 
 @jax.tree_util.register_dataclass
@@ -99,13 +104,13 @@ class Rollout:
     ``finished`` says that the end-of-sequence token was generated.
     """
 
-    prompt_tokens: Int[Array, "B P"]
-    prompt_mask: Bool[Array, "B P"]
-    tokens: Int[Array, "B T"]
-    mask: Bool[Array, "B T"]
-    logp_behaviour: Float[Array, "B T"]
-    logp_old: Float[Array, "B T"]
-    finished: Bool[Array, " B"]
+    prompt_tokens: Leaf  # int32 [B, P]
+    prompt_mask: Leaf  # bool [B, P]
+    tokens: Leaf  # int32 [B, T]
+    mask: Leaf  # bool [B, T]
+    logp_behaviour: Leaf  # float32 [B, T]
+    logp_old: Leaf  # float32 [B, T]
+    finished: Leaf  # bool [B]
 
 
 @jax.tree_util.register_dataclass
@@ -114,8 +119,8 @@ class Batch:
     """What one update consumes: a rollout, scored. Every leaf is ``[B, ...]``."""
 
     rollout: Rollout
-    logp_ref: Float[Array, "B T"]
-    rewards: Float[Array, " B"]
+    logp_ref: Leaf  # float32 [B, T]
+    rewards: Leaf  # float32 [B]
 
 
 @jax.tree_util.register_dataclass
@@ -123,11 +128,11 @@ class Batch:
 class TrainState:
     """All that a run needs to go on: saved whole, restored whole."""
 
-    step: Int[Array, ""]
+    step: Leaf  # int32 []
     params: Params
     opt_state: Any
     controller: Any
-    key: Key[Array, ""]
+    key: Leaf  # key []
 
 
 @jax.tree_util.register_dataclass
@@ -139,7 +144,7 @@ class Supervised:
     end-of-sequence token included: the targets, not the positions before them.
     """
 
-    tokens: Int[Array, "N S"]
-    mask: Bool[Array, "N S"]
-    loss_mask: Bool[Array, "N S"]
-    index: Int[Array, " N"]
+    tokens: Leaf  # int32 [N, S]
+    mask: Leaf  # bool [N, S]
+    loss_mask: Leaf  # bool [N, S]
+    index: Leaf  # int32 [N]

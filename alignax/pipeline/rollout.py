@@ -47,7 +47,7 @@ def sampling_law(
     top-p; at temperature 0 all mass on the likeliest token."""
     if temperature == 0:
         best = jnp.argmax(logits, axis=-1, keepdims=True)
-        return jnp.where(jnp.arange(logits.shape[-1]) == best, 0.0, -jnp.inf)
+        return jnp.where(jnp.arange(logits.shape[-1])[None] == best, 0.0, -jnp.inf)
     logits = sampling.tempered(logits, temperature=temperature)
     if top_k is not None:
         logits = sampling.top_k(logits, k=top_k)

@@ -104,19 +104,14 @@ def state_shardings(
     """
     shared = jax.tree.map(lambda _: replicated, state)
     opt_state = optax.tree.map_params(
-        tx,
+        tx.init,
         lambda _, sharding: sharding,
         state.opt_state,
         params,
         transform_non_params=lambda _: replicated,
     )
-    return TrainState(
-        step=shared.step,
-        params=params,
-        opt_state=opt_state,
-        controller=shared.controller,
-        key=shared.key,
-    )
+    fields = (shared.step, params, opt_state, shared.controller, shared.key)
+    return jax.tree.unflatten(jax.tree.structure(state), jax.tree.leaves(fields))
 
 
 def _split(batch: Any, microbatches: int) -> Any:

@@ -1,0 +1,54 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
+
+from alignax.pipeline import sharding
+from alignax.types import InputError
+
+
+def test_mesh_is_auto_and_fills_the_devices():
+    mesh = sharding.make_mesh(model=2)
+    assert dict(mesh.shape) == {"data": 4, "model": 2}
+    assert set(mesh.axis_types) == {AxisType.Auto}
+
+
+@pytest.mark.parametrize("sizes", [{"model": 3}, {"data": 16}, {"data": 0}])
+def test_mesh_that_does_not_fit(sizes):
+    with pytest.raises(InputError, match="8 devices"):
+        sharding.make_mesh(**sizes)
+
+
+def test_parameter_rules():
+    mesh = sharding.make_mesh(data=4, model=2)
+    params = {
+        "embedding": jnp.zeros((10, 8)),
+        "odd": jnp.zeros((7, 8)),
+        "twice": jnp.zeros((2, 4)),
+        "scale": jnp.zeros((8,)),
+        "scalar": jnp.zeros(()),
+    }
+    axes = {
+        "embedding": ("vocab", "embed"),
+        "odd": ("vocab", "embed"),
+        "twice": ("mlp", "heads"),
+        "scale": (None,),
+        "scalar": (),
+    }
+    specs = jax.tree.map(lambda s: s.spec, sharding.param_shardings(params, axes, mesh))
+    assert specs == {
+        "embedding": P("model", "data"),
+        "odd": P(None, "data"),
+        "twice": P("model", None),
+        "scale": P(None),
+        "scalar": P(),
+    }
+
+
+def test_rows_are_split():
+    mesh = sharding.make_mesh(data=8)
+    batch = sharding.shard_rows({"x": np.arange(16.0)}, mesh)
+    assert batch["x"].sharding.spec == P("data")
+    assert batch["x"].addressable_shards[3].data.tolist() == [6.0, 7.0]

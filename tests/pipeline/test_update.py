@@ -1,0 +1,114 @@
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from alignax import controllers, reduce
+from alignax.pipeline import sharding, update
+from alignax.types import InputError
+
+
+def loss_fn(params, batch):
+    """A token-mean regression with ragged rows."""
+    predictions = batch["x"] @ params["w"] + params["b"]
+    errors = jnp.square(predictions - batch["y"])
+    numerator, denominator = reduce.token_mean(errors, batch["mask"])
+    rows = jnp.float32(len(batch["y"]))
+    return numerator, denominator, {"tokens_a_row": (denominator, rows)}
+
+
+@pytest.fixture(scope="module")
+def batch():
+    keys = jax.random.split(jax.random.key(0), 2)
+    return {
+        "x": jax.random.normal(keys[0], (8, 5, 4)),
+        "y": jax.random.normal(keys[1], (8, 5)),
+        "mask": jnp.arange(5)[None] < jnp.array([5, 4, 3, 0, 1, 1, 2, 5])[:, None],
+    }
+
+
+def start(tx):
+    params = {"w": jnp.ones((4,)), "b": jnp.zeros(())}
+    return update.init_state(params, tx, controllers.fixed(beta=0.1), jax.random.key(1))
+
+
+@pytest.mark.parametrize("microbatches", [1, 2, 8])
+def test_gradient_is_that_of_the_whole_batch(batch, microbatches):
+    tx = optax.sgd(1.0)
+    step = update.make_update(loss_fn, tx, microbatches=microbatches)
+    state, metrics = jax.jit(step)(start(tx), batch)
+
+    x, y, m = (np.float64(batch[k]) for k in ("x", "y", "mask"))
+    errors = (x.sum(-1) - y) * m
+    gradient = 2 * np.einsum("bt,btd->d", errors, x) / m.sum()
+    np.testing.assert_allclose(1 - state.params["w"], gradient, rtol=1e-5)
+    np.testing.assert_allclose(metrics["loss"], (errors**2).sum() / m.sum(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["tokens_a_row"], 21 / 8)
+    norm = np.sqrt((gradient**2).sum() + (2 * errors.sum() / m.sum()) ** 2)
+    np.testing.assert_allclose(metrics["grad_norm"], norm, rtol=1e-5)
+    assert state.step == 1
+
+
+def test_microbatches_must_divide(batch):
+    with pytest.raises(InputError, match=r"microbatches .* 8 rows, got 3"):
+        update.accumulate(loss_fn, {}, batch, microbatches=3)
+
+
+def test_nothing_counted_moves_nothing(batch):
+    tx = optax.sgd(1.0)
+    empty = batch | {"mask": jnp.zeros_like(batch["mask"])}
+    state, metrics = update.make_update(loss_fn, tx)(start(tx), empty)
+    chex.assert_trees_all_equal(state.params, start(tx).params)
+    assert metrics["loss"] == 0
+
+
+def test_bfloat16_parameters_stay_bfloat16(batch):
+    tx = optax.sgd(0.1)
+    state = start(tx)
+    half = jax.tree.map(lambda p: p.astype(jnp.bfloat16), state.params)
+    state = update.init_state(half, tx, controllers.fixed(beta=0.1), state.key)
+    state, metrics = update.make_update(loss_fn, tx, microbatches=2)(state, batch)
+    assert all(p.dtype == jnp.bfloat16 for p in jax.tree.leaves(state.params))
+    assert metrics["loss"].dtype == jnp.float32
+
+
+def test_sharded_and_donated_step_equals_the_plain_one(batch):
+    tx = update.optimiser(learning_rate=0.1, steps=10)
+    step = update.make_update(loss_fn, tx, microbatches=2)
+    expected, plain_metrics = jax.jit(step)(start(tx), batch)
+
+    mesh = sharding.make_mesh(data=4, model=2)
+    state = start(tx)
+    axes = {"w": ("mlp",), "b": ()}
+    shardings = update.state_shardings(
+        state,
+        tx,
+        params=sharding.param_shardings(state.params, axes, mesh),
+        replicated=sharding.replicated(mesh),
+    )
+    state = jax.device_put(state, shardings)
+    jitted = jax.jit(step, donate_argnums=0, out_shardings=(shardings, None))
+    state, metrics = jitted(state, sharding.shard_rows(batch, mesh))
+    chex.assert_trees_all_close(state.params, expected.params, rtol=1e-5)
+    chex.assert_trees_all_close(metrics, plain_metrics, rtol=1e-5)
+    moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.shape == (4,)]
+    assert len(moments) == 2
+    assert all(m.sharding.spec == P("model") for m in moments)
+    # Outputs keep the shardings of the inputs: the second step does not retrace.
+    jitted(state, sharding.shard_rows(batch, mesh))
+    assert jitted._cache_size() == 1
+
+
+def test_schedule_and_decay_mask():
+    tx = update.optimiser(learning_rate=1.0, steps=4, warmup=2, weight_decay=0.5)
+    params = {"w": jnp.ones((2, 2)), "scale": jnp.ones((2,))}
+    state = tx.init(params)
+    moved = []
+    for _ in range(5):
+        updates, state = tx.update(jax.tree.map(jnp.zeros_like, params), state, params)
+        assert (updates["scale"] == 0).all(), "scales are not decayed"
+        moved.append(-float(updates["w"][0, 0]))
+    np.testing.assert_allclose(moved, [0, 0.25, 0.5, 0.25, 0], atol=1e-6)
