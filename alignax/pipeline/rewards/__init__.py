@@ -1,0 +1,37 @@
+"""Rewards of texts, on the host: ``(completions, records) -> [N] float32``.
+
+Numbers are compared as exact fractions, never as floats, and nothing is ever
+evaluated: a small parser with bounded depth and length does the sums, so a hostile
+completion costs microseconds and scores zero.
+"""
+
+from alignax.pipeline.rewards.answers import extract_answer, parse_number
+from alignax.pipeline.rewards.calculator import (
+    Mark,
+    calculate,
+    check_marks,
+    execute_marks,
+    marks_reward,
+)
+from alignax.pipeline.rewards.matches import (
+    Reward,
+    exact_match,
+    format_match,
+    numeric_match,
+    weighted_sum,
+)
+
+__all__ = [
+    "Mark",
+    "Reward",
+    "calculate",
+    "check_marks",
+    "exact_match",
+    "execute_marks",
+    "extract_answer",
+    "format_match",
+    "marks_reward",
+    "numeric_match",
+    "parse_number",
+    "weighted_sum",
+]
