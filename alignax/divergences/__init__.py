@@ -1,0 +1,109 @@
+"""A divergence is a value, with one definition and many uses.
+
+>>> from alignax import divergences as dv
+>>> div = dv.chi2_kl(1.0)
+
+==============================  =================================================
+use                             function
+==============================  =================================================
+exact, over a vocabulary        ``exact(div, logits, logits_ref)``
+from samples of either side     ``policy_sample_value``, ``reference_sample_value``
+as losses on these samples      ``policy_sample_surrogate``,
+                                ``reference_sample_surrogate``
+regularised-optimal policy      ``regularised_optimum(div, rewards, logp_ref, beta=)``
+preference link (f-DPO)         ``preference_link``, ``preference_loss``
+pseudo-reward (f-DPG)           ``pseudo_reward``, ``log_normaliser_init / _update``
+distillation                    ``exact(div, student, teacher)``, ``score_weight``
+==============================  =================================================
+
+A new divergence is one constructor in ``catalogue.py``, or a :func:`mix`.
+"""
+
+from alignax.divergences.batches import (
+    cauchy_schwarz_kernel,
+    sinkd,
+    sinkhorn,
+    sinkhorn_divergence,
+)
+from alignax.divergences.catalogue import (
+    alpha,
+    chi2_kl,
+    forward_kl,
+    jeffreys,
+    jensen_shannon,
+    neyman,
+    pearson,
+    reverse_kl,
+    squared_hellinger,
+    total_variation,
+)
+from alignax.divergences.conventions import (
+    amari_from_cressie_read,
+    amari_from_fdpo,
+    amari_from_trl,
+    amari_from_tsallis,
+)
+from alignax.divergences.link import (
+    LogNormaliser,
+    log_normaliser_init,
+    log_normaliser_update,
+    preference_link,
+    preference_loss,
+    pseudo_reward,
+    score_weight,
+)
+from alignax.divergences.optimum import regularised_optimum
+from alignax.divergences.sampled import (
+    policy_sample_surrogate,
+    policy_sample_value,
+    reference_sample_surrogate,
+    reference_sample_value,
+)
+from alignax.divergences.tilting import gaussian_kl, information_projection, kl_dro
+from alignax.divergences.value import Divergence, mix, normalise, scale, swap
+from alignax.divergences.vocabulary import cauchy_schwarz, exact, perspective, renyi
+
+__all__ = [
+    "Divergence",
+    "LogNormaliser",
+    "alpha",
+    "amari_from_cressie_read",
+    "amari_from_fdpo",
+    "amari_from_trl",
+    "amari_from_tsallis",
+    "cauchy_schwarz",
+    "cauchy_schwarz_kernel",
+    "chi2_kl",
+    "exact",
+    "forward_kl",
+    "gaussian_kl",
+    "information_projection",
+    "jeffreys",
+    "jensen_shannon",
+    "kl_dro",
+    "log_normaliser_init",
+    "log_normaliser_update",
+    "mix",
+    "neyman",
+    "normalise",
+    "pearson",
+    "perspective",
+    "policy_sample_surrogate",
+    "policy_sample_value",
+    "preference_link",
+    "preference_loss",
+    "pseudo_reward",
+    "reference_sample_surrogate",
+    "reference_sample_value",
+    "regularised_optimum",
+    "renyi",
+    "reverse_kl",
+    "scale",
+    "score_weight",
+    "sinkd",
+    "sinkhorn",
+    "sinkhorn_divergence",
+    "squared_hellinger",
+    "swap",
+    "total_variation",
+]
