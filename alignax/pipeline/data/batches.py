@@ -1,7 +1,7 @@
 """Token rows and the resumable, sharded batches that a run consumes."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import grain
 import jax
@@ -12,7 +12,6 @@ from alignax.pipeline.data.records import Records
 from alignax.pipeline.data.tokenizers import Tokenizer
 from alignax.types import InputError, Prompts, Supervised
 
-OnLong = Literal["error", "drop"]
 Template = Callable[[Mapping[str, Any]], str]
 Rows = TypeVar("Rows")
 
@@ -34,7 +33,7 @@ def _check_prompt(ids: list[int], number: int) -> None:
 
 
 def _select(
-    lengths: list[int], numbers: Sequence[int], length: int, on_long: OnLong
+    lengths: list[int], numbers: Sequence[int], length: int, on_long: str
 ) -> list[int]:
     """Positions of the rows that fit, or an error about the first that does not."""
     if on_long not in ("error", "drop"):
@@ -86,7 +85,7 @@ def encode_prompts(
     *,
     length: int,
     indices: Sequence[int] | None = None,
-    on_long: OnLong = "error",
+    on_long: str = "error",
 ) -> Prompts:
     """Texts as left-padded prompts, each begun with ``bos_id`` where there is one.
 
@@ -129,7 +128,7 @@ def encode_supervised(
     *,
     length: int,
     indices: Sequence[int] | None = None,
-    on_long: OnLong = "error",
+    on_long: str = "error",
 ) -> Supervised:
     """Prompts with their answers and ``eos_id``, right-padded, for teacher forcing.
 
@@ -236,7 +235,7 @@ def prompt_batches(
     length: int,
     seed: int,
     num_epochs: int | None = None,
-    on_long: OnLong = "error",
+    on_long: str = "error",
     process_index: int | None = None,
     process_count: int | None = None,
 ) -> grain.DatasetIterator[Prompts]:
@@ -307,7 +306,7 @@ def supervised_batches(
     length: int,
     seed: int,
     num_epochs: int | None = None,
-    on_long: OnLong = "error",
+    on_long: str = "error",
     process_index: int | None = None,
     process_count: int | None = None,
 ) -> grain.DatasetIterator[Supervised]:

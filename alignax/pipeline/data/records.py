@@ -123,7 +123,9 @@ def _plain(value: Any) -> Any:
         isinstance(value, np.ndarray) and value.ndim == 0
     ):
         return _plain(value.item())
-    if isinstance(value, np.ndarray) and value.dtype == object:
+    if isinstance(value, list) or (
+        isinstance(value, np.ndarray) and value.dtype == object
+    ):
         return [_plain(item) for item in value]
     return value
 
@@ -213,8 +215,8 @@ def tfds_from_jsonl(
     """Prepare JSON-lines files as a TFDS set that ``read_tfds`` reads by name.
 
     The records keep their numbers: they are written in the files' order, as
-    array_record, without TensorFlow. A field is text, an int64, a float64 or a
-    bool, as the first file's first record has it.
+    array_record, without TensorFlow. A field is text, an integer or a boolean, as
+    the first record has it; TFDS would round a float to 32 bits.
 
     Args:
       paths: a file for each split.
@@ -245,7 +247,6 @@ def tfds_from_jsonl(
         str: tfds.features.Text(),
         bool: tfds.features.Scalar(np.bool_),
         int: tfds.features.Scalar(np.int64),
-        float: tfds.features.Scalar(np.float64),
     }
     kinds = {key: type(value) for key, value in next(iter(splits.values()))[0].items()}
     for split, records in splits.items():
@@ -254,8 +255,8 @@ def tfds_from_jsonl(
                 if type(record[field]) is not kind or kind not in features:
                     raise InputError(
                         f"fields: {field!r} of record {number} of {split!r} is a "
-                        f"{type(record[field]).__name__}; text, an integer, a float "
-                        "or a boolean would do, the same in every record."
+                        f"{type(record[field]).__name__}; text, an integer or a "
+                        "boolean would do, the same in every record."
                     )
 
     class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -264,7 +265,8 @@ def tfds_from_jsonl(
         code_path = None
 
         def _info(self):
-            return self.dataset_info_from_configs(
+            return tfds.core.DatasetInfo(
+                builder=self,
                 features=tfds.features.FeaturesDict(
                     {field: features[kind] for field, kind in kinds.items()}
                 ),

@@ -96,9 +96,11 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
         begins = hf("a")["input_ids"][:1]
     # A broken folder surfaces as any of a dozen exceptions, bare ones included.
     except Exception as error:
+        # transformers' messages go on for a page; the first line says what it is.
+        reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         raise InputError(
             f"folder: {str(path)!r} does not hold a tokenizer that transformers can "
-            f"load ({type(error).__name__}: {error}); it needs a tokenizer.json, or "
+            f"load ({reason}); it needs a tokenizer.json, or "
             "the tokenizer files of a downloaded checkpoint."
         ) from error
     if hf.eos_token_id is None:
