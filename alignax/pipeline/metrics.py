@@ -26,7 +26,7 @@ from alignax.types import InputError
 FILE = "metrics.jsonl"
 RESERVED = ("step", "nonfinite")
 
-Row = dict[str, float]
+Row = dict[str, int | float]
 """``step`` and the numbers logged with it."""
 
 
@@ -76,10 +76,13 @@ class Writer:
             # Protobuf is slow to import and not everyone's need.
             from tensorboardX import SummaryWriter
 
+            first = 0 if resume_step is None else resume_step + 1
             self._events = SummaryWriter(
                 str(path.parent / "tensorboard"),
-                purge_step=0 if resume_step is None else resume_step + 1,
+                purge_step=first,
                 flush_secs=10,
+                # The name has the second; a quick restart must not overwrite.
+                filename_suffix=f".from{first}",
             )
 
     def log(self, step: int, metrics: Mapping[str, ArrayLike]) -> Row:
@@ -324,7 +327,7 @@ def progress(
         bar.close()
 
 
-def _number(value: Any) -> float:
+def _number(value: Any) -> int | float:
     number = np.asarray(value).item()
     return number if type(number) is int else float(number)
 
