@@ -187,7 +187,7 @@ def read_tfds(
     if missing:
         raise InputError(
             f"fields: {name!r} has no feature {missing[0]!r}; it has "
-            f"{', '.join(map(repr, builder.info.features))}."
+            f"{', '.join(map(repr, sorted(builder.info.features)))}."
         )
     try:
         source = builder.as_data_source(split=split)
@@ -199,7 +199,7 @@ def read_tfds(
     except (ValueError, KeyError) as error:
         raise InputError(
             f"split: {split!r} is not in {name!r}; it has "
-            f"{', '.join(map(repr, builder.info.splits))}."
+            f"{', '.join(map(repr, sorted(builder.info.splits)))}."
         ) from error
     return _Tfds(source, tuple(fields))
 
@@ -281,10 +281,10 @@ def tfds_from_jsonl(
 
     Builder.name = name
     builder = Builder(data_dir=str(data_dir), file_format="array_record")
-    stale = builder.is_prepared()
+    was_there = builder.is_prepared()
     builder.download_and_prepare()
     folder = pathlib.Path(builder.data_path)
-    if stale and not _holds(folder, splits, fields):
+    if was_there and not _holds(folder, splits, fields):
         raise InputError(
             f"version: {str(folder)!r} holds other records than these files; another "
             "version or name would do, or remove that folder."

@@ -17,7 +17,7 @@ _NUMBER = re.compile(
 )
 # What may follow: symbols, then words without a digit or an operator, then a stop.
 _UNIT = re.compile(
-    rf"[\s%°{_SYMBOL}]*(?:[-/]?\s?(?P<word>[^\W\d_]+)[^\d=+*<>^\\]*)?[\s.,;:!?)]*"
+    rf"[\s%°{_SYMBOL}]*(?:[-/(]?\s?(?P<word>[^\W\d_]+)[^\d=+*<>^\\]*)?[\s.,;:!?)]*"
 )
 # Words that would change the value, so that it is not the number read so far.
 _NOT_UNITS = re.compile(

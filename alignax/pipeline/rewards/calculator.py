@@ -56,24 +56,25 @@ def calculate(expression: str) -> Fraction | None:
             return None
         tokens.append(match[1])
         end = match.end()
+    tokens.append("")
     try:
-        value, end = _sum(tokens, 0, _MAX_DEPTH)
+        value, last = _sum(tokens, 0, _MAX_DEPTH)
     except (_Nonsense, ZeroDivisionError):
         return None
-    return value if end == len(tokens) else None
+    return value if tokens[last] == "" else None
 
 
 class _Nonsense(Exception):
     """The tokens are not a sum."""
 
 
-def _peek(tokens: list[str], i: int) -> str:
-    return tokens[i] if i < len(tokens) else ""
+# Each reads one part from token i on and returns its value and where it ends; the
+# last token is "".
 
 
 def _sum(tokens: list[str], i: int, depth: int) -> tuple[Fraction, int]:
     value, i = _product(tokens, i, depth)
-    while (sign := _peek(tokens, i)) in ("+", "-"):
+    while (sign := tokens[i]) in ("+", "-"):
         term, i = _product(tokens, i + 1, depth)
         value = value + term if sign == "+" else value - term
     return value, i
@@ -81,14 +82,14 @@ def _sum(tokens: list[str], i: int, depth: int) -> tuple[Fraction, int]:
 
 def _product(tokens: list[str], i: int, depth: int) -> tuple[Fraction, int]:
     value, i = _factor(tokens, i, depth)
-    while (sign := _peek(tokens, i)) in ("*", "/"):
+    while (sign := tokens[i]) in ("*", "/"):
         factor, i = _factor(tokens, i + 1, depth)
         value = value * factor if sign == "*" else value / factor
     return value, i
 
 
 def _factor(tokens: list[str], i: int, depth: int) -> tuple[Fraction, int]:
-    token = _peek(tokens, i)
+    token = tokens[i]
     if depth == 0 or token in ("", "*", "/", "%", ")"):
         raise _Nonsense
     if token in ("+", "-"):
@@ -96,19 +97,20 @@ def _factor(tokens: list[str], i: int, depth: int) -> tuple[Fraction, int]:
         return (value if token == "+" else -value), i
     if token == "(":
         value, i = _sum(tokens, i + 1, depth - 1)
-        if _peek(tokens, i) != ")":
+        if tokens[i] != ")":
             raise _Nonsense
     else:
         value = unsigned(token)
     i += 1
-    while _peek(tokens, i) == "%":
+    while tokens[i] == "%":
         value, i = value / 100, i + 1
     return value, i
 
 
 def _is_right(value: Fraction, claimed: str) -> bool:
     """Equal, or as near as a double or the decimals shown can state the value."""
-    error = abs(value - (calculate(claimed) or 0))
+    stated = unsigned(claimed.lstrip("+-"))
+    error = abs(value - (-stated if claimed.startswith("-") else stated))
     decimals = len(claimed.partition(".")[2])
     return error <= abs(value) / 10**9 or (
         decimals >= 2 and error < Fraction(1, 10**decimals)
@@ -150,7 +152,8 @@ def marks_reward(texts: Sequence[str]) -> Float32[np.ndarray, " N"]:
     """The share of a text's calculator marks that are right.
 
     A mark that cannot be checked counts as wrong, and a text without a mark scores
-    0, so that neither nonsense nor silence earns anything.
+    0, so that neither nonsense nor silence earns anything. ``<<1=1>>`` is right, and
+    empty: add this reward to one of the answer, with a smaller weight.
 
     Args:
       texts: N solutions.
