@@ -26,13 +26,6 @@ def log_ratio(
     return masked(logp, mask) - jax.lax.stop_gradient(masked(logp_ref, mask))
 
 
-def expm1(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """``e^x − 1``, its tangent beyond ``EXPONENT_LIMIT``."""
-    beyond = x > EXPONENT_LIMIT
-    inside = jnp.expm1(jnp.where(beyond, EXPONENT_LIMIT, x))
-    return jnp.where(beyond, inside + (inside + 1) * (x - EXPONENT_LIMIT), inside)
-
-
 def exp(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """``e^x``, its tangent beyond ``EXPONENT_LIMIT``."""
     beyond = x > EXPONENT_LIMIT
@@ -40,14 +33,26 @@ def exp(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     return jnp.where(beyond, inside * (1 + x - EXPONENT_LIMIT), inside)
 
 
-def to_go(values: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+def expm1(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """``e^x − 1``, its tangent beyond ``EXPONENT_LIMIT``."""
+    beyond = x > EXPONENT_LIMIT
+    inside = jnp.expm1(jnp.where(beyond, EXPONENT_LIMIT, x))
+    return jnp.where(beyond, inside + (inside + 1) * (x - EXPONENT_LIMIT), inside)
+
+
+def to_go(values: Float[Array, "*B T"]) -> Float[Array, "*B T"]:
     """``Σ_{n ≥ t} values_n`` along the last axis."""
     return jax.lax.cumsum(values, axis=values.ndim - 1, reverse=True)
 
 
+def total(values: Float[Array, "*B T"]) -> Float[Array, "*B 1"]:
+    """The sum over the last axis, which is kept."""
+    return jnp.sum(values, axis=-1, keepdims=True)
+
+
 def attach(
-    value: Float[Array, "*shape"],
-    coefficient: Float[Array, "*shape"],
+    value: Float[Array, "*#shape"],
+    coefficient: Float[Array, "*#shape"],
     logp: Float[Array, "*shape"],
 ) -> Float[Array, "*shape"]:
     """A tensor equal to ``value`` whose gradient is ``coefficient · ∇logp``."""

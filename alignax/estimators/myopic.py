@@ -1,13 +1,19 @@
-"""Losses for the token-myopic KL: ``E_{y~π} Σ_t KL(π(·|y_<t)‖ρ(·|y_<t))`` with the
-law of the prefixes held fixed.
+"""Losses for the token-myopic divergence: ``E_{y~π} Σ_t D(π(·|y_<t)‖ρ(·|y_<t))``
+with the law of the prefixes held fixed.
 
-Its gradient lacks that of the sequence KL the score of a prefix times the KL to
-come: a token is not charged for leading where the policies differ.
+Its gradient lacks, of the sequence KL's, the score of a prefix times the KL to
+come: a token is not charged for leading where the policies differ. This is what
+a KL term in the loss does in the frameworks of today, at best. Given a loss here
+whose value is unbiased, ``sequence_surrogate`` adds what lacks.
+
+Off-policy, times ``weights.prefix_weights`` a loss has the same expected gradient;
+times ``weights.token_weights`` it has that at the behaviour policy's prefixes.
 """
 
 from jaxtyping import Array, Bool, Float
 
-from alignax.estimators import _common
+from alignax import divergences
+from alignax.estimators import _common, weights
 
 
 def myopic_kl_surrogate(
@@ -15,7 +21,7 @@ def myopic_kl_surrogate(
     logp_ref: Float[Array, "*B T"],
     mask: Bool[Array, "*B T"],
 ) -> Float[Array, "*B T"]:
-    """Each token's score times its own log-ratio: ``∇ = l · ∇log π``.
+    """Each token's score times its own log-ratio: ``∇ = l·∇log π``.
 
     Value: k1, unbiased for the sequence KL(π‖ρ) when summed over tokens.
     Gradient: of the token-myopic KL(π‖ρ), unbiased, for tokens from the policy.
@@ -42,3 +48,259 @@ def myopic_kl_surrogate(
     """
     l = _common.log_ratio(logp, logp_ref, mask)
     return _common.attach(l, l, _common.masked(logp, mask))
+
+
+def myopic_k2_surrogate(
+    logp: Float[Array, "*B T"],
+    logp_ref: Float[Array, "*B T"],
+    mask: Bool[Array, "*B T"],
+) -> Float[Array, "*B T"]:
+    """``l²/2`` differentiated as it stands: ``∇ = l·∇log π``, sample by sample
+    that of ``myopic_kl_surrogate``.
+
+    Value: k2, biased.
+    Gradient: of the token-myopic KL(π‖ρ), unbiased, for tokens from the policy.
+      Not of the sequence KL: see ``sequence_k2_surrogate``.
+
+    Args:
+      logp: ``[..., T]`` of the taken tokens, differentiated.
+      logp_ref: ``[..., T]`` under the reference; no gradient.
+      mask: ``[..., T]``, True on generated tokens.
+
+    Returns:
+      ``[..., T]`` float32, not negative, zero where masked.
+
+    Reference:
+      Liu et al., "Rethinking KL Regularization in RLHF", arXiv 2510.01555; Xu et
+      al., "KDRL", arXiv 2506.02208.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> logp, mask = jnp.array([-1.0, -1.0]), jnp.array([True, True])
+      >>> print(myopic_k2_surrogate(logp, 3 * logp, mask))
+      [2. 2.]
+    """
+    return _common.log_ratio(logp, logp_ref, mask) ** 2 / 2
+
+
+def myopic_straight_through_surrogate(
+    logp: Float[Array, "*B T"],
+    logp_ref: Float[Array, "*B T"],
+    mask: Bool[Array, "*B T"],
+) -> Float[Array, "*B T"]:
+    """The value of k3 with the gradient of k2: "k3+".
+
+    Value: k3, unbiased for the sequence KL(π‖ρ) when summed over tokens.
+    Gradient: of the token-myopic KL(π‖ρ), unbiased, for tokens from the policy:
+      ``l·∇log π``. Not of the sequence KL.
+
+    Args:
+      logp: ``[..., T]`` of the taken tokens, differentiated.
+      logp_ref: ``[..., T]`` under the reference; no gradient.
+      mask: ``[..., T]``, True on generated tokens.
+
+    Returns:
+      ``[..., T]`` float32, not negative, zero where masked.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> logp, ref, mask = jnp.zeros(1), -jnp.ones(1), jnp.array([True])
+      >>> loss = lambda logp: myopic_straight_through_surrogate(logp, ref, mask).sum()
+      >>> print(jax.grad(loss)(logp))
+      [1.]
+    """
+    l = _common.log_ratio(logp, logp_ref, mask)
+    return _common.attach(_common.expm1(-l) + l, l, _common.masked(logp, mask))
+
+
+def myopic_weighted_k3_surrogate(
+    logp: Float[Array, "*B T"],
+    logp_ref: Float[Array, "*B T"],
+    logp_behaviour: Float[Array, "*B T"],
+    mask: Bool[Array, "*B T"],
+    *,
+    cap: float | None = None,
+) -> Float[Array, "*B T"]:
+    """``w·k3`` with the token's importance weight ``w = π/b`` differentiated.
+
+    Sample by sample ``∇(w·k3) = w·l·∇log π``, which is how it is computed: no
+    overflow of k3 can turn its sign.
+
+    Value: unbiased for the sum of the tokens' KL(π‖ρ) at the behaviour policy's
+      prefixes; with b = π, for the sequence KL.
+    Gradient: of the token-myopic KL(π‖ρ) at the behaviour policy's prefixes,
+      unbiased without a cap. Not of the sequence KL, on-policy neither.
+
+    Args:
+      logp: ``[..., T]`` of the taken tokens, differentiated.
+      logp_ref: ``[..., T]`` under the reference; no gradient.
+      logp_behaviour: ``[..., T]`` under the law that sampled them; no gradient.
+      mask: ``[..., T]``, True on generated tokens.
+      cap: largest weight, positive; none: not truncated.
+
+    Returns:
+      ``[..., T]`` float32, not negative, zero where masked.
+
+    Raises:
+      InputError: ``cap`` is not positive.
+
+    Reference:
+      DeepSeek-AI, "DeepSeek-V3.2", arXiv 2512.02556, eq. 7.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> logp, mask = jnp.log(jnp.array([0.5])), jnp.array([True])
+      >>> print(myopic_weighted_k3_surrogate(logp, 2 * logp, 2 * logp, mask).round(3))
+      [0.386]
+    """
+    l = _common.log_ratio(logp, logp_ref, mask)
+    w = weights.token_weights(logp, logp_behaviour, mask)
+    if cap is not None:
+        w = weights.truncated_weights(w, cap=cap)
+    value = w * (_common.expm1(-l) + l)
+    return _common.attach(value, w * l, _common.masked(logp, mask))
+
+
+def myopic_forward_k3_surrogate(
+    logp: Float[Array, "*B T"],
+    logp_ref: Float[Array, "*B T"],
+    mask: Bool[Array, "*B T"],
+) -> Float[Array, "*B T"]:
+    """``k3`` differentiated as it stands, "k3 in the loss" (GRPO's KL term).
+
+    Value: k3, unbiased for the sequence KL(π‖ρ) when summed over tokens.
+    Gradient: not of what it measures: of the token-myopic KL(ρ‖π), the forward
+      direction, unbiased, for tokens from the policy.
+
+    Args:
+      logp: ``[..., T]`` of the taken tokens, differentiated.
+      logp_ref: ``[..., T]`` under the reference; no gradient.
+      mask: ``[..., T]``, True on generated tokens.
+
+    Returns:
+      ``[..., T]`` float32, not negative, zero where masked.
+
+    Reference:
+      Shao et al., "DeepSeekMath", arXiv 2402.03300, eq. 4; its gradient: Tang and
+      Munos, arXiv 2506.09477.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> logp, ref, mask = jnp.zeros(1), -jnp.ones(1), jnp.array([True])
+      >>> loss = lambda logp: myopic_forward_k3_surrogate(logp, ref, mask).sum()
+      >>> print(jax.grad(loss)(logp).round(2))
+      [0.63]
+    """
+    l = _common.log_ratio(logp, logp_ref, mask)
+    pull = -_common.expm1(-l)  # autodiff's 1 − e^−l loses small l
+    return _common.attach(_common.expm1(-l) + l, pull, _common.masked(logp, mask))
+
+
+def myopic_f_surrogate(
+    divergence: divergences.Divergence,
+    logp: Float[Array, "*B T"],
+    logp_ref: Float[Array, "*B T"],
+    mask: Bool[Array, "*B T"],
+) -> Float[Array, "*B T"]:
+    """Any f-divergence of tokens: ``∇ = f'(u)·∇log π`` with ``u = π/ρ``.
+
+    Value: ``f(u)/u``, unbiased for the sum of the tokens' D_f(π‖ρ) at the policy's
+      prefixes.
+    Gradient: of the token-myopic D_f(π‖ρ), unbiased, for tokens from the policy.
+
+    Args:
+      divergence: an element of ``alignax.divergences``.
+      logp: ``[..., T]`` of the taken tokens, differentiated.
+      logp_ref: ``[..., T]`` under the reference; no gradient.
+      mask: ``[..., T]``, True on generated tokens.
+
+    Returns:
+      ``[..., T]`` float32, not negative in value, zero where masked.
+
+    Reference:
+      Go et al., "Aligning Language Models with Preferences through f-divergence
+      Minimization", arXiv 2302.08215, theorem 1.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> logp, mask, div = jnp.zeros(1), jnp.array([True]), divergences.pearson()
+      >>> loss = lambda x: myopic_f_surrogate(div, x, logp - 1, mask).sum()
+      >>> print(jax.grad(loss)(logp).round(1))
+      [3.4]
+    """
+    return divergences.policy_sample_surrogate(divergence, logp, logp_ref, mask=mask)
+
+
+def myopic_f_reference_surrogate(
+    divergence: divergences.Divergence,
+    logp: Float[Array, "*B T"],
+    logp_ref: Float[Array, "*B T"],
+    mask: Bool[Array, "*B T"],
+) -> Float[Array, "*B T"]:
+    """Any f-divergence of tokens on stored samples of the *reference*: ``f(u)``.
+
+    Value: unbiased for the sum of the tokens' D_f(π‖ρ) at the reference's prefixes.
+    Gradient: of the same, unbiased: neither samples nor prefixes move with the
+      policy. For the forward KL that is the sequence KL(ρ‖π).
+
+    Args:
+      divergence: an element of ``alignax.divergences``.
+      logp: ``[..., T]`` of the taken tokens, differentiated.
+      logp_ref: ``[..., T]`` under the reference, stored with the samples; no
+        gradient.
+      mask: ``[..., T]``, True on sampled tokens.
+
+    Returns:
+      ``[..., T]`` float32, not negative, zero where masked.
+
+    Reference:
+      Li et al., "The Choice of Divergence", arXiv 2509.07430 (DPH-RL).
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> logp, mask = jnp.log(jnp.array([2.0])), jnp.array([True])
+      >>> div = divergences.pearson()
+      >>> print(myopic_f_reference_surrogate(div, logp, 0 * logp, mask))
+      [1.]
+    """
+    return divergences.reference_sample_surrogate(divergence, logp, logp_ref, mask=mask)
+
+
+def off_policy_myopic_kl_surrogate(
+    logp: Float[Array, "*B T"],
+    logp_ref: Float[Array, "*B T"],
+    logp_behaviour: Float[Array, "*B T"],
+    mask: Bool[Array, "*B T"],
+    *,
+    cap: float | None = None,
+) -> Float[Array, "*B T"]:
+    """``myopic_kl_surrogate`` for tokens from a behaviour policy.
+
+    Value: ``w·k1`` with the weight w of the tokens so far; unbiased for the
+      sequence KL(π‖ρ) without a cap.
+    Gradient: of the token-myopic KL(π‖ρ) at the policy's prefixes, unbiased
+      without a cap.
+
+    Args:
+      logp: ``[..., T]`` of the taken tokens, differentiated.
+      logp_ref: ``[..., T]`` under the reference; no gradient.
+      logp_behaviour: ``[..., T]`` under the law that sampled them; no gradient.
+      mask: ``[..., T]``, True on generated tokens.
+      cap: largest weight, positive; none: not truncated.
+
+    Returns:
+      ``[..., T]`` float32, zero where masked.
+
+    Raises:
+      InputError: ``cap`` is not positive.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> logp, mask = jnp.log(jnp.array([0.5])), jnp.array([True])
+      >>> print(off_policy_myopic_kl_surrogate(logp, logp - 1, 2 * logp, mask))
+      [2.]
+    """
+    w = weights.prefix_weights(logp, logp_behaviour, mask)
+    if cap is not None:
+        w = weights.truncated_weights(w, cap=cap)
+    return w * myopic_kl_surrogate(logp, logp_ref, mask)

@@ -1,14 +1,19 @@
-"""Estimates of a KL divergence from the log-ratio of the taken token alone.
+"""Estimates of a divergence from the log-ratio of the taken token alone.
 
-With ``l = logp − logp_ref`` and tokens sampled from the policy. All work on
-tokens ``[..., T]``, and on whole sequences if given their summed log-probs.
-These are *values*, for metrics and rewards. What automatic differentiation of
-each one estimates stands on its ``Gradient:`` line, and is seldom what one wants
-to minimise: losses are the ``*_surrogate`` functions.
+With ``l = logp − logp_ref``. All are elementwise: on tokens ``[..., T]``, or on
+whole sequences if given their summed log-probabilities. These are *values*, for
+metrics and rewards. What automatic differentiation of each one estimates stands
+on its ``Gradient:`` line, and is seldom what one wants to minimise: losses are
+the ``*_surrogate`` functions.
+
+Off-policy, a value times ``weights.prefix_weights`` has the same expectation.
 """
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from alignax import divergences
 from alignax.estimators import _common
 
 
@@ -36,7 +41,6 @@ def k1(
       Schulman, "Approximating KL Divergence", 2020.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> print(k1(jnp.array([-1.0, -2.0]), jnp.array([-1.5, -1.5])))
       [ 0.5 -0.5]
     """
@@ -67,7 +71,6 @@ def k2(
       Schulman, "Approximating KL Divergence", 2020.
 
     Example:
-      >>> import jax.numpy as jnp
       >>> print(k2(jnp.array([-1.0, -2.0]), jnp.array([-3.0, -2.0])))
       [2. 0.]
     """
@@ -103,9 +106,165 @@ def k3(
       arXiv 2506.09477.
 
     Example:
-      >>> import jax.numpy as jnp
-      >>> print(k3(jnp.zeros(2), jnp.array([0.0, jnp.log(2.0)])))
-      [0.         0.30685282]
+      >>> print(k3(jnp.zeros(2), jnp.array([0.0, jnp.log(2.0)])).round(3))
+      [0.    0.307]
     """
     l = _common.log_ratio(logp, logp_ref, mask)
     return _common.expm1(-l) + l
+
+
+def absolute(
+    logp: Float[Array, "*shape"],
+    logp_ref: Float[Array, "*shape"],
+    mask: Bool[Array, "*shape"] | None = None,
+) -> Float[Array, "*shape"]:
+    """``|l|``: the size of the log-ratio.
+
+    Value: biased upwards for KL(π‖ρ): of first order in l where KL is of second.
+    Gradient: of the L1 distance ``Σ_v |π_v − ρ_v|`` (twice the total variation),
+      token-myopic. Zero at ``l = 0``.
+
+    Args:
+      logp: ``[..., T]`` of the taken tokens, sampled from the policy.
+      logp_ref: ``[..., T]`` under the reference; no gradient.
+      mask: ``[..., T]``, True on generated tokens; none: all count.
+
+    Returns:
+      ``[..., T]`` float32, not negative, zero where masked.
+
+    Example:
+      >>> print(absolute(jnp.array([-1.0, -2.0]), jnp.array([-1.5, -1.5])))
+      [0.5 0.5]
+    """
+    l = _common.log_ratio(logp, logp_ref, mask)
+    return l * jax.lax.stop_gradient(jnp.sign(l))  # ∇|l| at 0 is 1 in JAX
+
+
+def forward_k1(
+    logp: Float[Array, "*shape"],
+    logp_ref: Float[Array, "*shape"],
+    mask: Bool[Array, "*shape"] | None = None,
+) -> Float[Array, "*shape"]:
+    """``−l`` on samples of the *reference*: the negative log-likelihood, shifted.
+
+    Value: unbiased for KL(ρ‖π), of either sign, with a variance of order ε².
+    Gradient: of the sequence KL(ρ‖π), unbiased: the samples do not move with the
+      policy. ``−∇log π``, with a variance of order 1.
+
+    Args:
+      logp: ``[..., T]`` of the taken tokens, sampled from the reference.
+      logp_ref: ``[..., T]`` under the reference; no gradient.
+      mask: ``[..., T]``, True on sampled tokens; none: all count.
+
+    Returns:
+      ``[..., T]`` float32, zero where masked.
+
+    Example:
+      >>> print(forward_k1(jnp.array([-1.0, -2.0]), jnp.array([-1.5, -1.5])))
+      [-0.5  0.5]
+    """
+    return -_common.log_ratio(logp, logp_ref, mask)
+
+
+def forward_k3(
+    logp: Float[Array, "*shape"],
+    logp_ref: Float[Array, "*shape"],
+    mask: Bool[Array, "*shape"] | None = None,
+) -> Float[Array, "*shape"]:
+    """``expm1(l) − l`` on samples of the *reference*.
+
+    For ``l > 20`` the exponential goes on as its tangent.
+
+    Value: unbiased for KL(ρ‖π), never negative; variance of order ε⁴. Summed over
+      tokens: unbiased for the sequence KL(ρ‖π).
+    Gradient: of the sequence KL(ρ‖π), unbiased, as ``E_ρ[π/ρ] = 1`` for every
+      policy; variance of order ε².
+
+    Args:
+      logp: ``[..., T]`` of the taken tokens, sampled from the reference.
+      logp_ref: ``[..., T]`` under the reference; no gradient.
+      mask: ``[..., T]``, True on sampled tokens; none: all count.
+
+    Returns:
+      ``[..., T]`` float32, not negative, zero where masked.
+
+    Reference:
+      Li et al., "The Choice of Divergence", arXiv 2509.07430 (DPH-RL).
+
+    Example:
+      >>> print(forward_k3(jnp.array([0.0, jnp.log(2.0)]), jnp.zeros(2)).round(3))
+      [0.    0.307]
+    """
+    l = _common.log_ratio(logp, logp_ref, mask)
+    return _common.expm1(l) - l
+
+
+def f_from_policy(
+    divergence: divergences.Divergence,
+    logp: Float[Array, "*shape"],
+    logp_ref: Float[Array, "*shape"],
+    mask: Bool[Array, "*shape"] | None = None,
+) -> Float[Array, "*shape"]:
+    """``f(u)/u`` with ``u = π/ρ``, on samples of the policy.
+
+    The dual generator at ``1/u``. The reverse KL gives k3; the forward KL gives
+    ``v log v − v + 1`` with ``v = 1/u`` (RAPO).
+
+    Value: unbiased for D_f(π‖ρ), never negative. Summed over tokens: for the sum
+      of the tokens' divergences at the policy's prefixes, which is the
+      divergence of sequences for the reverse KL only.
+    Gradient: none; the result is detached. The loss is ``myopic_f_surrogate``.
+
+    Args:
+      divergence: an element of ``alignax.divergences``.
+      logp: ``[..., T]`` of the taken tokens, sampled from the policy.
+      logp_ref: ``[..., T]`` under the reference.
+      mask: ``[..., T]``, True on generated tokens; none: all count.
+
+    Returns:
+      ``[..., T]`` float32, not negative, zero where masked.
+
+    Reference:
+      Deng et al., "Unlocking Reasoning Capabilities in LLMs via Reinforcement
+      Learning Exploration", arXiv 2510.03865 (the forward KL).
+
+    Example:
+      >>> logp, ref = jnp.zeros(2), jnp.array([0.0, jnp.log(2.0)])
+      >>> print(f_from_policy(divergences.forward_kl(), logp, ref).round(3))
+      [0.    0.386]
+    """
+    return divergences.policy_sample_value(divergence, logp, logp_ref, mask=mask)
+
+
+def f_from_reference(
+    divergence: divergences.Divergence,
+    logp: Float[Array, "*shape"],
+    logp_ref: Float[Array, "*shape"],
+    mask: Bool[Array, "*shape"] | None = None,
+) -> Float[Array, "*shape"]:
+    """``f(u)`` with ``u = π/ρ``, on samples of the *reference*.
+
+    Value: unbiased for D_f(π‖ρ), never negative. Summed over tokens: for the sum
+      of the tokens' divergences at the reference's prefixes, which is the
+      divergence of sequences for the forward KL only.
+    Gradient: none; the result is detached. The loss is
+      ``myopic_f_reference_surrogate``.
+
+    Args:
+      divergence: an element of ``alignax.divergences``.
+      logp: ``[..., T]`` of the taken tokens, sampled from the reference.
+      logp_ref: ``[..., T]`` under the reference.
+      mask: ``[..., T]``, True on sampled tokens; none: all count.
+
+    Returns:
+      ``[..., T]`` float32, not negative, zero where masked.
+
+    Reference:
+      Li et al., "The Choice of Divergence", arXiv 2509.07430 (DPH-RL).
+
+    Example:
+      >>> div = divergences.pearson()
+      >>> print(f_from_reference(div, jnp.array([0.0, jnp.log(2.0)]), jnp.zeros(2)))
+      [0. 1.]
+    """
+    return divergences.reference_sample_value(divergence, logp, logp_ref, mask=mask)
