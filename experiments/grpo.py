@@ -208,7 +208,7 @@ def make_train_step(
 
     Metrics: ``loss``, ``grad_norm``, ``reward``, ``kl`` (k3 summed over each
     completion, nats), ``entropy`` (nats a token), ``clipped`` (share of tokens),
-    ``length`` (tokens), ``finished`` (share), ``beta``.
+    ``length`` (tokens), ``tokens`` (of the whole batch), ``finished`` (share), ``beta``.
     """
     tx = optimiser(config)
 
@@ -234,6 +234,7 @@ def make_train_step(
             "reward": jnp.mean(batch.rewards),
             "kl": kl,
             "beta": beta,
+            "tokens": jnp.sum(rollout.mask, dtype=jnp.float32),
             "length": jnp.mean(jnp.sum(rollout.mask, axis=-1, dtype=jnp.float32)),
             "finished": jnp.mean(rollout.finished.astype(jnp.float32)),
         }

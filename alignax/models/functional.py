@@ -1,0 +1,144 @@
+"""The flax boundary: everyone else sees ``(apply_fn, params)``.
+
+``params`` is nested dictionaries of arrays with strings as keys; what flax needs
+beside them is rebuilt from the configuration while tracing.
+"""
+
+import functools
+import math
+from typing import Any
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Key
+
+from alignax.models.decoder import Decoder, DecoderConfig
+from alignax.types import ApplyFn, InputError, ModelOutput, Params
+
+
+def _with_keys(tree: Any, convert) -> Any:
+    """The same nested dictionaries with converted keys."""
+    if not isinstance(tree, dict):
+        return tree
+    return {convert(key): _with_keys(value, convert) for key, value in tree.items()}
+
+
+def _list_key(key: str) -> str | int:
+    return int(key) if key.isdigit() else key
+
+
+@functools.lru_cache(maxsize=64)
+def _skeleton(config: DecoderConfig):
+    """The module without its arrays: a graph definition and abstract parameters."""
+    abstract = nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(0)))
+    return nnx.split(abstract, nnx.Param)
+
+
+def init(config: DecoderConfig, key: Key[Array, ""]) -> Params:
+    """Fresh parameters.
+
+    Args:
+      config: the architecture.
+      key: of their values.
+
+    Returns:
+      nested dictionaries of arrays in ``config.param_dtype``.
+
+    Example:
+      >>> sizes = dict(vocab_size=11, hidden_size=8, num_layers=1, num_heads=2)
+      >>> more = dict(num_kv_heads=1, head_dim=4, mlp_size=16, max_length=32)
+      >>> params = init(DecoderConfig(**sizes, **more), jax.random.key(0))
+      >>> params["embedding"].shape
+      (11, 8)
+    """
+
+    @jax.jit
+    def build(key):
+        _, state = nnx.split(Decoder(config, nnx.Rngs(params=key)), nnx.Param)
+        return _with_keys(nnx.to_pure_dict(state), str)
+
+    return build(key)
+
+
+@functools.lru_cache(maxsize=64)
+def make_apply(config: DecoderConfig) -> ApplyFn:
+    """The decoder as a pure function; the same one for equal configurations.
+
+    Args:
+      config: the architecture.
+
+    Returns:
+      an ``ApplyFn``. It raises ``InputError`` for more tokens than
+      ``config.max_length`` or than a fresh cache has room for.
+    """
+
+    def apply_fn(
+        params,
+        tokens,
+        *,
+        mask=None,
+        positions=None,
+        cache=None,
+        cache_length=None,
+        logits_from=0,
+    ):
+        length = tokens.shape[1]
+        if max(length, cache_length or 0) > config.max_length:
+            raise InputError(
+                f"tokens must fit the model's max_length of {config.max_length}, got "
+                f"{length} and a cache of {cache_length}; shorten prompts or completions"
+            )
+        if cache_length is not None and cache_length < length:
+            raise InputError(
+                f"cache_length must have room for the {length} tokens given, got "
+                f"{cache_length}"
+            )
+        if cache is not None and cache_length is not None:
+            raise InputError(
+                "cache_length asks for a fresh cache, and cache= was given: give one"
+            )
+        if cache is not None and length > cache["mask"].shape[1]:
+            raise InputError(
+                f"tokens must fit the cache's {cache['mask'].shape[1]} places, got "
+                f"{length}"
+            )
+        graph, abstract = _skeleton(config)
+        state = jax.tree.map(lambda leaf: leaf, abstract)
+        nnx.replace_by_pure_dict(state, _with_keys(params, _list_key))
+        logits, cache = nnx.merge(graph, state)(
+            tokens,
+            mask=mask,
+            positions=positions,
+            cache=cache,
+            cache_length=cache_length,
+            logits_from=logits_from,
+        )
+        return ModelOutput(logits, cache)
+
+    return apply_fn
+
+
+def logical_axes(config: DecoderConfig) -> Params:
+    """The names of each parameter's axes.
+
+    Args:
+      config: the architecture.
+
+    Returns:
+      the structure of ``init``'s parameters with a tuple of names at each leaf:
+      ``vocab``, ``embed``, ``heads``, ``kv_heads``, ``mlp``, or None.
+    """
+    _, abstract = _skeleton(config)
+    axes: dict[str, Any] = {}
+    for path, leaf in nnx.to_flat_state(abstract):
+        *folders, name = map(str, path)
+        node = axes
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        node[name] = leaf.get_metadata()["axes"]
+    return axes
+
+
+def count_parameters(params: Params) -> int:
+    """How many numbers the parameters hold."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

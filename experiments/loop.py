@@ -1,0 +1,136 @@
+"""The host's loop around a step: resume, log, evaluate, save."""
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from alignax.pipeline import checkpoint, metrics
+from alignax.types import InputError, TrainState
+
+Step = Callable[[TrainState, Any], tuple[TrainState, dict[str, Any]]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A stretch of a run with its own train state: its folder's name, its length."""
+
+    name: str
+    steps: int
+
+
+def starts(phases: list[Phase]) -> list[int]:
+    """The log's number of each phase's start: its own, so that no two rows of
+    different phases share one."""
+    numbers = [0]
+    for phase in phases[:-1]:
+        numbers.append(numbers[-1] + phase.steps + 1)
+    return numbers
+
+
+def resume_step(out: Path, phases: list[Phase]) -> int:
+    """The log's number that the checkpoints below ``out`` reach; −1 without any."""
+    for phase, start in zip(phases, starts(phases), strict=True):
+        done = None
+        if (out / phase.name).exists():
+            with checkpoint.open_run(out / phase.name) as checkpoints:
+                done = checkpoint.latest_step(checkpoints)
+        if done is None:
+            return start - 1
+        if done < phase.steps:
+            return start + done
+    return start + phase.steps
+
+
+def check_folder(out: Path, *, resume: bool) -> None:
+    """Refuse to write over a run, or to resume where there is none.
+
+    Raises:
+      InputError: ``out`` holds a run and ``resume`` is off, or the other way round.
+    """
+    holds_run = (out / "metrics.jsonl").exists()
+    if holds_run and not resume:
+        raise InputError(
+            f"out: {out} holds a run already; add --resume to go on with it, or give "
+            "another folder"
+        )
+    if resume and not holds_run:
+        raise InputError(
+            f"resume: {out} holds no run to go on with; leave --resume out to start one"
+        )
+
+
+def train(
+    state: TrainState,
+    data: Iterator[Any],
+    step: Step,
+    *,
+    phase: Phase,
+    number: int,
+    out: Path,
+    config: dict[str, Any],
+    writer: metrics.Writer,
+    evaluate: Callable[[TrainState], dict[str, Any]] | None = None,
+    evaluate_every: int = 0,
+    save_every: int = 50,
+) -> TrainState:
+    """Run a phase from where its checkpoints left off to its end.
+
+    A resumed phase logs and computes what an unbroken one would have: the train
+    state, the data's position and the log are put back to the last checkpoint.
+
+    Args:
+      state: fresh; replaced by the checkpoint's where there is one.
+      data: a grain iterator; its position is saved.
+      step: ``(state, batch) -> (state, metrics)``; donates the state.
+      phase: its name is the checkpoints' folder and the prefix of its metrics.
+      number: the log's number of the phase's start.
+      out: the run's folder.
+      config: of the experiment; a checkpoint of another one is refused.
+      writer: of the log.
+      evaluate: ``state -> metrics``, called at the start, every ``evaluate_every``
+        steps and at the end.
+      evaluate_every: 0 for the start and the end alone.
+      save_every: steps from checkpoint to checkpoint; the end is always saved.
+
+    Returns:
+      the state at the end.
+    """
+
+    prefix = f"{phase.name}/"
+
+    def log(done, values, kind=""):
+        named = {f"{prefix}{kind}{name}": value for name, value in values.items()}
+        row = writer.log(number + done, named)
+        return {name.removeprefix(prefix): value for name, value in row.items()}
+
+    def save(done, state):
+        writer.flush()
+        position = data.get_state()
+        checkpoint.save(checkpoints, done, state, data_state=position, config=config)
+
+    with (
+        checkpoint.open_run(out / phase.name) as checkpoints,
+        metrics.progress(
+            phase.steps,
+            initial=checkpoint.latest_step(checkpoints) or 0,
+            description=phase.name,
+        ) as show,
+    ):
+        if checkpoint.latest_step(checkpoints) is None:
+            if evaluate is not None:
+                log(0, evaluate(state), "eval/")
+            save(0, state)
+        else:
+            state, position = checkpoint.restore(checkpoints, state, config=config)
+            data.set_state(position)
+        for done in range(int(state.step) + 1, phase.steps + 1):
+            state, values = step(state, next(data))
+            show(done, log(done, values))
+            last = done == phase.steps
+            due = evaluate_every and done % evaluate_every == 0
+            if evaluate is not None and (last or due):
+                log(done, evaluate(state), "eval/")
+            if last or done % save_every == 0:
+                save(done, state)
+    return state
