@@ -137,6 +137,19 @@ def test_long_ones_can_be_dropped():
     assert sorted(next(rows).index.tolist()) == list(range(5))
 
 
+def test_dropping_keeps_the_numbers_of_the_others():
+    records = [{"q": "1" * (9 if i % 3 == 1 else 2), "a": str(i)} for i in range(9)]
+    kept = [0, 2, 3, 5, 6, 8]
+    changes = {"batch_size": 6, "length": 6, "num_epochs": 1, "on_long": "drop"}
+    assert sorted(next(prompts_of(records, **changes)).index.tolist()) == kept
+    batch = next(supervised_of(records, **changes))
+    assert sorted(batch.index.tolist()) == kept
+    for tokens, loss, number in zip(
+        batch.tokens, batch.loss_mask, batch.index, strict=True
+    ):
+        assert TOKENIZER.decode(tokens[loss].tolist()) == str(number)
+
+
 @pytest.mark.parametrize(
     ("make", "changes", "message"),
     [

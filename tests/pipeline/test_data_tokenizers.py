@@ -124,6 +124,18 @@ def test_folder_without_template_pad_or_leading_bos(folders):
     assert tokenizer.pad_id == tokenizer.eos_id == 2
 
 
+def test_decoding_leaves_spaces_alone_whatever_the_folder_asks(tmp_path):
+    corrupt = "clean_up_tokenization_spaces"
+    config = {
+        corrupt: True,
+        f"{corrupt}_for_bpe_even_though_it_will_corrupt_output": True,
+    }
+    tokenizer = load_tokenizer(
+        build_folder(tmp_path / "x", eos_token="<eos>", **config)
+    )
+    assert tokenizer.decode(tokenizer.encode("7 , 8 .")) == "7 , 8 ."
+
+
 def test_not_a_tokenizer(folders, tmp_path):
     with pytest.raises(InputError, match=r"nowhere' is not a folder.*nothing is fetch"):
         load_tokenizer(tmp_path / "nowhere")
