@@ -67,14 +67,15 @@ def init_state(
     """A train state at step 0.
 
     Args:
-      params: the policy's parameters; the state holds them, so donate neither.
+      params: the policy's parameters; copied, so that the state may be donated.
       tx: the optimiser.
       controller: what sets beta.
-      key: the run's key; each step folds its number into it.
+      key: the run's key, copied; each step folds its number into it.
 
     Returns:
       the state.
     """
+    params, key = jax.tree.map(jnp.copy, (params, key))
     return TrainState(
         step=jnp.int32(0),
         params=params,

@@ -1,0 +1,266 @@
+"""Autoregressive worlds with every completion enumerated.
+
+A completion is drawn token by token until the end-of-sequence token or a horizon.
+With a vocabulary and a horizon small enough, sums over all of them are exact: the
+oracle that estimators and training steps are tested against.
+"""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from alignax.types import ApplyFn, InputError, ModelOutput, Params
+
+LIMIT = 1 << 20
+
+
+def enumerate_completions(
+    vocab_size: int, horizon: int, *, eos_id: int | None = None, pad_id: int = 0
+) -> tuple[Int[Array, "N T"], Bool[Array, "N T"]]:
+    """Every completion of up to ``horizon`` tokens, each once.
+
+    Args:
+      vocab_size: V, the end-of-sequence token included.
+      horizon: T.
+      eos_id: ends a completion and is part of it; None gives all V^T of length T.
+      pad_id: fills what follows the end.
+
+    Returns:
+      ``tokens [N, T]`` int32 and ``mask [N, T]``, True through the end.
+
+    Raises:
+      InputError: there would be more than about a million.
+
+    Example:
+      >>> tokens, mask = enumerate_completions(2, 2, eos_id=1)
+      >>> print(tokens.tolist(), mask.sum(axis=1).tolist())
+      [[1, 0], [0, 1], [0, 0]] [1, 2, 2]
+    """
+    if vocab_size < 1 or horizon < 1:
+        raise InputError(
+            f"vocab_size and horizon must be at least 1, got {vocab_size}, {horizon}"
+        )
+    if vocab_size**horizon > LIMIT:
+        raise InputError(
+            f"vocab_size ** horizon must be at most {LIMIT} to enumerate, got "
+            f"{vocab_size} ** {horizon}"
+        )
+    others = [v for v in range(vocab_size) if v != eos_id]
+    tokens, mask = [], []
+    for length in range(1, horizon + 1):
+        if eos_id is not None:
+            for prefix in itertools.product(others, repeat=length - 1):
+                rest = horizon - length
+                tokens.append([*prefix, eos_id] + [pad_id] * rest)
+                mask.append([True] * length + [False] * rest)
+    for full in itertools.product(others, repeat=horizon):
+        tokens.append(list(full))
+        mask.append([True] * horizon)
+    return jnp.array(np.array(tokens, np.int32)), jnp.array(np.array(mask))
+
+
+def tabular_init(
+    key: Key[Array, ""],
+    *,
+    prompts: int,
+    vocab_size: int,
+    horizon: int,
+    scale: float = 1.0,
+) -> Params:
+    """Logits of a policy with a free row for each prompt and prefix.
+
+    Args:
+      key: of the normal values.
+      prompts: how many prompts; a prompt is its number, the first token.
+      vocab_size: V.
+      horizon: T.
+      scale: standard deviation.
+
+    Returns:
+      ``{"logits": [prompts, (V^T − 1)/(V − 1), V]}``, prefixes by length, then in
+      lexicographic order.
+    """
+    prefixes = sum(vocab_size**t for t in range(horizon))
+    shape = (prompts, prefixes, vocab_size)
+    return {"logits": scale * jax.random.normal(key, shape)}
+
+
+def make_tabular_apply(*, vocab_size: int, horizon: int) -> ApplyFn:
+    """A tabular policy as a language model: samples and trains like any other.
+
+    The prompt is one token: the prompt's number. ``params`` are those of
+    ``tabular_init``.
+
+    Args:
+      vocab_size: V.
+      horizon: T.
+
+    Returns:
+      an ``ApplyFn``; it ignores ``mask`` and ``positions``, since a completion has
+      no token after its padding that counts.
+    """
+    offsets = np.array([sum(vocab_size**i for i in range(t)) for t in range(horizon)])
+
+    def apply_fn(
+        params,
+        tokens,
+        *,
+        mask=None,
+        positions=None,
+        cache=None,
+        cache_length=None,
+        logits_from=0,
+    ):
+        del mask, positions
+        if cache is None:
+            # The first token is the prompt and no part of the prefix.
+            prompt, known = tokens[:, 0], 0
+            code = jnp.zeros_like(prompt)
+            steps = jnp.moveaxis(tokens, 1, 0).at[0].set(0)
+        else:
+            prompt, code, known = cache["prompt"], cache["code"], cache["known"]
+            steps = jnp.moveaxis(tokens, 1, 0)
+
+        def read(code, token):
+            code = code * vocab_size + token
+            return code, code
+
+        code, codes = jax.lax.scan(read, code, steps)
+        lengths = known + jnp.arange(len(steps))
+        # Past the horizon nothing is read; clip only keeps the index in range.
+        rows = codes + jnp.take(jnp.asarray(offsets), lengths, mode="clip")[:, None]
+        logits = params["logits"].at[prompt[None, :], rows].get(mode="clip")
+        logits = jnp.moveaxis(logits, 0, 1)[:, logits_from:]
+        if cache is not None or cache_length is not None:
+            cache = {"prompt": prompt, "code": code, "known": known + len(steps)}
+            cache["known"] = jnp.asarray(cache["known"], jnp.int32)
+        return ModelOutput(logits, cache)
+
+    return apply_fn
+
+
+def completion_logp(
+    apply_fn: ApplyFn,
+    params: Params,
+    prompt: Int[Array, " P"],
+    tokens: Int[Array, "N T"],
+    mask: Bool[Array, "N T"],
+) -> Float[Array, " N"]:
+    """Log-probabilities of completions of one prompt, under any language model.
+
+    Args:
+      apply_fn: the model.
+      params: its parameters.
+      prompt: ``[P]`` tokens, without padding.
+      tokens: ``[N, T]``, such as ``enumerate_completions`` gives.
+      mask: ``[N, T]``, True on the completion's tokens.
+
+    Returns:
+      ``[N]`` in nats, in the precision of the logits.
+    """
+    prompts = jnp.broadcast_to(prompt, (len(tokens), len(prompt)))
+    whole = jnp.concatenate([prompts, tokens], axis=1)
+    valid = jnp.concatenate([jnp.ones_like(prompts, bool), mask], axis=1)
+    logits = apply_fn(
+        params, whole[:, :-1], mask=valid[:, :-1], logits_from=len(prompt) - 1
+    ).logits
+    logp = jnp.take_along_axis(
+        jax.nn.log_softmax(logits, axis=-1), tokens[..., None], axis=-1
+    )[..., 0]
+    return jnp.sum(jnp.where(mask, logp, 0), axis=-1)
+
+
+def expectation(
+    logp: Float[Array, "*batch N"], values: Float[Array, "*batch N"]
+) -> Float[Array, "*batch"]:
+    """``Σ_y π(y) f(y)``; a completion without probability counts nothing.
+
+    Args:
+      logp: ``[..., N]`` over every completion.
+      values: ``[..., N]``.
+
+    Returns:
+      ``[...]``.
+
+    Example:
+      >>> print(expectation(jnp.log(jnp.array([0.5, 0.5])), jnp.array([1.0, 3.0])))
+      2.0
+    """
+    possible = logp > -jnp.inf
+    return jnp.sum(
+        jnp.exp(logp) * jnp.where(possible, values, 0), axis=-1, where=possible
+    )
+
+
+def kl(
+    logp: Float[Array, "*batch N"], logp_ref: Float[Array, "*batch N"]
+) -> Float[Array, "*batch"]:
+    """``KL(π‖ρ)`` over whole completions, in nats.
+
+    Args:
+      logp: ``[..., N]`` of π.
+      logp_ref: ``[..., N]`` of ρ.
+
+    Returns:
+      ``[...]``.
+    """
+    possible = logp > -jnp.inf
+    ratio = jnp.where(possible, logp, 0) - jnp.where(possible, logp_ref, 0)
+    return expectation(logp, ratio)
+
+
+def objective(
+    logp: Float[Array, "*batch N"],
+    logp_ref: Float[Array, "*batch N"],
+    rewards: Float[Array, "*batch N"],
+    *,
+    beta: float,
+) -> Float[Array, "*batch"]:
+    """``E_π r − β KL(π‖ρ)``, exactly.
+
+    Args:
+      logp: ``[..., N]`` of the policy.
+      logp_ref: ``[..., N]`` of the reference.
+      rewards: ``[..., N]``.
+      beta: strength of the regularisation.
+
+    Returns:
+      ``[...]``.
+    """
+    return expectation(logp, rewards) - beta * kl(logp, logp_ref)
+
+
+def optimum(
+    logp_ref: Float[Array, "*batch N"], rewards: Float[Array, "*batch N"], *, beta: float
+) -> tuple[Float[Array, "*batch N"], Float[Array, "*batch"]]:
+    """``π* = ρ e^{r/β} / Z``, which maximises ``E_π r − β KL(π‖ρ)``.
+
+    Args:
+      logp_ref: ``[..., N]`` over every completion.
+      rewards: ``[..., N]``.
+      beta: strength of the regularisation, positive.
+
+    Returns:
+      ``log π* [..., N]`` and the objective's maximum ``β log Z [...]``.
+
+    Raises:
+      InputError: ``beta`` is not positive.
+
+    Reference:
+      Korbak, Perez and Buckley, "RL with KL penalties is better viewed as Bayesian
+      inference", arXiv 2205.11275, eq. 3.
+
+    Example:
+      >>> half = jnp.log(jnp.array([0.5, 0.5]))
+      >>> logp, value = optimum(half, jnp.array([1.0, 0.0]), beta=1.0)
+      >>> print(f"{jnp.exp(logp)[0]:.6f} {value:.6f}")
+      0.731059 0.620114
+    """
+    if not beta > 0:
+        raise InputError(f"beta must be positive, got {beta}")
+    tilted = logp_ref + rewards / beta
+    log_z = jax.nn.logsumexp(tilted, axis=-1, keepdims=True)
+    return tilted - log_z, beta * log_z[..., 0]
