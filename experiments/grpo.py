@@ -128,7 +128,6 @@ def controller(config: GRPO, beta: float) -> controllers.Controller:
 
 def init_state(config: GRPO, params: Any, beta: float, key: jax.Array) -> TrainState:
     """A fresh state around a copy of ``params``, which the reference keeps."""
-    params = jax.tree.map(jnp.copy, params)
     return update.init_state(params, optimiser(config), controller(config, beta), key)
 
 

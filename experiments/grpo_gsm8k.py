@@ -25,6 +25,8 @@ from alignax.models import decoder, functional, hf
 from alignax.pipeline import checkpoint, data, metrics, plots, rewards
 from alignax.types import ApplyFn, Batch, InputError
 from experiments import grpo, loop, sft
+from experiments.grpo import GRPO
+from experiments.sft import SFT
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -61,8 +63,8 @@ class Config:
     """Width of the small decoder."""
     num_layers: int = 3
     """Layers of the small decoder."""
-    sft: sft.SFT = sft.SFT(steps=200, batch_size=16, learning_rate=2e-3)
-    grpo: grpo.GRPO = grpo.GRPO(steps=20, prompts=8, completions=8, learning_rate=1e-4)
+    sft: SFT = SFT(steps=200, batch_size=16, learning_rate=2e-3)
+    grpo: GRPO = GRPO(steps=20, prompts=8, completions=8, learning_rate=1e-4)
 
     def __post_init__(self):
         least = {
