@@ -111,6 +111,9 @@ def estimated_control_variate(
 
 
 def _without_own(values: Float[Array, "B 1"]) -> Float[Array, "B 1"]:
-    """The sum over all other rows; subtracting one's own would leave its rounding."""
-    others = 1 - jnp.eye(values.shape[0], dtype=values.dtype)
-    return jnp.matmul(others, values, precision=jax.lax.Precision.HIGHEST)
+    """The sum over all other rows, those before plus those after: subtracting
+    one's own from the total would leave its rounding error."""
+    zero = jnp.zeros_like(values[:1])
+    before = jnp.concatenate([zero, jnp.cumsum(values, axis=0)[:-1]])
+    after = jax.lax.cumsum(values, axis=0, reverse=True)[1:]
+    return before + jnp.concatenate([after, zero])
