@@ -86,7 +86,9 @@ class GRPO:
         _check(self, "completions", 2)
         _check(self, "warmup", 0)
         if not self.learning_rate > 0:
-            raise InputError(f"learning_rate must be positive, got {self.learning_rate}")
+            raise InputError(
+                f"learning_rate must be positive, got {self.learning_rate}"
+            )
         if not self.temperature > 0:
             raise InputError(
                 f"temperature must be positive to sample a group of different "
@@ -107,7 +109,9 @@ class GRPO:
 
 def _check(config: Any, name: str, least: int) -> None:
     if getattr(config, name) < least:
-        raise InputError(f"{name} must be at least {least}, got {getattr(config, name)}")
+        raise InputError(
+            f"{name} must be at least {least}, got {getattr(config, name)}"
+        )
 
 
 def optimiser(config: GRPO):
@@ -192,7 +196,9 @@ def loss_fn(config: GRPO, apply_fn: ApplyFn, beta: jax.Array, params, rows):
         )
     numerator, denominator = REDUCTIONS[config.reduction](losses, rollout.mask)
     ratio = surrogates.log_ratio(logp, rollout.logp_old, rollout.mask)
-    outside = (ratio > jnp.log1p(config.clip_high)) | (jnp.expm1(ratio) < -config.clip_low)
+    outside = (ratio > jnp.log1p(config.clip_high)) | (
+        jnp.expm1(ratio) < -config.clip_low
+    )
     aux = {
         "entropy": reduce.token_mean(logprobs.entropy(logits), rollout.mask),
         "clipped": reduce.token_mean(outside.astype(jnp.float32), rollout.mask),
@@ -227,7 +233,9 @@ def make_train_step(
             lambda state, _: one_update(state, rows), state, length=config.updates
         )
         metrics = jax.tree.map(jnp.mean, metrics)
-        k3 = reduce.masked(estimators.k3(rollout.logp_old, batch.logp_ref), rollout.mask)
+        k3 = reduce.masked(
+            estimators.k3(rollout.logp_old, batch.logp_ref), rollout.mask
+        )
         kl = jnp.mean(jnp.sum(k3, axis=-1))
         metrics |= {
             "reward": jnp.mean(batch.rewards),
@@ -277,7 +285,8 @@ def make_evaluator(
     def evaluate(params, ref_params, key, prompts):
         rollout = generate(params, key, prompts)
         logits, logits_ref = (
-            rollouts.completion_logits(apply_fn, p, rollout) for p in (params, ref_params)
+            rollouts.completion_logits(apply_fn, p, rollout)
+            for p in (params, ref_params)
         )
         token_kl = exact(reverse_kl(), logits, logits_ref)
         return rollout, jnp.sum(reduce.masked(token_kl, rollout.mask), axis=-1)

@@ -76,7 +76,9 @@ class Config:
             raise InputError(f"betas must differ, got {self.betas}")
         for name in ("evaluate_every", "save_every"):
             if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise InputError(
+                    f"{name} must be at least 1, got {getattr(self, name)}"
+                )
 
 
 def problems(config: Config) -> tuple[list[dict], list[dict]]:
@@ -85,7 +87,9 @@ def problems(config: Config) -> tuple[list[dict], list[dict]]:
     for digits in itertools.product(range(10), repeat=config.terms):
         for signs in itertools.product((1, -1), repeat=config.terms - 1):
             pairs = list(zip(signs, digits[1:], strict=True))
-            rest = "".join(f"{'+' if sign > 0 else '-'}{digit}" for sign, digit in pairs)
+            rest = "".join(
+                f"{'+' if sign > 0 else '-'}{digit}" for sign, digit in pairs
+            )
             answer = digits[0] + sum(sign * digit for sign, digit in pairs)
             everything.append(
                 {"question": f"{digits[0]}{rest}=", "answer": str(answer)}
@@ -218,7 +222,9 @@ def main(config: Config) -> None:
             "length": np.asarray(rollout.mask).sum(-1).mean(),
         }
 
-    reports = [samples(evaluator, reference, reference, held_out, held_out_prompts, tokenizer)]
+    reports = [
+        samples(evaluator, reference, reference, held_out, held_out_prompts, tokenizer)
+    ]
     for beta, phase, start in zip(config.betas, phases[1:], starts[1:], strict=True):
         state = loop.train(
             grpo.init_state(config.grpo, reference, beta, jax.random.fold_in(key, 2)),
@@ -241,7 +247,14 @@ def main(config: Config) -> None:
             config.out / phase.name / "model", model.to_dict(), state.params
         )
         reports.append(
-            samples(evaluator, state.params, reference, held_out, held_out_prompts, tokenizer)
+            samples(
+                evaluator,
+                state.params,
+                reference,
+                held_out,
+                held_out_prompts,
+                tokenizer,
+            )
         )
     writer.close()
     draw_frontier(config, np.float64(log_success(reference)))
@@ -271,8 +284,12 @@ def write_samples(path: Path, records: list[dict], columns: dict[str, list[str]]
     """A table: problem, right answer, and each policy's completion."""
     lines = ["problem\tanswer\t" + "\t".join(columns)]
     for i, record in enumerate(records[:40]):
-        cells = [column[i].removeprefix(record["question"]) for column in columns.values()]
-        lines.append("\t".join([record["question"], record["answer"], *map(repr, cells)]))
+        cells = [
+            column[i].removeprefix(record["question"]) for column in columns.values()
+        ]
+        lines.append(
+            "\t".join([record["question"], record["answer"], *map(repr, cells)])
+        )
     path.write_text("\n".join(lines) + "\n")
 
 
@@ -311,4 +328,6 @@ def draw_frontier(config: Config, log_p: np.ndarray) -> None:
 
 
 if __name__ == "__main__":
-    from alignax import cli; cli.run(main, Config, description=__doc__)
+    from alignax import cli
+
+    cli.run(main, Config, description=__doc__)

@@ -34,7 +34,9 @@ class SFT:
                     f"{name} must be at least {least}, got {getattr(self, name)}"
                 )
         if not self.learning_rate > 0:
-            raise InputError(f"learning_rate must be positive, got {self.learning_rate}")
+            raise InputError(
+                f"learning_rate must be positive, got {self.learning_rate}"
+            )
 
 
 def optimiser(config: SFT):
