@@ -36,17 +36,17 @@ myopic_forward_k3_surrogate         π       sequence KL(π‖ρ)              m
 myopic_rao_blackwell_surrogate      π       sequence KL(π‖ρ)              myopic KL(π‖ρ)                ε^2       GKD
 off_policy_myopic_kl_surrogate      b       sequence KL(π‖ρ)              myopic KL(π‖ρ)                ε^2       alignax
 myopic_weighted_k3_surrogate        b       myopic KL(π‖ρ), b's prefixes  myopic KL(π‖ρ), b's prefixes  ε^2       DeepSeek-V3.2, TRL
-myopic_f_surrogate                  π       myopic D(π‖ρ)                 myopic D(π‖ρ)                 ε^2       KDRL, RAPO
+myopic_f_surrogate                  π       myopic D(π‖ρ)                 myopic D(π‖ρ)                 ε^2       alignax
 myopic_f_reference_surrogate        ρ       ΣD(π‖ρ), ρ's prefixes         ΣD(π‖ρ), ρ's prefixes         ε^2       DPH-RL
 k1                                  π       sequence KL(π‖ρ)              none: mean zero               ε^2       Schulman 2020
 k2                                  π       biased                        myopic KL(π‖ρ)                ε^4       Schulman 2020
 k3                                  π       sequence KL(π‖ρ)              myopic KL(ρ‖π)                ε^4       Schulman 2020
 absolute                            π       biased                        myopic |π − ρ|₁               ε^2       verl
-estimated_control_variate           π       sequence KL(π‖ρ)              no such                       ε^4       alignax
-control_variate                     π       sequence KL(π‖ρ)              no such                       ε^2       Schulman 2020
+estimated_control_variate           π       sequence KL(π‖ρ)              other                         ε^4       alignax
+control_variate                     π       sequence KL(π‖ρ)              other                         ε^2       Schulman 2020
 rao_blackwell                       π       sequence KL(π‖ρ)              myopic KL(π‖ρ)                ε^4       Amini et al. 2025
 top_k_bucket                        π       ΣKL of top-k buckets          myopic KL of top-k buckets    ε^4       distillation
-top_k_partial                       π       biased                        no such                       ε^2       distillation
+top_k_partial                       π       biased                        other                         ε^2       distillation
 top_k_sampled_tail                  π       sequence KL(π‖ρ)              myopic KL(π‖ρ)                ε^2       alignax
 f_from_policy                       π       myopic D(π‖ρ)                 none: mean zero               ε^4       RAPO (forward KL)
 f_from_reference                    ρ       ΣD(π‖ρ), ρ's prefixes         none: mean zero               ε^4       DPH-RL

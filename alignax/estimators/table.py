@@ -192,7 +192,7 @@ def _myopic_losses() -> dict[str, Estimator]:
             sampled_from=BEHAVIOUR,
         ),
         **_rows(
-            (m.myopic_f_surrogate, MYOPIC_F, MYOPIC_F, 2, "KDRL, RAPO"),
+            (m.myopic_f_surrogate, MYOPIC_F, MYOPIC_F, 2, "alignax"),
             divergence=chi2,
         ),
         **_rows(
@@ -259,7 +259,7 @@ def as_text() -> str:
             name,
             row.sampled_from,
             row.value or "biased",
-            row.gradient or "no such",
+            row.gradient or "other",
             f"ε^{row.order}",
             row.used,
         )

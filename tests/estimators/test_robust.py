@@ -122,6 +122,22 @@ def test_absolute_has_no_gradient_at_zero():
     assert jax.grad(lambda x: e.absolute(x, zero).sum())(zero) == 0
 
 
+def test_weights_by_hand():
+    logp = jnp.log(jnp.array([[0.5, 0.3, 0.4, 0.9]]))
+    behaviour = jnp.log(jnp.array([[0.25, 0.6, 0.1, 0.3]]))
+    mask = jnp.array([[True, True, True, False]])
+    arguments = logp, behaviour, mask
+    for weights, expected in (
+        (e.token_weights, [2, 0.5, 4, 0]),
+        (e.prefix_weights, [2, 1, 4, 0]),
+        (e.context_weights, [1, 2, 1, 0]),
+        (e.sequence_weights, [4, 4, 4, 0]),
+    ):
+        np.testing.assert_allclose(weights(*arguments), [expected], rtol=1e-6)
+        gradient = jax.grad(lambda x, w=weights: w(x, behaviour, mask).sum())(logp)
+        np.testing.assert_array_equal(gradient, 0)
+
+
 def test_weights_far_apart_stay_finite():
     mask = jnp.ones((1, 3), bool)
     far = jnp.array([[60.0, 60.0, -500.0]])
