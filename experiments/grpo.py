@@ -17,7 +17,6 @@ import jax
 import jax.numpy as jnp
 
 from alignax import advantages, controllers, estimators, logprobs, reduce, surrogates
-from alignax.divergences import exact, reverse_kl
 from alignax.pipeline import rollout as rollouts
 from alignax.pipeline import update
 from alignax.types import ApplyFn, Batch, InputError, Prompts, TrainState
@@ -169,7 +168,7 @@ def token_advantages(config: GRPO, batch: Batch, beta: jax.Array) -> jax.Array:
     relative = ADVANTAGES[config.advantage](batch.rewards.reshape(-1, group))
     result = jnp.broadcast_to(relative.reshape(-1, 1), rollout.mask.shape)
     if config.kl_in == "reward":
-        penalty = KL[config.kl](rollout.logp_old, batch.logp_ref)
+        penalty = KL[config.kl](rollout.logp_old, batch.logp_ref, rollout.mask)
         to_go = advantages.reward_to_go(penalty, rollout.mask)
         by_position = jnp.moveaxis(to_go.reshape(-1, group, to_go.shape[-1]), 1, 2)
         excess = jnp.moveaxis(advantages.leave_one_out(by_position), 2, 1)
@@ -191,9 +190,7 @@ def loss_fn(config: GRPO, apply_fn: ApplyFn, beta: jax.Array, params, rows):
         clip_high=config.clip_high,
     )
     if config.kl_in == "loss":
-        losses = losses + beta * reduce.masked(
-            KL[config.kl](logp, rows["logp_ref"]), rollout.mask
-        )
+        losses = losses + beta * KL[config.kl](logp, rows["logp_ref"], rollout.mask)
     numerator, denominator = REDUCTIONS[config.reduction](losses, rollout.mask)
     ratio = surrogates.log_ratio(logp, rollout.logp_old, rollout.mask)
     outside = (ratio > jnp.log1p(config.clip_high)) | (
@@ -213,7 +210,7 @@ def make_train_step(
 
     Metrics: ``loss``, ``grad_norm``, ``reward``, ``kl`` (k3 summed over each
     completion, nats), ``entropy`` (nats a token), ``clipped`` (share of tokens),
-    ``length`` (tokens), ``tokens`` (of the whole batch), ``finished`` (share), ``beta``.
+    ``length`` (tokens), ``tokens`` (of the batch), ``finished`` (share), ``beta``.
     """
     tx = optimiser(config)
 
@@ -233,9 +230,7 @@ def make_train_step(
             lambda state, _: one_update(state, rows), state, length=config.updates
         )
         metrics = jax.tree.map(jnp.mean, metrics)
-        k3 = reduce.masked(
-            estimators.k3(rollout.logp_old, batch.logp_ref), rollout.mask
-        )
+        k3 = estimators.k3(rollout.logp_old, batch.logp_ref, rollout.mask)
         kl = jnp.mean(jnp.sum(k3, axis=-1))
         metrics |= {
             "reward": jnp.mean(batch.rewards),
@@ -259,7 +254,6 @@ def make_train_step(
 
 
 def make_evaluator(
-    config: GRPO,
     apply_fn: ApplyFn,
     *,
     max_tokens: int,
@@ -288,7 +282,7 @@ def make_evaluator(
             rollouts.completion_logits(apply_fn, p, rollout)
             for p in (params, ref_params)
         )
-        token_kl = exact(reverse_kl(), logits, logits_ref)
-        return rollout, jnp.sum(reduce.masked(token_kl, rollout.mask), axis=-1)
+        token_kl = estimators.rao_blackwell(logits, logits_ref, rollout.mask)
+        return rollout, jnp.sum(token_kl, axis=-1)
 
     return evaluate

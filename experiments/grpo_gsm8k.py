@@ -13,6 +13,7 @@ the file are kept to measure on.
 """
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -130,18 +131,28 @@ def question(record: dict, tokenizer: data.Tokenizer) -> str:
     return f"Question: {record['question']}\nAnswer: "
 
 
+def right_number(
+    texts: Sequence[str], records: Sequence[Mapping[str, Any]]
+) -> np.ndarray:
+    """1 where the number after ``####`` is the solution's."""
+    keys = [rewards.extract_answer(record["answer"]) or "" for record in records]
+    return rewards.numeric_match(texts, keys)
+
+
 def make_reward(config: Config) -> rewards.Reward:
     """Right answers count 1, format and arithmetic a little."""
 
-    def right(completions, records):
-        keys = [rewards.extract_answer(record["answer"]) for record in records]
-        return rewards.numeric_match(completions, keys)
+    def form(texts, records):
+        return rewards.format_match(texts)
+
+    def marks(texts, records):
+        return rewards.marks_reward(texts)
 
     return rewards.weighted_sum(
         [
-            (1.0, right),
-            (config.format_weight, lambda texts, _: rewards.format_match(texts)),
-            (config.marks_weight, lambda texts, _: rewards.marks_reward(texts)),
+            (1.0, right_number),
+            (config.format_weight, form),
+            (config.marks_weight, marks),
         ]
     )
 
@@ -168,13 +179,6 @@ def main(config: Config) -> None:
     if config.model is None:
         phases.insert(0, loop.Phase(name="sft", steps=config.sft.steps))
     starts = loop.starts(phases)
-    resume_step = loop.resume_step(config.out, phases) if config.resume else None
-    saved = {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in dataclasses.asdict(config).items()
-        if name not in ("out", "resume", "data")
-    }
-
     prompts = data.prompt_batches(
         train_set,
         tokenizer,
@@ -197,7 +201,7 @@ def main(config: Config) -> None:
     }
     sample = grpo.make_sampler(config.grpo, apply_fn, **tokens)
     train_step = grpo.make_train_step(config.grpo, apply_fn)
-    evaluator = grpo.make_evaluator(config.grpo, apply_fn, completions=1, **tokens)
+    evaluator = grpo.make_evaluator(apply_fn, completions=1, **tokens)
     reward = make_reward(config)
 
     def step(state, batch):
@@ -217,19 +221,18 @@ def main(config: Config) -> None:
     def evaluate(state):
         texts, kl = complete(state.params)
         asked = [held_out[i] for i in measured.index]
-        keys = [rewards.extract_answer(record["answer"]) for record in asked]
         values = {
             "reward": reward(texts, asked),
-            "accuracy": rewards.numeric_match(texts, keys),
+            "accuracy": right_number(texts, asked),
             "kl": np.asarray(kl),
         }
         pairs = {name: metrics.mean_and_interval(x) for name, x in values.items()}
         halves = {f"{name}_half": half for name, (_, half) in pairs.items()}
         return {name: mean for name, (mean, _) in pairs.items()} | halves
 
-    with metrics.Writer(config.out, resume_step=resume_step) as writer:
+    with loop.open_log(config.out, phases, resume=config.resume) as writer:
         settings = {
-            "config": saved,
+            "config": loop.saved_config(config, but=("data",)),
             "writer": writer,
             "out": config.out,
             "save_every": config.save_every,

@@ -1,14 +1,24 @@
 """The host's loop around a step: resume, log, evaluate, save."""
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from alignax.pipeline import checkpoint, metrics
 from alignax.types import InputError, TrainState
 
 Step = Callable[[TrainState, Any], tuple[TrainState, dict[str, Any]]]
+
+
+class Batches(Protocol):
+    """An iterator whose position can be saved, as grain's are."""
+
+    def __next__(self) -> Any: ...
+
+    def get_state(self) -> Any: ...
+
+    def set_state(self, state: Any) -> None: ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,9 +70,24 @@ def check_folder(out: Path, *, resume: bool) -> None:
         )
 
 
+def open_log(out: Path, phases: list[Phase], *, resume: bool) -> metrics.Writer:
+    """The run's log; of a resumed run, put back to its last checkpoint."""
+    return metrics.Writer(out, resume_step=resume_step(out, phases) if resume else None)
+
+
+def saved_config(config: Any, *, but: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A configuration as JSON, for the checkpoints to compare with, less what may
+    differ when a run goes on."""
+    return {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in dataclasses.asdict(config).items()
+        if name not in ("out", "resume", *but)
+    }
+
+
 def train(
     state: TrainState,
-    data: Iterator[Any],
+    data: Batches,
     step: Step,
     *,
     phase: Phase,

@@ -159,7 +159,9 @@ def rotate(
     """
     half = x.shape[-1] // 2
     frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angles = positions.astype(jnp.float32)[..., None, None] * frequencies[None, None, None]
+    angles = (
+        positions.astype(jnp.float32)[..., None, None] * frequencies[None, None, None]
+    )
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     left, right = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     turned = (left * cos - right * sin, right * cos + left * sin)
@@ -203,7 +205,7 @@ class Attention(nnx.Module):
             q, k = self.query_norm(q), self.key_norm(k)
         q = rotate(q, positions, config.rope_theta)
         k = rotate(k, positions, config.rope_theta)
-        if cache is not None:
+        if cache is not None and index is not None:
             k = jax.lax.dynamic_update_slice_in_dim(cache["key"], k, index, axis=1)
             v = jax.lax.dynamic_update_slice_in_dim(cache["value"], v, index, axis=1)
             cache = {"key": k, "value": v}
