@@ -51,7 +51,7 @@ class Config:
     """Strengths of the regularisation: one run of phase two for each."""
     evaluate_every: int = 25
     """Steps of phase two between measurements on the held-out problems."""
-    save_every: int = 250
+    save_every: int = 100
     """Steps between checkpoints."""
     hidden_size: int = 64
     """Width of the decoder."""
@@ -260,7 +260,8 @@ def write_samples(path: Path, records: list[dict], columns: dict[str, list[str]]
     names = ["problem", "answer", *columns]
     lines = [names, ["---"] * len(names)]
     for i, record in enumerate(records[:40]):
-        texts = [column[i] for column in columns.values()]
+        # Whatever bytes a policy writes, a row stays one line of the table.
+        texts = [repr(column[i])[1:-1].replace("|", "¦") for column in columns.values()]
         lines.append([record["question"], record["answer"], *texts])
     path.write_text("".join(f"| {' | '.join(line)} |\n" for line in lines))
 
@@ -274,7 +275,7 @@ def draw_frontier(config: Config, log_p: jax.Array) -> None:
             metrics.column(rows, f"beta_{beta:g}/eval/{name}")[1]
             for name in ("kl", "kl_half", "reward")
         )
-        runs.append((f"{beta:g}", kl, half, reward, np.zeros_like(reward)))
+        runs.append((f"GRPO, β = {beta:g}", kl, half, reward, np.zeros_like(reward)))
 
     def mean(point):
         reward, kl = point
@@ -282,7 +283,9 @@ def draw_frontier(config: Config, log_p: jax.Array) -> None:
 
     strengths = np.geomspace(50, 0.05, 120).tolist()
     optimum = [mean(exact.binary_optimum(log_p, beta=beta)) for beta in strengths]
-    best = [(n, *mean(exact.binary_best_of_n(log_p, n=n))) for n in (1, 2, 4, 8, 16)]
+    best = [
+        (n, *mean(exact.binary_best_of_n(log_p, n=n))) for n in (1, 2, 3, 4, 6, 8, 16)
+    ]
     shown = 1.5 * max(float(np.max(kl)) for _, kl, *_ in runs)
     within = np.array([point for point in optimum if point[0] < shown])
     plots.frontier(
@@ -291,7 +294,6 @@ def draw_frontier(config: Config, log_p: jax.Array) -> None:
         optimum=(within[:, 0], within[:, 1]),
         best_of_n=[point for point in best if point[1] < shown],
         title="Held-out sums: reward against divergence from the reference",
-        legend_title="GRPO, β",
     )
 
 

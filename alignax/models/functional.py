@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Key
 
@@ -104,7 +105,9 @@ def make_apply(config: DecoderConfig) -> ApplyFn:
             )
         graph, abstract = _skeleton(config)
         state = jax.tree.map(lambda leaf: leaf, abstract)
-        nnx.replace_by_pure_dict(state, _with_keys(params, _list_key))
+        # Parameters may come from a file, as numpy arrays.
+        arrays = jax.tree.map(jnp.asarray, params)
+        nnx.replace_by_pure_dict(state, _with_keys(arrays, _list_key))
         logits, cache = nnx.merge(graph, state)(
             tokens,
             mask=mask,

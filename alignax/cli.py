@@ -1,0 +1,101 @@
+"""Command lines: a configuration from the arguments, errors as one paragraph.
+
+``alignax`` lists the experiments; ``alignax info`` prints what a bug report needs.
+"""
+
+import argparse
+import importlib.metadata
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import alignax
+from alignax.types import InputError
+
+Config = TypeVar("Config")
+
+EXPERIMENTS = {
+    "grpo_arithmetic": "GRPO on generated sums, with the frontier: needs nothing",
+    "grpo_gsm8k": "GRPO on GSM8K, from a Hugging Face folder or from scratch",
+}
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "transformers",
+    "grain",
+    "tensorflow-datasets",
+)
+
+
+def run(
+    main: Callable[[Config], Any],
+    config: type[Config],
+    *,
+    args: Sequence[str] | None = None,
+    description: str | None = None,
+) -> None:
+    """Parse the arguments into ``config``, call ``main`` with it, and exit.
+
+    Bad input exits with code 2 and one paragraph on standard error, an interrupt
+    with 130; any other exception is a defect and keeps its traceback.
+
+    Args:
+      main: the experiment.
+      config: a frozen dataclass; its fields are the options.
+      args: instead of the command line's.
+      description: for ``--help``.
+    """
+    # Only commands need it.
+    import tyro
+
+    try:
+        options = (tyro.conf.AvoidSubcommands,)
+        parsed = tyro.cli(config, args=args, description=description, config=options)
+        main(parsed)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print(
+            "interrupted: the same command with --resume goes on from the last "
+            "checkpoint",
+            file=sys.stderr,
+        )
+        sys.exit(130)
+
+
+def info() -> str:
+    """Versions and devices, as lines."""
+    import jax
+
+    lines = [f"alignax {alignax.__version__}", f"python {platform.python_version()}"]
+    lines += [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
+    devices = ", ".join(str(device) for device in jax.devices())
+    return "\n".join([*lines, f"devices {devices}"])
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """The ``alignax`` command."""
+    listing = "\n".join(
+        f"  python -m experiments.{name}\n      {text}"
+        for name, text in EXPERIMENTS.items()
+    )
+    parser = argparse.ArgumentParser(
+        prog="alignax",
+        description="Divergence-regularised policy optimisation in JAX.",
+        epilog=f"experiments, from the repository's root:\n{listing}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--version", action="version", version=f"alignax {alignax.__version__}"
+    )
+    commands = parser.add_subparsers(dest="command")
+    commands.add_parser("info", help="versions and devices, for a bug report")
+    if parser.parse_args(args).command == "info":
+        print(info())
+    else:
+        parser.print_help()
