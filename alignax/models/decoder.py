@@ -7,10 +7,13 @@ of queries and keys (Qwen3). Everybody outside ``alignax.models`` sees it as
 """
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
@@ -61,23 +64,8 @@ class DecoderConfig:
     """Of the computation between them; logits and norms are float32."""
 
     def __post_init__(self):
-        sizes = (
-            "vocab_size",
-            "hidden_size",
-            "num_layers",
-            "num_heads",
-            "num_kv_heads",
-            "head_dim",
-            "mlp_size",
-            "max_length",
-            "rope_theta",
-            "norm_eps",
-            "initializer_range",
-        )
-        for name in sizes:
-            value = getattr(self, name)
-            if not value > 0:
-                raise InputError(f"{name} must be positive, got {value}")
+        for field in dataclasses.fields(self):
+            _check(field.name, field.type, getattr(self, field.name))
         if self.num_heads % self.num_kv_heads:
             raise InputError(
                 f"num_kv_heads must divide num_heads = {self.num_heads}, got "
@@ -88,14 +76,43 @@ class DecoderConfig:
                 f"head_dim must be even for rotary positions, got {self.head_dim}"
             )
         for name in ("param_dtype", "dtype"):
-            if getattr(self, name) not in DTYPES:
+            value = getattr(self, name)
+            if value not in DTYPES:
                 raise InputError(
-                    f"{name} must be one of {sorted(DTYPES)}, got {getattr(self, name)!r}"
+                    f"{name} must be one of {sorted(DTYPES)}, got {value!r}"
                 )
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON, for a checkpoint; ``DecoderConfig(**d)`` is the way back."""
+        """As plain JSON, for a checkpoint."""
         return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "DecoderConfig":
+        """What ``to_dict`` wrote.
+
+        Raises:
+          InputError: a field is missing, unknown or out of range.
+        """
+        fields = dataclasses.fields(cls)
+        unknown = sorted(set(values) - {field.name for field in fields})
+        needed = {f.name for f in fields if f.default is dataclasses.MISSING}
+        missing = sorted(needed - set(values))
+        if unknown or missing:
+            raise InputError(
+                "the decoder's configuration must have DecoderConfig's fields; "
+                f"missing: {missing}, unknown: {unknown}"
+            )
+        return cls(**values)
+
+
+def _check(name: str, kind: Any, value: Any) -> None:
+    """A field's value has its type, and numbers are positive and finite."""
+    allowed = (int, float) if kind is float else kind
+    # A bool is an int to Python.
+    if not isinstance(value, allowed) or isinstance(value, bool) != (kind is bool):
+        raise InputError(f"{name} must be {kind.__name__}, got {value!r}")
+    if kind in (int, float) and not (value > 0 and math.isfinite(value)):
+        raise InputError(f"{name} must be positive and finite, got {value}")
 
 
 def _param(rngs: nnx.Rngs, config: DecoderConfig, shape, axes, *, scale: float):
@@ -120,7 +137,8 @@ class RMSNorm(nnx.Module):
         wide = x.astype(jnp.float32)
         square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
         normed = wide * jax.lax.rsqrt(square + self.eps)
-        return jnp.einsum("...d,d->...d", normed, self.scale[...]).astype(x.dtype)
+        scale = jnp.broadcast_to(self.scale[...], x.shape)
+        return (normed * scale).astype(x.dtype)
 
 
 class Linear(nnx.Module):
@@ -158,7 +176,7 @@ def rotate(
       head paired as in GPT-NeoX.
     """
     half = x.shape[-1] // 2
-    frequencies = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    frequencies = np.float32(theta ** (-np.arange(half) / half))
     angles = (
         positions.astype(jnp.float32)[..., None, None] * frequencies[None, None, None]
     )
@@ -282,7 +300,8 @@ class Decoder(nnx.Module):
         causal = jnp.arange(valid.shape[1])[None, :] <= slots[:, None]
         attend = causal[None] & valid[:, None, :]
 
-        x = self.embedding[...].astype(dtype)[tokens]
+        # Whatever stands on padding, -100 included, is no index.
+        x = self.embedding[...][jnp.where(mask, tokens, 0)].astype(dtype)
         layers = {}
         for i, block in enumerate(self.blocks):
             layer = None if cache is None else cache["layers"][str(i)]

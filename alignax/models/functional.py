@@ -52,25 +52,62 @@ def init(config: DecoderConfig, key: Key[Array, ""]) -> Params:
       >>> params["embedding"].shape
       (11, 8)
     """
+    return _build(config, key)
 
-    @jax.jit
-    def build(key):
-        _, state = nnx.split(Decoder(config, nnx.Rngs(params=key)), nnx.Param)
-        return _with_keys(nnx.to_pure_dict(state), str)
 
-    return build(key)
+@functools.partial(jax.jit, static_argnums=0)
+def _build(config: DecoderConfig, key: Key[Array, ""]) -> Params:
+    _, state = nnx.split(Decoder(config, nnx.Rngs(params=key)), nnx.Param)
+    return _with_keys(nnx.to_pure_dict(state), str)
+
+
+def _module(config: DecoderConfig, params: Params) -> Decoder:
+    """The module around these parameters, to be called while tracing."""
+    graph, abstract = _skeleton(config)
+    expected = _with_keys(nnx.to_pure_dict(abstract), str)
+    if jax.tree.structure(params) != jax.tree.structure(expected):
+        raise InputError(
+            "params must have the structure that functional.init(config, key) gives "
+            f"for this config, got {jax.tree.structure(params)}"
+        )
+
+    def fits(leaf, like):
+        if leaf.shape != like.shape:
+            raise InputError(
+                f"params must have the shapes of this config: expected {like.shape}, "
+                f"got {leaf.shape}"
+            )
+        # Parameters may come from a file, as numpy arrays.
+        return jnp.asarray(leaf)
+
+    arrays = jax.tree.map(fits, params, expected)
+    state = jax.tree.map(lambda leaf: leaf, abstract)
+    nnx.replace_by_pure_dict(state, _with_keys(arrays, _list_key))
+    return nnx.merge(graph, state)
 
 
 @functools.lru_cache(maxsize=64)
 def make_apply(config: DecoderConfig) -> ApplyFn:
     """The decoder as a pure function; the same one for equal configurations.
 
+    A cache has room for a fixed number of tokens. Writing past its end cannot be
+    seen from shapes: ask for all the room you will need.
+
     Args:
       config: the architecture.
 
     Returns:
       an ``ApplyFn``. It raises ``InputError`` for more tokens than
-      ``config.max_length`` or than a fresh cache has room for.
+      ``config.max_length`` or than the cache has room for, for a ``logits_from``
+      outside them, and for parameters of another configuration.
+
+    Example:
+      >>> sizes = dict(vocab_size=11, hidden_size=8, num_layers=1, num_heads=2)
+      >>> more = dict(num_kv_heads=1, head_dim=4, mlp_size=16, max_length=32)
+      >>> config = DecoderConfig(**sizes, **more)
+      >>> tokens = jax.numpy.ones((3, 5), int)
+      >>> make_apply(config)(init(config, jax.random.key(0)), tokens).logits.shape
+      (3, 5, 11)
     """
 
     def apply_fn(
@@ -87,7 +124,8 @@ def make_apply(config: DecoderConfig) -> ApplyFn:
         if max(length, cache_length or 0) > config.max_length:
             raise InputError(
                 f"tokens must fit the model's max_length of {config.max_length}, got "
-                f"{length} and a cache of {cache_length}; shorten prompts or completions"
+                f"{length} and a cache of {cache_length}; shorten prompts or "
+                "completions"
             )
         if cache_length is not None and cache_length < length:
             raise InputError(
@@ -103,12 +141,12 @@ def make_apply(config: DecoderConfig) -> ApplyFn:
                 f"tokens must fit the cache's {cache['mask'].shape[1]} places, got "
                 f"{length}"
             )
-        graph, abstract = _skeleton(config)
-        state = jax.tree.map(lambda leaf: leaf, abstract)
-        # Parameters may come from a file, as numpy arrays.
-        arrays = jax.tree.map(jnp.asarray, params)
-        nnx.replace_by_pure_dict(state, _with_keys(arrays, _list_key))
-        logits, cache = nnx.merge(graph, state)(
+        if not 0 <= logits_from < length:
+            raise InputError(
+                f"logits_from must be one of the {length} positions given, got "
+                f"{logits_from}"
+            )
+        logits, cache = _module(config, params)(
             tokens,
             mask=mask,
             positions=positions,
