@@ -1,26 +1,59 @@
 """Small worlds whose every expectation is a finite sum: the oracle of the tests."""
 
+from alignax.exact.bandits import (
+    Learner,
+    exp3_rate,
+    exponential_weights,
+    hedge_rate,
+    importance_weighted_losses,
+    log_barrier,
+    log_barrier_rate,
+    play,
+    play_bandit,
+    regret,
+)
+from alignax.exact.best_of_n import best_of_n, best_of_n_kl_bound
 from alignax.exact.binary import binary_best_of_n, binary_optimum
+from alignax.exact.laws import (
+    entropy,
+    expectation,
+    kl,
+    objective,
+    optimum,
+    policy_gradient,
+    total_variation,
+)
 from alignax.exact.sequences import (
     completion_logp,
     enumerate_completions,
-    expectation,
-    kl,
     make_tabular_apply,
-    objective,
-    optimum,
     tabular_init,
 )
 
 __all__ = [
+    "Learner",
+    "best_of_n",
+    "best_of_n_kl_bound",
     "binary_best_of_n",
     "binary_optimum",
     "completion_logp",
+    "entropy",
     "enumerate_completions",
+    "exp3_rate",
     "expectation",
+    "exponential_weights",
+    "hedge_rate",
+    "importance_weighted_losses",
     "kl",
+    "log_barrier",
+    "log_barrier_rate",
     "make_tabular_apply",
     "objective",
     "optimum",
+    "play",
+    "play_bandit",
+    "policy_gradient",
+    "regret",
     "tabular_init",
+    "total_variation",
 ]

@@ -5,6 +5,7 @@ only move mass between the two classes: both are known exactly from the referenc
 probability p of being right, however large the set of completions.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -13,7 +14,7 @@ from alignax.types import InputError
 Point = tuple[Float[Array, "*batch"], Float[Array, "*batch"]]
 
 
-def _log1mexp(x: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+def log1mexp(x: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
     """``log(1 − e^x)`` for x < 0, without cancellation at either end."""
     small = x > -0.6931472
     near = jnp.log(-jnp.expm1(jnp.where(small, x, -1.0)))
@@ -32,7 +33,8 @@ def _point(log_q: Array, log_miss_q: Array, log_p: Array, log_miss_p: Array) -> 
 def binary_optimum(log_p: Float[Array, "*batch"], *, beta: float) -> Point:
     """Success and KL of the optimum ``π* ∝ π_ref e^{r/β}`` for r in {0, 1}.
 
-    ``q = p e^{1/β} / (1 − p + p e^{1/β})``, ``KL = q log(q/p) + (1−q) log((1−q)/(1−p))``.
+    ``q = p e^{1/β} / (1 − p + p e^{1/β})``,
+    ``KL = q log(q/p) + (1−q) log((1−q)/(1−p))``.
 
     Args:
       log_p: ``[...]`` log-probability, below 0, that the reference is right.
@@ -56,9 +58,11 @@ def binary_optimum(log_p: Float[Array, "*batch"], *, beta: float) -> Point:
     if not beta > 0:
         raise InputError(f"beta must be positive, got {beta}")
     log_p = jnp.asarray(log_p)
-    log_miss = _log1mexp(log_p)
-    log_z = jnp.logaddexp(log_p + 1 / beta, log_miss)
-    return _point(log_p + 1 / beta - log_z, log_miss - log_z, log_p, log_miss)
+    log_miss = log1mexp(log_p)
+    logit = log_p - log_miss + 1 / beta
+    return _point(
+        jax.nn.log_sigmoid(logit), jax.nn.log_sigmoid(-logit), log_p, log_miss
+    )
 
 
 def binary_best_of_n(log_p: Float[Array, "*batch"], *, n: int) -> Point:
@@ -89,6 +93,6 @@ def binary_best_of_n(log_p: Float[Array, "*batch"], *, n: int) -> Point:
     if n < 1:
         raise InputError(f"n must be at least 1, got {n}")
     log_p = jnp.asarray(log_p)
-    log_miss = _log1mexp(log_p)
+    log_miss = log1mexp(log_p)
     # n samples miss together; at n = 1 the two are the reference's own.
-    return _point(_log1mexp(n * log_miss), n * log_miss, log_p, log_miss)
+    return _point(log1mexp(n * log_miss), n * log_miss, log_p, log_miss)

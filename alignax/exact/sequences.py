@@ -5,6 +5,7 @@ With a vocabulary and a horizon small enough, sums over all of them are exact: t
 oracle that estimators and training steps are tested against.
 """
 
+import functools
 import itertools
 
 import jax
@@ -32,7 +33,7 @@ def enumerate_completions(
       ``tokens [N, T]`` int32 and ``mask [N, T]``, True through the end.
 
     Raises:
-      InputError: there would be more than about a million.
+      InputError: there would be more than about a million, or ``eos_id`` is no token.
 
     Example:
       >>> tokens, mask = enumerate_completions(2, 2, eos_id=1)
@@ -47,6 +48,10 @@ def enumerate_completions(
         raise InputError(
             f"vocab_size ** horizon must be at most {LIMIT} to enumerate, got "
             f"{vocab_size} ** {horizon}"
+        )
+    if eos_id is not None and not 0 <= eos_id < vocab_size:
+        raise InputError(
+            f"eos_id must be None or one of the {vocab_size} tokens, got {eos_id}"
         )
     others = [v for v in range(vocab_size) if v != eos_id]
     tokens, mask = [], []
@@ -82,12 +87,18 @@ def tabular_init(
     Returns:
       ``{"logits": [prompts, (V^T − 1)/(V − 1), V]}``, prefixes by length, then in
       lexicographic order.
+
+    Example:
+      >>> params = tabular_init(jax.random.key(0), prompts=2, vocab_size=3, horizon=2)
+      >>> params["logits"].shape
+      (2, 4, 3)
     """
     prefixes = sum(vocab_size**t for t in range(horizon))
     shape = (prompts, prefixes, vocab_size)
     return {"logits": scale * jax.random.normal(key, shape)}
 
 
+@functools.lru_cache(maxsize=64)
 def make_tabular_apply(*, vocab_size: int, horizon: int) -> ApplyFn:
     """A tabular policy as a language model: samples and trains like any other.
 
@@ -101,6 +112,12 @@ def make_tabular_apply(*, vocab_size: int, horizon: int) -> ApplyFn:
     Returns:
       an ``ApplyFn``; it ignores ``mask`` and ``positions``, since a completion has
       no token after its padding that counts.
+
+    Example:
+      >>> apply_fn = make_tabular_apply(vocab_size=3, horizon=2)
+      >>> params = {"logits": jnp.zeros((1, 4, 3))}
+      >>> apply_fn(params, jnp.zeros((5, 2), jnp.int32)).logits.shape
+      (5, 2, 3)
     """
     offsets = np.array([sum(vocab_size**i for i in range(t)) for t in range(horizon)])
 
@@ -148,6 +165,8 @@ def completion_logp(
     prompt: Int[Array, " P"],
     tokens: Int[Array, "N T"],
     mask: Bool[Array, "N T"],
+    *,
+    chunk_size: int | None = None,
 ) -> Float[Array, " N"]:
     """Log-probabilities of completions of one prompt, under any language model.
 
@@ -157,10 +176,34 @@ def completion_logp(
       prompt: ``[P]`` tokens, without padding.
       tokens: ``[N, T]``, such as ``enumerate_completions`` gives.
       mask: ``[N, T]``, True on the completion's tokens.
+      chunk_size: completions that the model sees at a time; None for all.
 
     Returns:
       ``[N]`` in nats, in the precision of the logits.
+
+    Raises:
+      InputError: ``chunk_size`` is not positive.
+
+    Example:
+      >>> apply_fn = make_tabular_apply(vocab_size=2, horizon=2)
+      >>> params = {"logits": jnp.zeros((1, 3, 2))}
+      >>> prompt, world = jnp.zeros(1, jnp.int32), enumerate_completions(2, 2, eos_id=1)
+      >>> print(jnp.exp(completion_logp(apply_fn, params, prompt, *world)))
+      [0.5  0.25 0.25]
     """
+    if chunk_size is not None:
+        if chunk_size < 1:
+            raise InputError(f"chunk_size must be at least 1, got {chunk_size}")
+        count = len(tokens)
+        chunks = -(-count // chunk_size)
+        # The last chunk is filled up with the first completion.
+        rows = np.arange(chunks * chunk_size).reshape(chunks, chunk_size)
+        rows = np.where(rows < count, rows, 0)
+        logp = jax.lax.map(
+            lambda chunk: completion_logp(apply_fn, params, prompt, *chunk),
+            (tokens[rows], mask[rows]),
+        )
+        return logp.reshape(-1)[:count]
     prompts = jnp.broadcast_to(prompt, (len(tokens), len(prompt)))
     whole = jnp.concatenate([prompts, tokens], axis=1)
     valid = jnp.concatenate([jnp.ones_like(prompts, bool), mask], axis=1)
@@ -171,96 +214,3 @@ def completion_logp(
         jax.nn.log_softmax(logits, axis=-1), tokens[..., None], axis=-1
     )[..., 0]
     return jnp.sum(jnp.where(mask, logp, 0), axis=-1)
-
-
-def expectation(
-    logp: Float[Array, "*batch N"], values: Float[Array, "*batch N"]
-) -> Float[Array, "*batch"]:
-    """``Σ_y π(y) f(y)``; a completion without probability counts nothing.
-
-    Args:
-      logp: ``[..., N]`` over every completion.
-      values: ``[..., N]``.
-
-    Returns:
-      ``[...]``.
-
-    Example:
-      >>> print(expectation(jnp.log(jnp.array([0.5, 0.5])), jnp.array([1.0, 3.0])))
-      2.0
-    """
-    possible = logp > -jnp.inf
-    return jnp.sum(
-        jnp.exp(logp) * jnp.where(possible, values, 0), axis=-1, where=possible
-    )
-
-
-def kl(
-    logp: Float[Array, "*batch N"], logp_ref: Float[Array, "*batch N"]
-) -> Float[Array, "*batch"]:
-    """``KL(π‖ρ)`` over whole completions, in nats.
-
-    Args:
-      logp: ``[..., N]`` of π.
-      logp_ref: ``[..., N]`` of ρ.
-
-    Returns:
-      ``[...]``.
-    """
-    possible = logp > -jnp.inf
-    ratio = jnp.where(possible, logp, 0) - jnp.where(possible, logp_ref, 0)
-    return expectation(logp, ratio)
-
-
-def objective(
-    logp: Float[Array, "*batch N"],
-    logp_ref: Float[Array, "*batch N"],
-    rewards: Float[Array, "*batch N"],
-    *,
-    beta: float,
-) -> Float[Array, "*batch"]:
-    """``E_π r − β KL(π‖ρ)``, exactly.
-
-    Args:
-      logp: ``[..., N]`` of the policy.
-      logp_ref: ``[..., N]`` of the reference.
-      rewards: ``[..., N]``.
-      beta: strength of the regularisation.
-
-    Returns:
-      ``[...]``.
-    """
-    return expectation(logp, rewards) - beta * kl(logp, logp_ref)
-
-
-def optimum(
-    logp_ref: Float[Array, "*batch N"], rewards: Float[Array, "*batch N"], *, beta: float
-) -> tuple[Float[Array, "*batch N"], Float[Array, "*batch"]]:
-    """``π* = ρ e^{r/β} / Z``, which maximises ``E_π r − β KL(π‖ρ)``.
-
-    Args:
-      logp_ref: ``[..., N]`` over every completion.
-      rewards: ``[..., N]``.
-      beta: strength of the regularisation, positive.
-
-    Returns:
-      ``log π* [..., N]`` and the objective's maximum ``β log Z [...]``.
-
-    Raises:
-      InputError: ``beta`` is not positive.
-
-    Reference:
-      Korbak, Perez and Buckley, "RL with KL penalties is better viewed as Bayesian
-      inference", arXiv 2205.11275, eq. 3.
-
-    Example:
-      >>> half = jnp.log(jnp.array([0.5, 0.5]))
-      >>> logp, value = optimum(half, jnp.array([1.0, 0.0]), beta=1.0)
-      >>> print(f"{jnp.exp(logp)[0]:.6f} {value:.6f}")
-      0.731059 0.620114
-    """
-    if not beta > 0:
-        raise InputError(f"beta must be positive, got {beta}")
-    tilted = logp_ref + rewards / beta
-    log_z = jax.nn.logsumexp(tilted, axis=-1, keepdims=True)
-    return tilted - log_z, beta * log_z[..., 0]

@@ -1,0 +1,101 @@
+"""Best-of-n as a law: what is kept when the best of n samples is."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from alignax.exact.binary import log1mexp
+from alignax.types import InputError
+
+
+def best_of_n(
+    logp_ref: Float[Array, "*batch K"], rewards: Float[Array, "*batch K"], *, n: int
+) -> Float[Array, "*batch K"]:
+    """The law of the best of ``n`` samples, a random one of the best being kept.
+
+    ``π_n(y) = (F(r_y)^n − F(r_y⁻)^n) · ρ(y) / ρ(r = r_y)``, with F(x) = ρ(r ≤ x) and
+    F(x⁻) = ρ(r < x). Within a class of equal rewards π_n keeps the proportions of ρ.
+    Breaking ties by order instead gives another law, of larger KL, which depends on
+    the order; for rewards without ties both are the same.
+
+    Differentiable in ``logp_ref``; the gradient in ``rewards`` is 0, as only their
+    order matters.
+
+    Args:
+      logp_ref: ``[..., K]`` over every outcome, normalised.
+      rewards: ``[..., K]``.
+      n: samples, at least 1.
+
+    Returns:
+      ``log π_n [..., K]``.
+
+    Raises:
+      InputError: ``n`` is less than 1.
+
+    Reference:
+      Beirami et al., "Theoretical guarantees on the best-of-n alignment policy",
+      arXiv 2401.01879.
+
+    Example:
+      >>> uniform = jnp.log(jnp.full(4, 0.25))
+      >>> print(jnp.exp(best_of_n(uniform, jnp.array([0.0, 1.0, 1.0, 2.0]), n=2)))
+      [0.0625 0.25   0.25   0.4375]
+    """
+    if n < 1:
+        raise InputError(f"n must be at least 1, got {n}")
+    ours, others = rewards[..., :, None], rewards[..., None, :]
+    masses = logp_ref[..., None, :] + jnp.zeros_like(ours)
+
+    def log_mass(where):
+        where = where & (masses > -jnp.inf)
+        total = jax.nn.logsumexp(jnp.where(where, masses, 0), axis=-1, where=where)
+        # Rounding may take the mass of everything above 1.
+        return jnp.where(total < 0, total, 0)
+
+    log_class = log_mass(others == ours)
+    log_below, log_upto = log_mass(others < ours), log_mass(others <= ours)
+    # An impossible outcome of the lowest reward: no mass up to it at all.
+    possible = logp_ref > -jnp.inf
+    log_upto = jnp.where(possible, log_upto, 0)
+    # F^n − F⁻^n = F^n (1 − e^{n log(F⁻/F)}); F⁻/F = 1 − ρ(class)/F where the class
+    # is the smaller part, so that nothing cancels.
+    lowest = (log_below == -jnp.inf) | ~possible
+    share = jnp.where(lowest, -1.0, log_class - log_upto)
+    small = share < -math.log(2)
+    step = jnp.where(
+        small,
+        log1mexp(jnp.where(small, share, -1.0)),
+        jnp.where(lowest, -1.0, log_below) - log_upto,
+    )
+    rise = jnp.where(lowest, 0, log1mexp(n * jnp.where(lowest, -1.0, step)))
+    logp = n * log_upto + rise + jnp.where(possible, logp_ref - log_class, 0)
+    return jnp.where(possible, logp, -jnp.inf)
+
+
+def best_of_n_kl_bound(*, n: int) -> float:
+    """``log n − (n − 1)/n``, which the KL of best-of-n does not exceed.
+
+    The limit of finely divided references: equality needs a law without atoms.
+
+    Args:
+      n: samples, at least 1.
+
+    Returns:
+      nats.
+
+    Raises:
+      InputError: ``n`` is less than 1.
+
+    Reference:
+      Beirami et al., "Theoretical guarantees on the best-of-n alignment policy",
+      arXiv 2401.01879.
+
+    Example:
+      >>> print(f"{best_of_n_kl_bound(n=4):.6f}")
+      0.636294
+    """
+    if n < 1:
+        raise InputError(f"n must be at least 1, got {n}")
+    return math.log(n) - (n - 1) / n
