@@ -7,6 +7,7 @@ of queries and keys (Qwen3). Everybody outside ``alignax.models`` sees it as
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -15,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from alignax.types import InputError
 
@@ -115,12 +116,18 @@ def _check(name: str, kind: Any, value: Any) -> None:
         raise InputError(f"{name} must be positive and finite, got {value}")
 
 
+# Compiled once a shape, not once a layer.
+@functools.partial(jax.jit, static_argnames="shape")
+def _normal(key: Key[Array, ""], shape: tuple[int, ...]) -> Array:
+    return jax.random.normal(key, shape, jnp.float32)
+
+
 def _param(rngs: nnx.Rngs, config: DecoderConfig, shape, axes, *, scale: float):
     """A normal matrix, or a constant vector where ``scale`` is 0 or 1, with the
     names of its logical axes."""
     dtype = DTYPES[config.param_dtype]
     if len(shape) > 1:
-        value = scale * jax.random.normal(rngs.params(), shape, jnp.float32)
+        value = scale * _normal(rngs.params(), shape)
     else:
         value = jnp.full(shape, scale, jnp.float32)
     return nnx.Param(value.astype(dtype), axes=axes)
@@ -176,9 +183,9 @@ def rotate(
       head paired as in GPT-NeoX.
     """
     half = x.shape[-1] // 2
-    frequencies = np.float32(theta ** (-np.arange(half) / half))
-    angles = (
-        positions.astype(jnp.float32)[..., None, None] * frequencies[None, None, None]
+    frequencies = np.power(theta, -np.arange(half) / half).astype(np.float32)
+    angles = positions.astype(jnp.float32)[..., None, None] * frequencies.reshape(
+        1, 1, 1, half
     )
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     left, right = jnp.split(x.astype(jnp.float32), 2, axis=-1)

@@ -52,38 +52,53 @@ def init(config: DecoderConfig, key: Key[Array, ""]) -> Params:
       >>> params["embedding"].shape
       (11, 8)
     """
-    return _build(config, key)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _build(config: DecoderConfig, key: Key[Array, ""]) -> Params:
     _, state = nnx.split(Decoder(config, nnx.Rngs(params=key)), nnx.Param)
     return _with_keys(nnx.to_pure_dict(state), str)
 
 
-def _module(config: DecoderConfig, params: Params) -> Decoder:
-    """The module around these parameters, to be called while tracing."""
-    graph, abstract = _skeleton(config)
-    expected = _with_keys(nnx.to_pure_dict(abstract), str)
-    if jax.tree.structure(params) != jax.tree.structure(expected):
+def shapes(config: DecoderConfig) -> Params:
+    """``init``'s parameters as ``jax.ShapeDtypeStruct``, nothing computed.
+
+    Args:
+      config: the architecture.
+
+    Returns:
+      nested dictionaries, as a target for shardings and for restoring.
+    """
+    _, abstract = _skeleton(config)
+    return _with_keys(nnx.to_pure_dict(abstract), str)
+
+
+def check_params(config: DecoderConfig, params: Params) -> None:
+    """See that these are parameters of this configuration.
+
+    Args:
+      config: the architecture.
+      params: of any dtype.
+
+    Raises:
+      InputError: names or shapes differ.
+    """
+
+    def flat(tree):
+        leaves = jax.tree.leaves_with_path(tree)
+        return {
+            jax.tree_util.keystr(path, simple=True, separator="."): leaf.shape
+            for path, leaf in leaves
+        }
+
+    given, expected = flat(params), flat(shapes(config))
+    wrong = [
+        f"{name} must be {expected.get(name, 'absent')}, got "
+        f"{given.get(name, 'nothing')}"
+        for name in sorted(expected | given)
+        if given.get(name) != expected.get(name)
+    ]
+    if wrong:
         raise InputError(
-            "params must have the structure that functional.init(config, key) gives "
-            f"for this config, got {jax.tree.structure(params)}"
+            f"params must be those of this configuration: {'; '.join(wrong[:4])}"
+            f"{f'; and {len(wrong) - 4} more' if len(wrong) > 4 else ''}"
         )
-
-    def fits(leaf, like):
-        if leaf.shape != like.shape:
-            raise InputError(
-                f"params must have the shapes of this config: expected {like.shape}, "
-                f"got {leaf.shape}"
-            )
-        # Parameters may come from a file, as numpy arrays.
-        return jnp.asarray(leaf)
-
-    arrays = jax.tree.map(fits, params, expected)
-    state = jax.tree.map(lambda leaf: leaf, abstract)
-    nnx.replace_by_pure_dict(state, _with_keys(arrays, _list_key))
-    return nnx.merge(graph, state)
 
 
 @functools.lru_cache(maxsize=64)
@@ -146,7 +161,15 @@ def make_apply(config: DecoderConfig) -> ApplyFn:
                 f"logits_from must be one of the {length} positions given, got "
                 f"{logits_from}"
             )
-        logits, cache = _module(config, params)(
+        check_params(config, params)
+        graph, abstract = _skeleton(config)
+        state = jax.tree.map(lambda leaf: leaf, abstract)
+        # Any of these may come from the host, as numpy arrays.
+        arrays, tokens, mask, positions = jax.tree.map(
+            jnp.asarray, (params, tokens, mask, positions)
+        )
+        nnx.replace_by_pure_dict(state, _with_keys(arrays, _list_key))
+        logits, cache = nnx.merge(graph, state)(
             tokens,
             mask=mask,
             positions=positions,
