@@ -121,7 +121,8 @@ def make_apply(config: DecoderConfig) -> ApplyFn:
       >>> more = dict(num_kv_heads=1, head_dim=4, mlp_size=16, max_length=32)
       >>> config = DecoderConfig(**sizes, **more)
       >>> tokens = jax.numpy.ones((3, 5), int)
-      >>> make_apply(config)(init(config, jax.random.key(0)), tokens).logits.shape
+      >>> apply_fn, params = make_apply(config), init(config, jax.random.key(0))
+      >>> jax.jit(apply_fn)(params, tokens).logits.shape
       (3, 5, 11)
     """
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from transformers import AutoConfig
@@ -95,6 +94,11 @@ COMPANIONS = (
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
+def _line(error: Exception) -> str:
+    """Its message as one paragraph."""
+    return " ".join(str(error).split())
+
+
 def _hf_config(folder: Path):
     """transformers' configuration of a folder of one of the ``FAMILIES``."""
     file = folder / "config.json"
@@ -125,10 +129,9 @@ def _hf_config(folder: Path):
         return AutoConfig.from_pretrained(
             str(folder), trust_remote_code=False, local_files_only=True
         )
-    except (OSError, ValueError, StrictDataclassError) as error:
-        reason = " ".join(str(error).split())
+    except Exception as error:  # its checks raise all kinds
         raise InputError(
-            f"transformers must be able to read {file}, got: {reason}"
+            f"transformers must be able to read {file}, got: {_line(error)}"
         ) from error
 
 
@@ -344,10 +347,9 @@ def save(
             architectures=[architecture],
             dtype=config.param_dtype,
         )
-    except (ValueError, StrictDataclassError) as error:
+    except Exception as error:  # its checks raise all kinds
         raise InputError(
-            f"config must be one that {architecture} can have, got: "
-            f"{' '.join(str(error).split())}"
+            f"config must be one that {architecture} can have, got: {_line(error)}"
         ) from error
     flat = _flat(params)
     tensors = {}

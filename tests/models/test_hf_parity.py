@@ -1,0 +1,148 @@
+"""transformers' torch models at random weights: logits, gradients, continuations."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alignax.models import functional, hf
+from alignax.pipeline import rollout
+from alignax.types import Prompts
+from tests.models.cases import jitted
+
+pytestmark = pytest.mark.parity
+
+SIZES = {
+    "vocab_size": 29,
+    "hidden_size": 24,
+    "intermediate_size": 40,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.3,
+    "bos_token_id": None,
+    "eos_token_id": None,
+    "pad_token_id": None,
+}
+FAMILIES = {
+    "llama": ("Llama", {"rope_theta": 500.0}),
+    "llama tied": ("Llama", {"tie_word_embeddings": True, "rms_norm_eps": 1e-3}),
+    "qwen2": ("Qwen2", {"tie_word_embeddings": True}),
+    "qwen2 head_dim": ("Qwen2", {"head_dim": 8}),
+    "qwen3": ("Qwen3", {"head_dim": 8, "num_key_value_heads": 1}),
+}
+TOKENS = np.random.default_rng(0).integers(0, 29, (3, 8))
+MASK = np.array([[1] * 8, [0] * 3 + [1] * 5, [0] * 1 + [1] * 7])
+CLOSE = {"rtol": 2e-4, "atol": 2e-4}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def pair(request, tmp_path_factory):
+    """A torch model and the same one loaded from the folder it saved."""
+    torch = pytest.importorskip("torch")
+    import transformers
+
+    family, extra = FAMILIES[request.param]
+    config = getattr(transformers, f"{family}Config")(**(SIZES | extra))
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if "norm" in name or "bias" in name:
+                weight.add_(0.3 * torch.randn_like(weight))
+    folder = tmp_path_factory.mktemp("hf")
+    model.save_pretrained(folder)
+    return torch, model, *hf.load(folder)
+
+
+def test_logits(pair):
+    torch, model, config, params = pair
+    tokens, mask = torch.tensor(TOKENS), torch.tensor(MASK)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    with torch.no_grad():
+        truth = model(tokens, attention_mask=mask, position_ids=positions).logits
+    logits = jitted(config)(params, np.int32(TOKENS), mask=MASK == 1).logits
+    real = MASK == 1
+    np.testing.assert_allclose(logits[real], truth.numpy()[real], **CLOSE)
+
+
+def test_gradients(pair):
+    """Of one loss in every parameter, torch's under the table of names."""
+    torch, model, config, params = pair
+    tokens = torch.tensor(TOKENS)
+    model.zero_grad()
+    model(tokens, labels=tokens).loss.backward()
+    grads = {n: p.grad.numpy() for n, p in model.named_parameters()}
+
+    @jax.jit
+    @jax.grad
+    def slopes(params):
+        tokens = jnp.asarray(TOKENS, jnp.int32)
+        logits = functional.make_apply(config)(params, tokens).logits[:, :-1]
+        logp = jax.nn.log_softmax(logits)
+        picked = jnp.take_along_axis(logp, tokens[:, 1:, None], axis=-1)
+        return -jnp.mean(picked)
+
+    flat = {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf
+        for path, leaf in jax.tree.leaves_with_path(slopes(params))
+    }
+    seen = 0
+    for name, path, transposed in hf.TENSORS:
+        for i in range(config.num_layers if "{}" in name else 1):
+            if path.format(i) in flat:
+                got = flat[path.format(i)]
+                truth = grads.pop(name.format(i))
+                np.testing.assert_allclose(
+                    got.T if transposed else got, truth, err_msg=name, **CLOSE
+                )
+                seen += 1
+    assert not grads
+    assert seen == len(flat)
+
+
+def test_greedy_continuation(pair):
+    torch, model, config, params = pair
+    with torch.no_grad():
+        truth = model.generate(
+            torch.tensor(TOKENS),
+            attention_mask=torch.tensor(MASK),
+            max_new_tokens=12,
+            do_sample=False,
+            pad_token_id=0,
+        )
+    prompts = Prompts(
+        tokens=jnp.asarray(TOKENS, jnp.int32), mask=MASK == 1, index=jnp.arange(3)
+    )
+    got = rollout.generate(
+        functional.make_apply(config),
+        params,
+        jax.random.key(0),
+        prompts,
+        completions=1,
+        max_tokens=12,
+        eos_id=None,
+        temperature=0.0,
+    )
+    np.testing.assert_array_equal(got.tokens, truth.numpy()[:, TOKENS.shape[1] :])
+
+
+def test_what_is_saved_transformers_loads(pair, tmp_path):
+    torch, model, config, params = pair
+    from transformers import AutoModelForCausalLM
+
+    hf.save(tmp_path, config, jax.tree.map(lambda x: 1.5 * x, params))
+    again, report = AutoModelForCausalLM.from_pretrained(
+        tmp_path, output_loading_info=True
+    )
+    assert type(again) is type(model)
+    assert not any(report.values()), report
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.mul_(1.5)
+        tokens = torch.tensor(TOKENS)
+        truth, got = model(tokens).logits, again.eval()(tokens).logits
+        for weight in model.parameters():
+            weight.div_(1.5)
+    np.testing.assert_allclose(got.numpy(), truth.numpy(), rtol=1e-5, atol=1e-5)
