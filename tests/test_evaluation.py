@@ -11,6 +11,16 @@ import pytest
 from alignax import evaluation
 from alignax.types import InputError
 
+# Compiled whole: much faster here than operation by operation.
+pass_at_k = jax.jit(evaluation.pass_at_k, static_argnames=("samples", "k"))
+equal_width, equal_mass = (
+    jax.jit(function, static_argnames="bins")
+    for function in (
+        evaluation.calibration_error_equal_width,
+        evaluation.calibration_error_equal_mass,
+    )
+)
+
 
 def counted(n, c, k):
     """The share of the k-subsets of n completions that hold one of the c right."""
@@ -20,7 +30,7 @@ def counted(n, c, k):
 
 @pytest.mark.parametrize(("n", "k"), [(1, 1), (5, 2), (8, 3), (8, 8)])
 def test_pass_at_k_counts_subsets(n, k):
-    values = evaluation.pass_at_k(jnp.arange(n + 1), samples=n, k=k)
+    values = pass_at_k(jnp.arange(n + 1), samples=n, k=k)
     expected = [counted(n, c, k) for c in range(n + 1)]
     np.testing.assert_allclose(values, expected, rtol=1e-6, atol=1e-7)
 
@@ -35,7 +45,7 @@ def test_pass_at_k_of_the_reference():
         (256, 1, 64, 0.25),
     ]
     for n, c, k, value in cases:
-        result = evaluation.pass_at_k(jnp.array(c), samples=n, k=k)
+        result = pass_at_k(jnp.array(c), samples=n, k=k)
         np.testing.assert_allclose(result, value, atol=1e-6)
 
 
@@ -45,7 +55,7 @@ def test_pass_at_k_of_the_reference():
 def test_pass_at_k_against_integers(n, c, k):
     """To float32's rounding; ``gammaln`` in float32 is 0.4 % off at (1024, 1, 8)."""
     expected = 1 - math.comb(n - c, k) / math.comb(n, k)
-    value = evaluation.pass_at_k(jnp.array(c), samples=n, k=k)
+    value = pass_at_k(jnp.array(c), samples=n, k=k)
     np.testing.assert_allclose(value, expected, rtol=2e-6)
     gammaln = jax.scipy.special.gammaln
     x, y = jnp.float32(n - c), jnp.float32(n)
@@ -62,7 +72,7 @@ def test_pass_at_k_is_unbiased_and_the_plug_in_is_not():
     n, p, k = 5, 0.3, 2
     c = np.arange(n + 1)
     chances = np.array([math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in c])
-    values = evaluation.pass_at_k(jnp.array(c), samples=n, k=k)
+    values = pass_at_k(jnp.array(c), samples=n, k=k)
     np.testing.assert_allclose(chances @ values, 0.51, rtol=1e-6)
     plug_in = chances @ (1 - (1 - c / n) ** k)
     np.testing.assert_allclose(plug_in, 0.51 - p * (1 - p) / n)
@@ -73,7 +83,7 @@ def test_pass_at_k_is_unbiased_and_the_plug_in_is_not():
 @pytest.mark.parametrize("k", [0, 6])
 def test_pass_at_k_refuses(k):
     with pytest.raises(InputError, match="k must be"):
-        evaluation.pass_at_k(jnp.array([1]), samples=5, k=k)
+        pass_at_k(jnp.array([1]), samples=5, k=k)
 
 
 def data(n=200):
@@ -96,9 +106,7 @@ def by_loop(groups, confidence, correct):
 def test_equal_width_against_a_loop(bins):
     """Guo et al., arXiv 1706.04599, eq. 3."""
     confidence, correct, mask = data()
-    error = evaluation.calibration_error_equal_width(
-        confidence, correct, mask, bins=bins
-    )
+    error = equal_width(confidence, correct, mask, bins=bins)
     c, y = np.array(confidence, np.float64)[mask], np.array(correct)[mask]
     edges = np.linspace(0, 1, bins + 1)[1:-1]
     where = np.digitize(c, edges)
@@ -110,9 +118,7 @@ def test_equal_width_against_a_loop(bins):
 def test_equal_mass_against_a_loop(bins):
     """Nixon et al., arXiv 1904.01685."""
     confidence, correct, mask = data()
-    error = evaluation.calibration_error_equal_mass(
-        confidence, correct, mask, bins=bins
-    )
+    error = equal_mass(confidence, correct, mask, bins=bins)
     c, y = np.array(confidence, np.float64)[mask], np.array(correct)[mask]
     order = np.argsort(c, kind="stable")
     groups = [[] for _ in range(bins)]
@@ -123,10 +129,7 @@ def test_equal_mass_against_a_loop(bins):
     np.testing.assert_allclose(error, by_loop(groups, c, y), rtol=1e-5)
 
 
-FUNCTIONS = [
-    evaluation.calibration_error_equal_width,
-    evaluation.calibration_error_equal_mass,
-]
+FUNCTIONS = [equal_width, equal_mass]
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
