@@ -16,9 +16,18 @@ pseudo-reward (f-DPG)           ``pseudo_reward``, ``log_normaliser_init / _upda
 distillation                    ``exact(div, student, teacher)``, ``score_weight``
 ==============================  =================================================
 
-A new divergence is one constructor in ``catalogue.py``, or a :func:`mix`.
+A new divergence is one constructor, like those of ``catalogue.py``, or a
+:func:`mix`.
 """
 
+from alignax.divergences.amari import (
+    alpha,
+    forward_kl,
+    neyman,
+    pearson,
+    reverse_kl,
+    squared_hellinger,
+)
 from alignax.divergences.batches import (
     cauchy_schwarz_kernel,
     sinkd,
@@ -26,15 +35,9 @@ from alignax.divergences.batches import (
     sinkhorn_divergence,
 )
 from alignax.divergences.catalogue import (
-    alpha,
     chi2_kl,
-    forward_kl,
     jeffreys,
     jensen_shannon,
-    neyman,
-    pearson,
-    reverse_kl,
-    squared_hellinger,
     total_variation,
 )
 from alignax.divergences.conventions import (
@@ -61,7 +64,7 @@ from alignax.divergences.sampled import (
 )
 from alignax.divergences.tilting import gaussian_kl, information_projection, kl_dro
 from alignax.divergences.value import Divergence, mix, normalise, scale, swap
-from alignax.divergences.vocabulary import cauchy_schwarz, exact, perspective, renyi
+from alignax.divergences.vocabulary import cauchy_schwarz, exact, renyi
 
 __all__ = [
     "Divergence",
@@ -87,7 +90,6 @@ __all__ = [
     "neyman",
     "normalise",
     "pearson",
-    "perspective",
     "policy_sample_surrogate",
     "policy_sample_value",
     "preference_link",

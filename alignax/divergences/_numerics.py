@@ -16,7 +16,7 @@ def as_float(x: Shaped[ArrayLike, "..."]) -> Float[Array, "..."]:
 
 def exponent_cap(x: Float[Array, "..."]) -> float:
     """Where ``exp`` of ``x``'s dtype stops growing and goes on as its tangent."""
-    return 80.0 if x.dtype.itemsize == 4 else 700.0
+    return 70.0 if x.dtype.itemsize == 4 else 690.0
 
 
 def exp(x: Float[Array, "..."]) -> Float[Array, "..."]:

@@ -136,7 +136,7 @@ def pseudo_reward(
 
     Value: minus the centred ``f'``; peers that drop constants differ by +1
       (reverse KL) or -1 (forward KL), which a baseline absorbs. Ratios beyond
-      ``e^80`` count as that, and so does a target of probability zero.
+      ``e^70`` count as that, and so does a target of probability zero.
     Gradient: none; the result is stopped.
 
     Args:
@@ -161,7 +161,7 @@ def pseudo_reward(
     log_target = as_float(log_target)
     impossible = jnp.isneginf(log_target)
     l = as_float(logp) - jnp.where(impossible, 0, log_target) + as_float(log_z)
-    l = jnp.clip(jnp.where(impossible, 80.0, l), -80.0, 80.0)
+    l = jnp.clip(jnp.where(impossible, 70.0, l), -70.0, 70.0)
     return jax.lax.stop_gradient(-div.f_prime(l))
 
 

@@ -159,7 +159,7 @@ def information_projection(
         """The Newton direction; the metric is held fixed."""
         p = jnp.where(support, jnp.exp(tilt(multipliers, logp_ref, features)), 0)
         error = p @ features - moments
-        centred = features - p @ features
+        centred = features - (p @ features)[None]
         metric = (p[:, None] * centred).T @ centred
         scale = jnp.trace(metric) / len(moments)
         scale = jnp.where(scale > 0, scale, 1)
@@ -177,7 +177,7 @@ def information_projection(
 
     def step(_, multipliers):
         direction = newton(multipliers, *fixed)
-        trials = multipliers + halvings[:, None] * direction
+        trials = multipliers[None] + halvings[:, None] * direction[None]
         return trials[jnp.argmin(jax.vmap(objective)(trials))]
 
     start = jnp.zeros_like(moments)
