@@ -10,7 +10,7 @@ from alignax.types import InputError
 
 
 def pass_at_k(
-    correct: Int[Array, "*batch"], *, samples: int, k: int
+    correct: Int[Array, "*batch"], samples: int | Int[Array, "*batch"], *, k: int
 ) -> Float[Array, "*batch"]:
     """The probability that one of k completions is right, from n of them.
 
@@ -24,31 +24,37 @@ def pass_at_k(
 
     Args:
       correct: ``[...]``, c: how many of the n are right.
-      samples: n.
+      samples: n, the same for all or ``[...]``.
       k: attempts, from 1 to n.
 
     Returns:
-      ``[...]`` float32.
+      ``[...]`` float32; NaN where an array's n is below k, as fewer samples than
+      attempts say nothing unbiased.
 
     Raises:
-      InputError: ``k`` is not from 1 to ``samples``.
+      InputError: ``k`` is below 1, or above a number ``samples``.
 
     Reference:
       Chen et al., "Evaluating large language models trained on code",
       arXiv 2107.03374, eq. 1.
 
     Example:
-      >>> print(pass_at_k(jnp.array([1, 3, 8]), samples=10, k=5).round(4))
+      >>> print(pass_at_k(jnp.array([1, 3, 8]), 10, k=5).round(4))
       [0.5    0.9167 1.    ]
     """
-    if not 1 <= k <= samples:
+    most = samples if isinstance(samples, int) else k
+    if not 1 <= k <= most:
         raise InputError(f"k must be from 1 to the {samples} samples, got {k}")
-    left = samples - jnp.arange(k)
-    share = correct[..., None] / jnp.expand_dims(left, range(correct.ndim))
+    enough = jnp.broadcast_to(jnp.asarray(samples) >= k, correct.shape)
+    # One factor (1 − c/(n−i)) a draw.
+    drawn = jnp.expand_dims(jnp.arange(k), range(correct.ndim))
+    left = jnp.broadcast_to(samples, correct.shape)[..., None] - drawn
+    share = correct[..., None] / jnp.where(enough[..., None], left, k)
     # Less than k wrong ones: some draw must be right.
     certain = share >= 1
     logs = jnp.where(certain, -jnp.inf, jnp.log1p(-jnp.where(certain, 0, share)))
-    return -jnp.expm1(jnp.sum(logs, axis=-1)).astype(jnp.float32)
+    value = -jnp.expm1(jnp.sum(logs, axis=-1)).astype(jnp.float32)
+    return jnp.where(enough, value, jnp.nan)
 
 
 def calibration_error_equal_width(

@@ -1,6 +1,7 @@
 """Best-of-n as a law: what is kept when the best of n samples is."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,27 @@ from jaxtyping import Array, Float
 
 from alignax.exact.binary import log1mexp
 from alignax.types import InputError
+
+
+@partial(jnp.vectorize, signature="(k),(k)->(k),(k),(k)")
+def _log_masses(
+    logp_ref: Float[Array, " K"], rewards: Float[Array, " K"]
+) -> tuple[Float[Array, " K"], Float[Array, " K"], Float[Array, " K"]]:
+    """``log ρ(r < r_y)``, ``log ρ(r ≤ r_y)`` and ``log ρ(r = r_y)``, by sorting."""
+    order = jnp.argsort(rewards)
+    below = jnp.searchsorted(rewards[order], rewards, side="left")
+    upto = jnp.searchsorted(rewards[order], rewards, side="right")
+    nothing = jnp.full((1,), -jnp.inf, logp_ref.dtype)
+    total = jnp.concatenate([nothing, jax.lax.cumlogsumexp(logp_ref[order])])
+    # A class may be far smaller than what is below it, so it has its own sum; where
+    # it begins is its number.
+    largest = jax.ops.segment_max(jax.lax.stop_gradient(logp_ref), below, len(order))
+    largest = jnp.where(largest > -jnp.inf, largest, 0)[below]
+    sums = jax.ops.segment_sum(jnp.exp(logp_ref - largest), below, len(order))[below]
+    own = jnp.where(sums > 0, jnp.log(jnp.where(sums > 0, sums, 1)) + largest, -jnp.inf)
+    # Rounding may take the mass of everything above 1.
+    total, own = jnp.where(total < 0, total, 0), jnp.where(own < 0, own, 0)
+    return total[below], total[upto], own
 
 
 def best_of_n(
@@ -45,19 +67,11 @@ def best_of_n(
     """
     if n < 1:
         raise InputError(f"n must be at least 1, got {n}")
-    ours, others = rewards[..., :, None], rewards[..., None, :]
-    masses = logp_ref[..., None, :] + jnp.zeros_like(ours)
-
-    def log_mass(where):
-        where = where & (masses > -jnp.inf)
-        total = jax.nn.logsumexp(jnp.where(where, masses, 0), axis=-1, where=where)
-        # Rounding may take the mass of everything above 1.
-        return jnp.where(total < 0, total, 0)
-
-    log_class = log_mass(others == ours)
-    log_below, log_upto = log_mass(others < ours), log_mass(others <= ours)
-    # An impossible outcome of the lowest reward: no mass up to it at all.
     possible = logp_ref > -jnp.inf
+    log_below, log_upto, log_class = _log_masses(
+        logp_ref, jax.lax.stop_gradient(jnp.where(possible, rewards, 0))
+    )
+    # An impossible outcome of the lowest reward: no mass up to it at all.
     log_upto = jnp.where(possible, log_upto, 0)
     # F^n − F⁻^n = F^n (1 − e^{n log(F⁻/F)}); F⁻/F = 1 − ρ(class)/F where the class
     # is the smaller part, so that nothing cancels.

@@ -58,7 +58,7 @@ def test_best_of_four_of_the_fixture():
 
 @pytest.mark.parametrize(
     ("arms", "kl"),
-    [(4, 0.590310163), (10, 0.628825136), (100, 0.636219366)],
+    [(4, 0.590310163), (10, 0.628825136), (100, 0.636219366), (10_000, 0.636294354)],
 )
 def test_kl_nears_its_bound_as_atoms_shrink(arms, kl):
     """Reference CHECK 7.b, uniform references."""
