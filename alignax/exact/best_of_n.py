@@ -62,8 +62,9 @@ def best_of_n(
 
     Example:
       >>> uniform = jnp.log(jnp.full(4, 0.25))
-      >>> print(jnp.exp(best_of_n(uniform, jnp.array([0.0, 1.0, 1.0, 2.0]), n=2)))
-      [0.0625 0.25   0.25   0.4375]
+      >>> logp = best_of_n(uniform, jnp.array([0.0, 1.0, 1.0, 2.0]), n=2)
+      >>> print([f"{p:.4f}" for p in jnp.exp(logp)])
+      ['0.0625', '0.2500', '0.2500', '0.4375']
     """
     if n < 1:
         raise InputError(f"n must be at least 1, got {n}")
