@@ -307,8 +307,7 @@ class Decoder(nnx.Module):
         causal = jnp.arange(valid.shape[1])[None, :] <= slots[:, None]
         attend = causal[None] & valid[:, None, :]
 
-        # Whatever stands on padding, -100 included, is no index.
-        x = self.embedding[...][jnp.where(mask, tokens, 0)].astype(dtype)
+        x = self.embedding[...][tokens].astype(dtype)
         layers = {}
         for i, block in enumerate(self.blocks):
             layer = None if cache is None else cache["layers"][str(i)]

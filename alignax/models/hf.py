@@ -357,11 +357,10 @@ def save(
         value = np.asarray(jax.device_get(flat[path]))
         tensors[name] = np.ascontiguousarray(value.T if transposed else value)
     folder.mkdir(parents=True, exist_ok=True)
-    hf.save_pretrained(folder)
-    # Renamed into place: a half-written file is never read, and arrays that were
-    # loaded from the old one stay valid.
+    # Renamed into place: a half-written file never stands for the model.
     half = folder / f"{WEIGHTS}.half"
     save_file(tensors, half, metadata={"format": "pt"})
+    hf.save_pretrained(folder)
     half.replace(folder / WEIGHTS)
     if source is not None and Path(source).resolve() != folder.resolve():
         for name in COMPANIONS:

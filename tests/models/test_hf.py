@@ -183,7 +183,6 @@ def test_round_trip(tmp_path, name):
     loaded, again = hf.load(tmp_path / "m")
     assert loaded == config
     same(again, params)
-    # In place: what was loaded from the old file stays what it was.
     hf.save(tmp_path / "m", loaded, jax.tree.map(lambda x: x + 1, again))
     same(again, params)
     same(hf.load(tmp_path / "m")[1], jax.tree.map(lambda x: x + 1, params))
@@ -215,6 +214,25 @@ def test_save_keeps_what_belongs_to_the_tokenizer(tmp_path):
     hf.save(tmp_path / "c", config, params)
     written = json.loads((tmp_path / "c" / "config.json").read_text())
     assert written.get("eos_token_id") is None
+
+
+def test_a_save_that_breaks_off_leaves_the_old_model(tmp_path):
+    config = CONFIGS["llama"]
+    params = random_params(config)
+    hf.save(tmp_path / "m", config, params)
+
+    def full_disk(tensors, file, metadata):
+        file.write_bytes(b"half")
+        raise OSError("no space left")
+
+    with (
+        mock.patch.object(hf, "save_file", full_disk),
+        pytest.raises(OSError, match="no space"),
+    ):
+        hf.save(tmp_path / "m", CONFIGS["deep"], random_params(CONFIGS["deep"]))
+    loaded, again = hf.load(tmp_path / "m")
+    assert loaded == config
+    same(again, params)
 
 
 def test_save_refuses(tmp_path):
