@@ -1,23 +1,20 @@
-"""Sample arguments for ``alignax.targets`` and ``alignax.evaluation``."""
+"""Sample arguments for ``alignax.targets``."""
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 
-from alignax import evaluation, targets
+from alignax import targets
 from tests.row import Row
 
-KEYS = jax.random.split(jax.random.key(3), 6)
+KEYS = jax.random.split(jax.random.key(3), 5)
 SHAPE = (8, 5)
 LOGP, LOGQ = (jax.nn.log_softmax(jax.random.normal(k, SHAPE)) for k in KEYS[:2])
 REWARDS = jax.random.normal(KEYS[2], SHAPE)
 LOG_Z = jax.random.normal(KEYS[3], SHAPE)
 CHOSEN = jax.random.bernoulli(KEYS[4], 0.5, SHAPE)
 CHOSEN = CHOSEN.at[:, 0].set(True).at[:, 1].set(False)
-# Off every edge between bins, also once rounded to bfloat16.
-CONFIDENCE = jax.random.permutation(KEYS[5], jnp.arange(40)).reshape(SHAPE) / 41 + 0.007
-MASK = jnp.arange(5)[None] < jnp.array([5, 4, 3, 2, 1, 1, 2, 5])[:, None]
 
 ROWS = [
     Row(
@@ -91,26 +88,5 @@ ROWS = [
         fn=partial(targets.quasi_rejection_quality, log_kappa=0.3),
         args=(REWARDS,),
         estimator=True,
-    ),
-    Row(
-        name="evaluation.pass_at_k",
-        fn=partial(evaluation.pass_at_k, samples=16, k=4),
-        args=(jnp.arange(8) * 2,),
-        grad=(),
-        estimator=True,
-    ),
-    *(
-        Row(
-            name=f"evaluation.{function.__name__}",
-            fn=partial(function, bins=3),
-            args=(CONFIDENCE, CHOSEN, MASK),
-            mask=2,
-            masked=(0,),
-            estimator=True,
-        )
-        for function in (
-            evaluation.calibration_error_equal_width,
-            evaluation.calibration_error_equal_mass,
-        )
     ),
 ]

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 from alignax.types import InputError
 
 State = Float[Array, "C K"]
+Context = int | Int[Array, ""]
 
 
 class Learner(NamedTuple):
@@ -24,8 +25,8 @@ class Learner(NamedTuple):
     ``update(state, context, losses [K]) -> state``."""
 
     init: Callable[[int, int], State]
-    logp: Callable[[State, Int[Array, ""]], Float[Array, " K"]]
-    update: Callable[[State, Int[Array, ""], Float[Array, " K"]], State]
+    logp: Callable[[State, Context], Float[Array, " K"]]
+    update: Callable[[State, Context, Float[Array, " K"]], State]
 
 
 def _learner(logp: Callable[[Array], Array], learning_rate: float) -> Learner:
@@ -120,10 +121,11 @@ def log_barrier(*, learning_rate: float) -> Learner:
 
 
 def _check_game(arms: int, rounds: int, contexts: int) -> None:
-    given = {"arms": arms, "rounds": rounds, "contexts": contexts}
-    for name, value in given.items():
-        if value < 1:
-            raise InputError(f"{name} must be at least 1, got {value}")
+    # With one arm or one round there is nothing to learn: the rate would be 0.
+    least = {"arms": (arms, 2), "rounds": (rounds, 2), "contexts": (contexts, 1)}
+    for name, (value, fewest) in least.items():
+        if value < fewest:
+            raise InputError(f"{name} must be at least {fewest}, got {value}")
 
 
 def hedge_rate(*, arms: int, rounds: int, contexts: int = 1) -> float:
@@ -138,7 +140,7 @@ def hedge_rate(*, arms: int, rounds: int, contexts: int = 1) -> float:
       η.
 
     Raises:
-      InputError: a count is below 1.
+      InputError: fewer than 2 arms or rounds, or no context.
 
     Example:
       >>> print(f"{hedge_rate(arms=2, rounds=1000):.6f}")
@@ -160,7 +162,7 @@ def exp3_rate(*, arms: int, rounds: int, contexts: int = 1) -> float:
       η.
 
     Raises:
-      InputError: a count is below 1.
+      InputError: fewer than 2 arms or rounds, or no context.
 
     Example:
       >>> print(f"{exp3_rate(arms=2, rounds=1000):.6f}")
@@ -183,7 +185,7 @@ def log_barrier_rate(*, arms: int, rounds: int, contexts: int = 1) -> float:
       η.
 
     Raises:
-      InputError: a count is below 1.
+      InputError: fewer than 2 arms or rounds, or no context.
 
     Example:
       >>> print(f"{log_barrier_rate(arms=2, rounds=1000):.6f}")

@@ -29,12 +29,11 @@ def test_hedge_on_alternating_losses():
         learner = exact.exponential_weights(
             learning_rate=exact.hedge_rate(arms=2, rounds=1000)
         )
-        # The state's own precision is float32; losses of 0 and 1 are exact in it.
-        logp = exact.play(learner, losses.astype(jnp.float32), contexts, num_contexts=1)
+        logp = exact.play(learner, losses, contexts, num_contexts=1)
         played = jnp.sum(jnp.exp(logp) * losses)
-        np.testing.assert_allclose(played, 509.3039445896252, rtol=1e-6)
+        np.testing.assert_allclose(played, 509.3039445896252, rtol=1e-13)
         regret = exact.regret(logp, losses, contexts, num_contexts=1)
-        np.testing.assert_allclose(regret, 9.303944589625, rtol=1e-5)
+        np.testing.assert_allclose(regret, 9.303944589625, rtol=1e-12)
         assert regret <= 18.6164870553
 
 
@@ -190,6 +189,9 @@ def test_range_checks():
     for make in (exact.exponential_weights, exact.log_barrier):
         with pytest.raises(InputError, match="learning_rate"):
             make(learning_rate=0.0)
+    enough = {"arms": 2, "rounds": 2, "contexts": 1}
     for rate in (exact.hedge_rate, exact.exp3_rate, exact.log_barrier_rate):
-        with pytest.raises(InputError, match="rounds"):
-            rate(arms=2, rounds=0)
+        assert rate(**enough) > 0
+        for name, fewest in enough.items():
+            with pytest.raises(InputError, match=f"{name} must be at least {fewest}"):
+                rate(**enough | {name: fewest - 1})

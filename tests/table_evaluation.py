@@ -1,0 +1,47 @@
+"""Sample arguments for ``alignax.evaluation``."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from alignax import evaluation
+from tests.row import Row
+
+KEYS = jax.random.split(jax.random.key(3), 2)
+SHAPE = (8, 5)
+CORRECT = jax.random.bernoulli(KEYS[0], 0.5, SHAPE)
+# Off every edge between bins, also once rounded to bfloat16.
+CONFIDENCE = jax.random.permutation(KEYS[1], jnp.arange(40)).reshape(SHAPE) / 41 + 0.007
+MASK = jnp.arange(5)[None] < jnp.array([5, 4, 3, 2, 1, 1, 2, 5])[:, None]
+
+ROWS = [
+    Row(
+        name="evaluation.pass_at_k",
+        fn=partial(evaluation.pass_at_k, samples=16, k=4),
+        args=(jnp.arange(8) * 2,),
+        grad=(),
+        estimator=True,
+    ),
+    Row(
+        name="evaluation.pass_at_k",
+        fn=partial(evaluation.pass_at_k, k=4),
+        args=(jnp.arange(8), jnp.arange(8) + 7),
+        grad=(),
+        estimator=True,
+    ),
+    *(
+        Row(
+            name=f"evaluation.{function.__name__}",
+            fn=partial(function, bins=3),
+            args=(CONFIDENCE, CORRECT, MASK),
+            mask=2,
+            masked=(0,),
+            estimator=True,
+        )
+        for function in (
+            evaluation.calibration_error_equal_width,
+            evaluation.calibration_error_equal_mass,
+        )
+    ),
+]
