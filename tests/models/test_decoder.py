@@ -155,9 +155,8 @@ def test_causality():
         assert np.all(np.abs(before[:, t:] - after[:, t:]).max(-1) > 1e-4)
 
 
-@pytest.mark.parametrize("name", ["llama", "one key"])
-def test_a_row_of_padding_is_finite(name):
-    config = CONFIGS[name]
+def test_a_row_of_padding_is_finite():
+    config = CONFIGS["one key"]
     params, tokens = random_params(config), random_tokens(config, (2, 4))
     mask = jnp.array([[False] * 4, [True] * 4])
 
@@ -174,7 +173,7 @@ def test_a_row_of_padding_is_finite(name):
 
 @pytest.mark.parametrize("param_dtype", ["float32", "bfloat16"])
 def test_bfloat16(param_dtype):
-    fine = CONFIGS["qwen2"]
+    fine = dataclasses.replace(CONFIGS["qwen2"], num_layers=1)
     coarse = dataclasses.replace(fine, dtype="bfloat16", param_dtype=param_dtype)
     params, tokens = random_params(fine), random_tokens(fine, (2, 5))
     params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
