@@ -40,17 +40,17 @@ def test_hedge_on_alternating_losses():
 def test_hedge_is_the_product_of_its_updates():
     learner = exact.exponential_weights(learning_rate=0.7)
     losses, contexts = game(jax.random.key(2), 6, 3, 2)
-    logp = exact.play(learner, losses, contexts, num_contexts=2)
+    logp = np.array(exact.play(learner, losses, contexts, num_contexts=2))
+    losses, contexts = np.array(losses), np.array(contexts)
     for t in range(6):
-        past = np.array(losses[:t])[np.array(contexts[:t]) == contexts[t]].sum(0)
+        past = losses[:t][contexts[:t] == contexts[t]].sum(0)
         weights = np.exp(-0.7 * past)
-        np.testing.assert_allclose(jnp.exp(logp[t]), weights / weights.sum(), rtol=1e-5)
+        np.testing.assert_allclose(np.exp(logp[t]), weights / weights.sum(), rtol=1e-5)
 
 
-@pytest.mark.parametrize(("arms", "contexts"), [(2, 1), (4, 3)])
-def test_hedge_regret_is_bounded_on_every_path(arms, contexts):
+def test_hedge_regret_is_bounded_on_every_path():
     """``√(C T log K / 2)``; Slivkins, arXiv 1904.07272, chapter 5."""
-    rounds = 400
+    rounds, arms, contexts = 400, 4, 3
     rate = exact.hedge_rate(arms=arms, rounds=rounds, contexts=contexts)
     learner = exact.exponential_weights(learning_rate=rate)
 
