@@ -8,7 +8,13 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from alignax.divergences._numerics import excess, exp, exp_expm1, expm1
+from alignax.divergences._numerics import (
+    excess,
+    exp,
+    exp_expm1,
+    expm1,
+    exponent_cap,
+)
 from alignax.divergences.value import Divergence, scale
 from alignax.types import InputError
 
@@ -65,6 +71,16 @@ def _alpha(order: float) -> Divergence:
     a, b = (1 + order) / 2, (1 - order) / 2
 
     def f(l: _Elementwise) -> _Elementwise:
+        # f grows as e^max(1, b)l upwards and as e^bl downwards: beyond the cap it
+        # goes on as its own tangent, since those of its terms could cancel.
+        cap = exponent_cap(l)
+        inner = jnp.where(l > cap / max(1, b), cap / max(1, b), l)
+        if b < 0:
+            inner = jnp.where(l < cap / b, cap / b, inner)
+        tangent = exp(inner) * _box_cox(inner, -a)
+        return bounded(inner) + tangent * (l - inner)
+
+    def bounded(l: _Elementwise) -> _Elementwise:
         near = jnp.abs(l) * max(abs(a), abs(b), 1) < 0.5
         s, t = jnp.where(near, l, 0), jnp.where(near, 1, l)
         # Near 1, differences of second-order terms; beyond, of the functions.

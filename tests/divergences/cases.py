@@ -7,6 +7,7 @@ import functools
 
 import jax
 import numpy as np
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -19,6 +20,29 @@ PI = np.array([0.5, 0.25, 0.15, 0.10])
 RHO = np.array([0.1, 0.2, 0.3, 0.4])
 REWARDS = np.array([1.0, 0.5, 0.0, -0.5])
 BEHAVIOUR = np.full(4, 0.25)
+
+# Relatives of others in the list: their heavier tests run with -m slow.
+RELATIVES = {
+    "forward_kl",
+    "alpha_0.5",
+    "alpha_-2",
+    "neyman",
+    "squared_hellinger",
+    "jeffreys",
+    "mix",
+}
+
+
+def heavy(names):
+    """Parametrise a test that compiles much, the relatives only when asked."""
+    return pytest.mark.parametrize(
+        "name",
+        [
+            pytest.param(name, marks=[pytest.mark.slow] * (name in RELATIVES))
+            for name in names
+        ],
+    )
+
 
 x64 = functools.partial(jax.enable_x64, True)
 few = settings(max_examples=25, deadline=None, derandomize=True, database=None)
@@ -53,18 +77,15 @@ def hellinger(p, q):
 SMOOTH = {
     "reverse_kl": (dv.reverse_kl(), kl),
     "forward_kl": (dv.forward_kl(), lambda p, q: kl(q, p)),
-    "jensen_shannon": (dv.jensen_shannon(), lambda p, q: jsd(p, q, 0.5)),
     "jensen_shannon_0.3": (dv.jensen_shannon(0.3), lambda p, q: jsd(p, q, 0.3)),
     "alpha_0.5": (dv.alpha(0.5), lambda p, q: amari(p, q, 0.5)),
-    "alpha_-0.9": (dv.alpha(-0.9), lambda p, q: amari(p, q, -0.9)),
     "alpha_2": (dv.alpha(2.0), lambda p, q: amari(p, q, 2.0)),
     "alpha_-2": (dv.alpha(-2.0), lambda p, q: amari(p, q, -2.0)),
     "pearson": (dv.pearson(), chi2),
     "neyman": (dv.neyman(), lambda p, q: chi2(q, p)),
     "squared_hellinger": (dv.squared_hellinger(), hellinger),
     "jeffreys": (dv.jeffreys(), lambda p, q: kl(p, q) + kl(q, p)),
-    "chi2_kl": (dv.chi2_kl(), lambda p, q: chi2(p, q) / 2 + kl(p, q)),
-    "chi2_kl_0.2": (dv.chi2_kl(0.2), lambda p, q: chi2(p, q) / 2 + 0.2 * kl(p, q)),
+    "chi2_kl": (dv.chi2_kl(0.2), lambda p, q: chi2(p, q) / 2 + 0.2 * kl(p, q)),
     "mix": (
         dv.mix([dv.reverse_kl(), dv.scale(dv.squared_hellinger(), 3.0)], [0.5, 2.0]),
         lambda p, q: 0.5 * kl(p, q) + 6 * hellinger(p, q),

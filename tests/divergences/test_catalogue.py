@@ -16,6 +16,7 @@ from tests.divergences.cases import (
     SMOOTH,
     exact,
     few,
+    heavy,
     logits,
     x64,
 )
@@ -29,7 +30,7 @@ def slope_of(function, x):
     return jax.grad(lambda y: function(y).sum())(x)
 
 
-@smooth
+@heavy(SMOOTH)
 def test_check_2b_derivatives_in_log_space(name):
     """d f(e^l)/dl = u f'(u) and d f'(e^l)/dl = u f''(u)."""
     div = DIVERGENCES[name]
@@ -59,7 +60,7 @@ def test_centred_with_the_stated_curvature(name):
         np.testing.assert_allclose(dv.normalise(div).uf2(zero), 1, rtol=1e-6)
 
 
-@smooth
+@heavy(SMOOTH)
 def test_check_2b_inverse_and_conjugate(name):
     """inv(f'(l)) = l, f*(f'(u)) = u f'(u) - f(u), (f*)' = (f')^{-1}."""
     div = DIVERGENCES[name]
@@ -82,7 +83,7 @@ def fenchel_gap(div, l, x):
     return div.f(l) + div.conjugate(x) - x * jnp.exp(l)
 
 
-@every
+@heavy(DIVERGENCES)
 @given(l=logits(6), x=logits(6))
 @few
 def test_fenchel_inequality(name, l, x):
@@ -124,7 +125,7 @@ def test_slopes_and_end_points_are_the_limits(name):
                 assert each.f(far[:1]) > 50
 
 
-@every
+@heavy(DIVERGENCES)
 def test_dual_is_the_perspective(name):
     """f_dual(u) = u f(1/u), and the dual of the dual is the divergence."""
     div = DIVERGENCES[name]
@@ -144,7 +145,7 @@ def test_dual_is_the_perspective(name):
         assert again == div
 
 
-@every
+@heavy(DIVERGENCES)
 def test_float32_over_eighty_nats(name):
     """Finite, non-negative, increasing slopes, and a gradient that is not cut,
     for log-ratios of -80 to 80 and far beyond (the tangent takes over at 70)."""
