@@ -141,7 +141,7 @@ def test_total_variation_is_the_linear_programme():
         np.testing.assert_allclose(policy, linear.x[:4], atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["reverse_kl", "alpha_0.5", "jensen_shannon_0.3"])
+@heavy(["reverse_kl", "alpha_0.5", "jensen_shannon_0.3"])
 def test_against_optimistix(name):
     """BFGS on softmax logits, with the divergence written on probabilities."""
     u_log_u = {
@@ -311,7 +311,7 @@ def test_float32_over_many_scales(name):
         assert np.isfinite(multiplier)
 
 
-@pytest.mark.parametrize("name", ["jeffreys", *KINKED])
+@heavy(["jeffreys", *KINKED])
 def test_masked_and_impossible_candidates(name):
     """They have no mass and no influence, NaN there included."""
     div = DIVERGENCES[name]

@@ -17,8 +17,6 @@ from tests.divergences.cases import (
     x64,
 )
 
-every = pytest.mark.parametrize("name", DIVERGENCES)
-
 
 @jax.jit
 def expectations(div, logits, logp_ref, log_b):
@@ -96,7 +94,7 @@ def test_check_1f_forward_kl_from_reference_samples():
     np.testing.assert_allclose(PI @ k3**2 - (PI @ k3) ** 2, 0.2204526336)
 
 
-@every
+@heavy(DIVERGENCES)
 def test_values_are_non_negative_and_stopped(name):
     div = DIVERGENCES[name]
     logp, logp_ref = jnp.array([-90.0, -1.0, 0.0]), jnp.array([0.0, -1.0, -90.0])

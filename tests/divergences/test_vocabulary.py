@@ -250,7 +250,7 @@ ZERO_PROBABILITIES = {
 }
 
 
-@pytest.mark.parametrize("name", ZERO_PROBABILITIES)
+@heavy(ZERO_PROBABILITIES)
 def test_zero_probabilities(name):
     """Reference 2.2: what each side's own support contributes; -inf in both is 0.
 
