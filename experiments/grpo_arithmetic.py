@@ -275,7 +275,8 @@ def draw_frontier(config: Config, log_p: jax.Array) -> None:
             metrics.column(rows, f"beta_{beta:g}/eval/{name}")[1]
             for name in ("kl", "kl_half", "reward")
         )
-        runs.append((f"GRPO, β = {beta:g}", kl, half, reward, np.zeros_like(reward)))
+        label = f"GRPO, β = {beta:g}"
+        runs.append(plots.Trajectory(label, kl, half, reward, np.zeros_like(reward)))
 
     def mean(point):
         reward, kl = point

@@ -99,7 +99,7 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())
 
 
-def _hf_config(folder: Path):
+def _hf_config(folder: Path) -> Any:
     """transformers' configuration of a folder of one of the ``FAMILIES``."""
     file = folder / "config.json"
     if not file.is_file():

@@ -56,8 +56,8 @@ def test_sinkd_below_the_kernels_range_in_float32():
         jnp.asarray(2 * np.log(X), jnp.float32),
         jnp.asarray(2 * np.log(Y), jnp.float32),
     )
-    value, grad = jax.value_and_grad(
-        lambda x: dv.sinkd(x, y, epsilon=1e-3, num_iterations=30)
+    value, grad = jax.jit(
+        jax.value_and_grad(lambda x: dv.sinkd(x, y, epsilon=1e-3, num_iterations=30))
     )(x)
     np.testing.assert_allclose(value, 0.8, rtol=1e-4)
     assert np.isfinite(grad).all()

@@ -356,7 +356,7 @@ def test_check_6j_cauchy_schwarz():
         )
         first = jnp.array([0.0, -jnp.inf, -jnp.inf, -jnp.inf])
         np.testing.assert_allclose(dv.cauchy_schwarz(first, jnp.zeros(4)), np.log(4))
-        grad = jax.grad(dv.cauchy_schwarz)(p, q)
+        grad = jax.jit(jax.grad(dv.cauchy_schwarz))(p, q)
         step = 1e-6 * np.array([1.0, -2.0, 0.5, 0.3])
         slope = dv.cauchy_schwarz(p + step, q) - dv.cauchy_schwarz(p - step, q)
         np.testing.assert_allclose(2 * (grad @ step), slope, rtol=1e-6)
