@@ -1,3 +1,42 @@
-"""Divergence-regularised policy optimisation of language models in JAX."""
+"""Divergence-regularised policy optimisation of language models in JAX.
+
+    import alignax as ax
+    ax.estimators.k3(logp, logp_ref, mask)
+
+The maths comes with the import; ``alignax.pipeline`` and ``alignax.models`` load
+heavier packages and are imported by their names.
+"""
+
+from alignax import (
+    advantages,
+    controllers,
+    divergences,
+    estimators,
+    evaluation,
+    exact,
+    logprobs,
+    numerics,
+    reduce,
+    sampling,
+    surrogates,
+    targets,
+    types,
+)
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "advantages",
+    "controllers",
+    "divergences",
+    "estimators",
+    "evaluation",
+    "exact",
+    "logprobs",
+    "numerics",
+    "reduce",
+    "sampling",
+    "surrogates",
+    "targets",
+    "types",
+]
