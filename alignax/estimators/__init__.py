@@ -41,7 +41,7 @@ myopic_f_reference_surrogate        ρ       ΣD(π‖ρ), ρ's prefixes        
 k1                                  π       sequence KL(π‖ρ)              none: mean zero               ε^2       Schulman 2020
 k2                                  π       biased                        myopic KL(π‖ρ)                ε^4       Schulman 2020
 k3                                  π       sequence KL(π‖ρ)              myopic KL(ρ‖π)                ε^4       Schulman 2020
-absolute                            π       biased                        myopic |π − ρ|₁               ε^2       verl
+absolute                            π       biased                        myopic ‖π − ρ‖₁               ε^2       verl
 estimated_control_variate           π       sequence KL(π‖ρ)              other                         ε^4       alignax
 control_variate                     π       sequence KL(π‖ρ)              other                         ε^2       Schulman 2020
 rao_blackwell                       π       sequence KL(π‖ρ)              myopic KL(π‖ρ)                ε^4       Amini et al. 2025

@@ -72,7 +72,7 @@ def frontier(
     Args:
       path: of the picture, written whole or not at all; the suffix chooses the
         format, such as ``.png`` or ``.svg``.
-      runs: ``Trajectory``s, the strength of regularisation in order; bars are
+      runs: ``Trajectory`` records, the strength of regularisation in order; bars are
         confidence half-widths, and NaN draws none.
       optimum: ``(kl, reward)`` of the best there is, from left to right.
       best_of_n: ``(n, kl, reward)`` of best-of-n sampling.
