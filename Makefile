@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The worker count of the tests: two fits a small machine.
 JOBS ?= 2
 
-.PHONY: demo test test-slow test-parity lint docs clean
+.PHONY: demo test test-slow test-parity test-notebooks lint docs clean
 
 $(BIN)/alignax: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -21,6 +21,14 @@ $(VENV)/.parity: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[parity]'
 	touch $@
 
+$(VENV)/.notebooks: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[notebooks]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	touch $@
+
 demo: $(BIN)/alignax  ## run the main job: GRPO on arithmetic, with its report
 	$(BIN)/python -m experiments.grpo_arithmetic --out runs/arithmetic $(ARGS)
 
@@ -33,8 +41,14 @@ test-slow: $(VENV)/.dev  ## the longer tests
 test-parity: $(VENV)/.parity  ## comparisons with peers
 	$(BIN)/python -m pytest -n $(JOBS) -m parity $(ARGS)
 
+test-notebooks: $(VENV)/.notebooks  ## run the notebooks
+	$(BIN)/python -m pytest -o addopts= --nbmake notebooks $(ARGS)
+
+docs: $(VENV)/.docs  ## build/docs/index.html
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
 
 clean:
-	rm -rf $(VENV) runs docs/_build
+	rm -rf $(VENV) runs build
