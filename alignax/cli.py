@@ -4,7 +4,9 @@
 """
 
 import argparse
+import contextlib
 import importlib.metadata
+import io
 import platform
 import sys
 from collections.abc import Callable, Sequence
@@ -53,9 +55,7 @@ def run(
     import tyro
 
     try:
-        options = (tyro.conf.AvoidSubcommands,)
-        parsed = tyro.cli(config, args=args, description=description, config=options)
-        main(parsed)
+        main(_parse(tyro, config, args, description))
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -66,6 +66,28 @@ def run(
             file=sys.stderr,
         )
         sys.exit(130)
+
+
+def _parse(tyro: Any, config: type[Config], args, description) -> Config:
+    """The configuration; what its own checks raise comes out as it was raised."""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(
+                config,
+                args=args,
+                description=description,
+                config=(tyro.conf.AvoidSubcommands,),
+            )
+    except SystemExit as stop:
+        # tyro turns any ValueError of a constructor into a box of its own.
+        cause: BaseException | None = stop
+        while cause is not None:
+            if isinstance(cause, InputError):
+                raise cause from None
+            cause = cause.__cause__ or cause.__context__
+        sys.stderr.write(complaint.getvalue())
+        raise
 
 
 def info() -> str:

@@ -151,7 +151,7 @@ def main(config: Config) -> None:
     model = model_config(config, tokenizer.vocab_size, length)
     apply_fn = functional.make_apply(model)
     key = jax.random.key(config.seed)
-    phases = [loop.Phase(name="sft", steps=config.sft.steps)] + [
+    phases = [loop.Phase(name="sft", steps=config.sft.steps, shown=("loss",))] + [
         loop.Phase(name=f"beta_{beta:g}", steps=config.grpo.steps)
         for beta in config.betas
     ]

@@ -177,7 +177,8 @@ def main(config: Config) -> None:
 
     phases = [loop.Phase(name="grpo", steps=config.grpo.steps)]
     if config.model is None:
-        phases.insert(0, loop.Phase(name="sft", steps=config.sft.steps))
+        taught = loop.Phase(name="sft", steps=config.sft.steps, shown=("loss",))
+        phases.insert(0, taught)
     starts = loop.starts(phases)
     prompts = data.prompt_batches(
         train_set,
@@ -271,7 +272,12 @@ def main(config: Config) -> None:
 
     checkpoint.save_model(config.out / "model", policy.config.to_dict(), state.params)
     if config.model is not None:
-        hf.save(config.out / "huggingface", policy.config, state.params)
+        hf.save(
+            config.out / "huggingface",
+            policy.config,
+            state.params,
+            source=config.model,
+        )
     write_samples(
         config.out / "samples.md",
         [held_out[i] for i in measured.index],

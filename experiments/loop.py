@@ -23,10 +23,12 @@ class Batches(Protocol):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Phase:
-    """A stretch of a run with its own train state: its folder's name, its length."""
+    """A stretch of a run with its own train state: its folder's name, its length,
+    and the metrics that its progress shows."""
 
     name: str
     steps: int
+    shown: tuple[str, ...] = ("reward", "kl", "entropy")
 
 
 def starts(phases: list[Phase]) -> list[int]:
@@ -140,6 +142,7 @@ def train(
             phase.steps,
             initial=checkpoint.latest_step(checkpoints) or 0,
             description=phase.name,
+            names=phase.shown,
         ) as show,
     ):
         if checkpoint.latest_step(checkpoints) is None:

@@ -74,6 +74,16 @@ def loss_fn(apply_fn: ApplyFn, params, batch: Supervised):
 def make_train_step(
     config: SFT, apply_fn: ApplyFn
 ) -> Callable[[TrainState, Supervised], tuple[TrainState, dict[str, jax.Array]]]:
-    """``(state, batch) -> (state, metrics)``: jitted, the state donated."""
+    """``(state, batch) -> (state, metrics)``: jitted, the state donated.
+
+    Metrics: ``loss`` (nats a token), ``grad_norm``, ``answer_probability`` (mean over
+    the batch's answers), ``tokens`` (of the answers).
+    """
     step = update.make_update(partial(loss_fn, apply_fn), optimiser(config))
-    return jax.jit(step, donate_argnums=0)
+
+    def train_step(state, batch):
+        state, metrics = step(state, batch)
+        tokens = jnp.sum(batch.loss_mask[:, 1:], dtype=jnp.float32)
+        return state, metrics | {"tokens": tokens}
+
+    return jax.jit(train_step, donate_argnums=0)

@@ -144,7 +144,6 @@ def test_one_compilation_for_each_function(tmp_path, monkeypatch):
         "sample",
         "train_step",
         "evaluate",
-        "update",
         "log_success",
     }
     assert set(counts.values()) == {1}, counts

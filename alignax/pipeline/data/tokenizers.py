@@ -94,6 +94,9 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
             str(path), local_files_only=True, trust_remote_code=False
         )
         begins = hf("a")["input_ids"][:1]
+        # transformers makes an empty tokenizer of a config.json alone.
+        if not hf("a", add_special_tokens=False)["input_ids"]:
+            raise ValueError("its vocabulary is empty")
     # A broken folder surfaces as any of a dozen exceptions, bare ones included.
     except Exception as error:
         # transformers' messages go on for a page; the first line says what it is.

@@ -1,0 +1,135 @@
+"""Command lines: exit codes, one-paragraph errors, help, the `alignax` command."""
+
+import dataclasses
+import importlib
+import subprocess
+import sys
+
+import jax
+import pytest
+
+import alignax
+from alignax import cli
+from alignax.types import InputError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Inner:
+    steps: int = 3
+    """Steps to take."""
+
+    def __post_init__(self):
+        if self.steps < 1:
+            raise InputError(f"steps must be at least 1, got {self.steps}")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    beta: float = 0.5
+    """Strength of it all."""
+    inner: Inner = Inner()
+
+    def __post_init__(self):
+        if self.beta < 0:
+            raise InputError(f"beta must not be negative, got {self.beta}")
+
+
+def run(main, *args):
+    cli.run(main, Config, args=args, description="An experiment.")
+
+
+def test_options_become_the_configuration():
+    seen = []
+    run(seen.append, "--beta", "0.25", "--inner.steps", "7")
+    assert seen == [Config(beta=0.25, inner=Inner(steps=7))]
+    run(seen.append)
+    assert seen[1] == Config()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--beta", "-1"], "error: beta must not be negative, got -1.0\n"),
+        (["--inner.steps", "0"], "error: steps must be at least 1, got 0\n"),
+    ],
+)
+def test_a_value_out_of_range_is_one_line(args, message, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(pytest.fail, *args)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == message
+
+
+def test_bad_input_found_later_is_one_line_too(capsys):
+    def main(config):
+        raise InputError("data: no such file")
+
+    with pytest.raises(SystemExit) as stop:
+        run(main)
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "error: data: no such file\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [(["--bta", "1"], "--beta"), (["--beta", "much"], "much")],
+)
+def test_misspelt_options_are_shown(args, said, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(pytest.fail, *args)
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_help_lists_options_with_their_words(capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(pytest.fail, "--help")
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for words in ("An experiment.", "--beta", "Strength of it all.", "--inner.steps"):
+        assert words in text
+
+
+def test_an_interrupt_says_how_to_go_on(capsys):
+    def main(config):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as stop:
+        run(main)
+    assert stop.value.code == 130
+    assert "--resume" in capsys.readouterr().err
+
+
+def test_a_defect_keeps_its_traceback():
+    def main(config):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(main)
+
+
+def test_command_lists_experiments_that_exist(capsys):
+    cli.main([])
+    text = capsys.readouterr().out
+    for name, words in cli.EXPERIMENTS.items():
+        assert f"python -m experiments.{name}" in text
+        assert words in text
+        assert callable(importlib.import_module(f"experiments.{name}").main)
+
+
+def test_info_is_what_a_bug_report_needs(capsys):
+    cli.main(["info"])
+    text = capsys.readouterr().out
+    assert f"alignax {alignax.__version__}" in text
+    assert f"jax {jax.__version__}" in text
+    assert str(jax.devices()[0]) in text
+
+
+def test_the_installed_command():
+    done = subprocess.run(
+        [sys.executable, "-c", "from alignax.cli import main; main(['--version'])"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"alignax {alignax.__version__}\n"
