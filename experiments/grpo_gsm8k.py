@@ -65,7 +65,9 @@ class Config:
     num_layers: int = 3
     """Layers of the small decoder."""
     sft: SFT = SFT(steps=200, batch_size=16, learning_rate=2e-3)
-    grpo: GRPO = GRPO(steps=20, prompts=8, completions=8, learning_rate=1e-4)
+    grpo: GRPO = GRPO(
+        steps=20, prompts=8, completions=8, microbatches=4, learning_rate=1e-4
+    )
 
     def __post_init__(self):
         least = {
