@@ -20,6 +20,7 @@ from alignax import (
     sampling,
     surrogates,
     targets,
+    testing,
     types,
 )
 
@@ -38,5 +39,6 @@ __all__ = [
     "sampling",
     "surrogates",
     "targets",
+    "testing",
     "types",
 ]
