@@ -1,0 +1,209 @@
+"""Preference games: how likely each outcome is preferred to each other one.
+
+A matrix ``P [..., N, N]`` holds ``P[i, j] = P(y_i ≻ y_j)``, with ``P + Pᵀ = 1``. The
+papers' τ is ``beta`` here, as everywhere in alignax.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Num
+
+from alignax import divergences, targets
+from alignax.targets.samples import as_float
+from alignax.types import Leaf
+
+KL = divergences.reverse_kl()
+
+Strength = float | Float[Array, "*#batch"]
+
+
+def column(x: Strength, like: Float[Array, "*batch N"]) -> Float[Array, "*batch 1"]:
+    """A number, or one a game, as a column beside ``like``."""
+    return jnp.broadcast_to(jnp.asarray(x, like.dtype), like.shape[:-1])[..., None]
+
+
+class Game(NamedTuple):
+    """A regularised preference game, for a fixed prompt: a pytree to vmap over.
+
+    ``P_β(π ≻ π') = P(π ≻ π') − β D(π‖ρ) + β D(π'‖ρ)``, with the KL for D unless a
+    function is given another divergence. Its symmetric equilibrium is unique.
+
+    Attributes:
+      preference: ``[..., N, N]``, P; see ``preference_matrix``.
+      logp_ref: ``[..., N]``, the reference's log-probabilities.
+      beta: ``[...]`` or a number, strength of the regularisation.
+    """
+
+    preference: Leaf
+    logp_ref: Leaf
+    beta: Leaf
+
+
+def preference_matrix(
+    model: Callable[[Any, Any], Num[Array, ""]], outcomes: Any
+) -> Float[Array, "N N"]:
+    """A preference model on every pair of outcomes, made antisymmetric.
+
+    ``P[i, j] = ½ (m(y_i, y_j) + 1 − m(y_j, y_i))``: a model that favours what it is
+    shown first is averaged over both orders.
+
+    Args:
+      model: ``(outcome, outcome) -> probability that the first is preferred``, for
+        one pair.
+      outcomes: a pytree of arrays ``[N, ...]``, such as the tokens and the mask of
+        ``exact.enumerate_completions``.
+
+    Returns:
+      ``[N, N]``, float32 or wider.
+
+    Example:
+      >>> longer = lambda a, b: jax.nn.sigmoid(a - b)
+      >>> print(preference_matrix(longer, jnp.array([1.0, 1.0])))
+      [[0.5 0.5]
+       [0.5 0.5]]
+    """
+    rows = jax.vmap(model, in_axes=(None, 0))
+    table = as_float(jax.vmap(rows, in_axes=(0, None))(outcomes, outcomes))
+    return (table + (1 - table.T)) / 2
+
+
+def bradley_terry(rewards: Float[Array, "*batch N"]) -> Float[Array, "*batch N N"]:
+    """``P[i, j] = σ(r_i − r_j)``: the preferences that a reward explains.
+
+    Args:
+      rewards: ``[..., N]``.
+
+    Returns:
+      ``[..., N, N]``, float32 or wider.
+
+    Reference:
+      Bradley and Terry, "Rank analysis of incomplete block designs", 1952.
+
+    Example:
+      >>> print(bradley_terry(jnp.array([1.0, 1.0]))[0])
+      [0.5 0.5]
+    """
+    rewards = as_float(rewards)
+    return jax.nn.sigmoid(rewards[..., :, None] - rewards[..., None, :])
+
+
+def win_rate(
+    preference: Float[Array, "*batch N N"], logp: Float[Array, "*batch N"]
+) -> Float[Array, "*batch N"]:
+    """``P(y ≻ π) = Σ_y' π(y') P(y ≻ y')`` of every outcome: one query of the game.
+
+    Args:
+      preference: ``[..., N, N]``.
+      logp: ``[..., N]`` of the opponent.
+
+    Returns:
+      ``[..., N]``, float32 or wider.
+
+    Example:
+      >>> P = jnp.array([[0.5, 1.0], [0.0, 0.5]])
+      >>> print(win_rate(P, jnp.log(jnp.array([0.5, 0.5]))))
+      [0.75 0.25]
+    """
+    return jnp.einsum("...ij,...j->...i", as_float(preference), jnp.exp(as_float(logp)))
+
+
+def policy_preference(
+    preference: Float[Array, "*batch N N"],
+    logp: Float[Array, "*batch N"],
+    logp_opponent: Float[Array, "*batch N"],
+) -> Float[Array, "*batch"]:
+    """``P(π ≻ π') = E_{y~π, y'~π'} P(y ≻ y')``.
+
+    Args:
+      preference: ``[..., N, N]``.
+      logp: ``[..., N]`` of π.
+      logp_opponent: ``[..., N]`` of π'.
+
+    Returns:
+      ``[...]``, in [0, 1].
+
+    Example:
+      >>> P = jnp.array([[0.5, 1.0], [0.0, 0.5]])
+      >>> first, half = jnp.log(jnp.array([[1.0, 0.0], [0.5, 0.5]]))
+      >>> print(policy_preference(P, first, half))
+      0.75
+    """
+    pi = jnp.exp(as_float(logp))
+    return jnp.sum(pi * win_rate(preference, logp_opponent), axis=-1)
+
+
+def regularised_preference(
+    game: Game,
+    logp: Float[Array, "*batch N"],
+    logp_opponent: Float[Array, "*batch N"],
+    *,
+    div: divergences.Divergence = KL,
+) -> Float[Array, "*batch"]:
+    """``P_β(π ≻ π') = P(π ≻ π') − β D(π‖ρ) + β D(π'‖ρ)``: what Nash learning plays.
+
+    Args:
+      game: of N outcomes.
+      logp: ``[..., N]`` of π.
+      logp_opponent: ``[..., N]`` of π'.
+      div: D.
+
+    Returns:
+      ``[...]``; ½ for π against itself.
+
+    Reference:
+      Munos et al., "Nash learning from human feedback", arXiv 2312.00886, §4.
+
+    Example:
+      >>> half = jnp.log(jnp.array([0.5, 0.5]))
+      >>> game = Game(bradley_terry(jnp.zeros(2)), half, 1.0)
+      >>> logp = jnp.log(jnp.array([0.75, 0.25]))
+      >>> print(f"{regularised_preference(game, logp, half):.6f}")
+      0.369188
+    """
+    logp, logp_opponent, logp_ref = map(as_float, (logp, logp_opponent, game.logp_ref))
+    cost = divergences.exact(div, logp, logp_ref)
+    cost_opponent = divergences.exact(div, logp_opponent, logp_ref)
+    return policy_preference(game.preference, logp, logp_opponent) + game.beta * (
+        cost_opponent - cost
+    )
+
+
+def best_response(
+    game: Game,
+    logp_opponent: Float[Array, "*batch N"],
+    *,
+    div: divergences.Divergence = KL,
+) -> tuple[Float[Array, "*batch N"], Float[Array, "*batch"]]:
+    """``argmax_π P(π ≻ π') − β D(π‖ρ)`` and its value.
+
+    With the KL, ``π ∝ ρ e^{P(·≻π')/β}``; against the reference itself, IPO's optimum.
+
+    Args:
+      game: of N outcomes.
+      logp_opponent: ``[..., N]`` of π'.
+      div: D.
+
+    Returns:
+      ``log π [..., N]`` and the value ``[...]``.
+
+    Reference:
+      Azar et al., "A general theoretical paradigm to understand learning from human
+      preferences", arXiv 2310.12036 (IPO).
+
+    Example:
+      >>> half = jnp.log(jnp.array([0.5, 0.5]))
+      >>> game = Game(bradley_terry(jnp.log(jnp.array([3.0, 1.0]))), half, 0.25)
+      >>> print(f"{jnp.exp(best_response(game, half)[0])[0]:.4f}")
+      0.7311
+    """
+    rate = win_rate(game.preference, logp_opponent)
+    logp_ref = as_float(game.logp_ref)
+    beta = column(game.beta, rate)[..., 0]
+    if div == KL:
+        logp, log_z = targets.posterior(logp_ref, rate, beta=beta)
+        return logp, beta * log_z
+    logp, _, value = divergences.regularised_optimum(div, rate, logp_ref, beta=beta)
+    return logp, value

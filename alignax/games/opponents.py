@@ -1,0 +1,205 @@
+"""Opponents of a language model: mixtures inside the sampler, averages, anchors."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from alignax.games.mirror import geometric_mixture
+from alignax.types import ApplyFn, InputError, ModelOutput, Params
+
+
+def mixture_policy(
+    apply_fn: ApplyFn,
+    apply_fn_ref: ApplyFn,
+    *,
+    mixture: float | Float[Array, ""],
+) -> ApplyFn:
+    """The geometric mixture of two language models as a third, token by token.
+
+    ``π_m(v | prefix) ∝ π(v | prefix)^{1−m} ρ(v | prefix)^m``, each model with its own
+    cache: what Munos et al. call the one-step-at-a-time mixture. Its product over
+    tokens is not ``geometric_mixture`` of whole completions, whose normaliser looks
+    ahead.
+
+    Args:
+      apply_fn: the policy π.
+      apply_fn_ref: the reference ρ; the same function where only parameters differ.
+      mixture: m in [0, 1]; 0 is the policy, 1 the reference.
+
+    Returns:
+      an ``ApplyFn`` whose params are the pair ``(params, params_ref)``; its logits
+      are normalised log-probabilities.
+
+    Raises:
+      InputError: ``mixture`` is a number outside [0, 1].
+
+    Reference:
+      Munos et al., "Nash learning from human feedback", arXiv 2312.00886, §7.
+
+    Example:
+      >>> def apply_fn(params, tokens, **options):
+      ...     return ModelOutput(jnp.broadcast_to(params, (*tokens.shape, 2)), None)
+      >>> mixed = mixture_policy(apply_fn, apply_fn, mixture=0.5)
+      >>> params = jnp.array([2.0, 0.0]), jnp.array([0.0, 2.0])
+      >>> print(mixed(params, jnp.zeros((1, 1), int)).logits)
+      [[[-0.6931472 -0.6931472]]]
+    """
+    if isinstance(mixture, (int, float)) and not 0 <= mixture <= 1:
+        raise InputError(f"mixture must be in [0, 1], got {mixture}")
+
+    def mixed(
+        params,
+        tokens,
+        *,
+        mask=None,
+        positions=None,
+        cache=None,
+        cache_length=None,
+        logits_from=0,
+    ):
+        caches = (None, None) if cache is None else cache
+        policy, reference = (
+            function(
+                own,
+                tokens,
+                mask=mask,
+                positions=positions,
+                cache=own_cache,
+                cache_length=cache_length,
+                logits_from=logits_from,
+            )
+            for function, own, own_cache in zip(
+                (apply_fn, apply_fn_ref), params, caches, strict=True
+            )
+        )
+        kept = cache is not None or cache_length is not None
+        return ModelOutput(
+            geometric_mixture(
+                policy.logits,
+                reference.logits,
+                mixture=mixture,
+            ),
+            (policy.cache, reference.cache) if kept else None,
+        )
+
+    return mixed
+
+
+class Average(NamedTuple):
+    """``init(params) -> average`` and ``update(average, params) -> average``: both
+    parameters in float32."""
+
+    init: Callable[[Params], Params]
+    update: Callable[[Params, Params], Params]
+
+
+def moving_average(*, decay: float | Float[Array, ""]) -> Average:
+    """``θ̄ ← d θ̄ + (1 − d) θ``: Nash-EMA's opponent.
+
+    For a softmax of free logits it is the *geometric* mean of past policies. Kept in
+    float32: in bfloat16 a small step would be lost.
+
+    Args:
+      decay: d in [0, 1); the paper's are 0.999 and 0.9995.
+
+    Returns:
+      an ``init``/``update`` pair over the parameters.
+
+    Raises:
+      InputError: ``decay`` is a number outside [0, 1).
+
+    Reference:
+      Munos et al., "Nash learning from human feedback", arXiv 2312.00886, §7.
+
+    Example:
+      >>> average = moving_average(decay=0.75)
+      >>> print(average.update(average.init({"w": jnp.zeros(2)}), {"w": jnp.ones(2)}))
+      {'w': Array([0.25, 0.25], dtype=float32)}
+    """
+    if isinstance(decay, (int, float)) and not 0 <= decay < 1:
+        raise InputError(f"decay must be in [0, 1), got {decay}")
+
+    def wide(x):
+        x = jnp.asarray(x)
+        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+    def init(params):
+        return jax.tree.map(lambda x: jnp.array(wide(x)), params)
+
+    def update(average, params):
+        return jax.tree.map(
+            lambda a, x: a + (1 - decay) * (wide(x) - a), average, params
+        )
+
+    return Average(init, update)
+
+
+class MirrorProxState(NamedTuple):
+    """``anchor`` is π_k, ``opponent`` π_k or π_{k+1/2}, ``count`` the updates since
+    the anchor was set."""
+
+    anchor: Params
+    opponent: Params
+    count: Int[Array, ""]
+
+
+class MirrorProxLoop(NamedTuple):
+    """``init(params) -> state`` and ``update(state, params) -> state``, called after
+    each step of the policy's optimiser."""
+
+    init: Callable[[Params], MirrorProxState]
+    update: Callable[[MirrorProxState, Params], MirrorProxState]
+
+
+def mirror_prox_loop(*, inner_steps: int) -> MirrorProxLoop:
+    """Nash mirror prox with an inner loop for each of its two proximal steps.
+
+    For ``inner_steps`` updates the policy answers ``opponent = π_k``, which takes it
+    to π_{k+1/2}; for as many more it answers π_{k+1/2}, while the anchor stays at
+    π_k; the result π_{k+1} is the next anchor. Each update is one of
+    ``nash_mp_surrogate``'s gradient.
+
+    Args:
+      inner_steps: optimiser steps for each half, at least 1.
+
+    Returns:
+      an ``init``/``update`` pair over pytrees of parameters.
+
+    Raises:
+      InputError: ``inner_steps`` is less than 1.
+
+    Reference:
+      Tiapkin et al., "Accelerating Nash learning from human feedback via mirror
+      prox", arXiv 2505.19731, the practical variant.
+
+    Example:
+      >>> loop = mirror_prox_loop(inner_steps=1)
+      >>> state = loop.update(loop.init(jnp.float32(0)), jnp.float32(1))
+      >>> print(state.anchor, state.opponent)
+      0.0 1.0
+    """
+    if inner_steps < 1:
+        raise InputError(f"inner_steps must be at least 1, got {inner_steps}")
+
+    def init(params):
+        anchor, opponent = (jax.tree.map(jnp.array, params) for _ in range(2))
+        return MirrorProxState(anchor, opponent, jnp.int32(0))
+
+    def update(state, params):
+        count = state.count + 1
+        whole = count == 2 * inner_steps
+        half = whole | (count == inner_steps)
+
+        def refreshed(when, old):
+            return jax.tree.map(lambda x, y: jnp.where(when, x, y), params, old)
+
+        return MirrorProxState(
+            refreshed(whole, state.anchor),
+            refreshed(half, state.opponent),
+            jnp.where(whole, 0, count),
+        )
+
+    return MirrorProxLoop(init, update)
