@@ -1,18 +1,16 @@
-"""Rows of the small modules: numerics, reduce, advantages, surrogates, sampling,
-controllers."""
+"""Rows of the small modules: numerics, reduce, sampling, controllers."""
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 
-from alignax import advantages, controllers, numerics, reduce, sampling, surrogates
+from alignax import controllers, numerics, reduce, sampling
 from tests.row import Row
 
 keys = jax.random.split(jax.random.key(0), 4)
 values = jax.random.normal(keys[0], (8, 5))
 others = jax.random.normal(keys[1], (8, 5))
-third = jax.random.normal(keys[2], (8, 5))
 mask = jnp.arange(5)[None] < jnp.array([5, 4, 3, 2, 1, 1, 2, 5])[:, None]
 logits = 2 * jax.random.normal(keys[3], (8, 11))
 
@@ -47,48 +45,6 @@ ROWS = [
             masked=(0,),
         )
         for function, options in BATCH_REDUCTIONS
-    ),
-    *(
-        Row(name=f"advantages.{function.__name__}", fn=function, args=(values,))
-        for function in (
-            advantages.group_centred,
-            advantages.group_standardised,
-            advantages.leave_one_out,
-        )
-    ),
-    *(
-        Row(
-            name="advantages.reward_to_go",
-            fn=partial(advantages.reward_to_go, discount=discount),
-            args=(values, mask),
-            mask=1,
-            masked=(0,),
-        )
-        for discount in (1.0, 0.9)
-    ),
-    Row(
-        name="surrogates.log_ratio",
-        fn=surrogates.log_ratio,
-        args=(values, others, mask),
-        grad=(0, 1),
-        mask=2,
-        masked=(0, 1),
-    ),
-    Row(
-        name="surrogates.policy_gradient_surrogate",
-        fn=surrogates.policy_gradient_surrogate,
-        args=(values, others, mask),
-        grad=(0, 1),
-        mask=2,
-        masked=(0, 1),
-    ),
-    Row(
-        name="surrogates.clipped_surrogate",
-        fn=surrogates.clipped_surrogate,
-        args=(values, others, third, mask),
-        grad=(0, 1, 2),
-        mask=3,
-        masked=(0, 1, 2),
     ),
     Row(
         name="sampling.tempered",

@@ -1,7 +1,7 @@
-"""Baselines, scales and credit: how rewards become advantages.
+"""Baselines and scales among the K completions of a prompt.
 
-Advantages multiply a differentiated log-probability and carry no gradient of
-their own: every function here returns a stopped gradient.
+Every function takes rewards ``[..., K]`` and returns advantages of the same shape,
+float32, without gradient; a group of equal rewards has advantages of zero.
 """
 
 import jax
@@ -12,7 +12,7 @@ from alignax import reduce
 from alignax.types import InputError
 
 
-def _at_least_two(rewards: Array) -> Array:
+def at_least_two(rewards: Array) -> Array:
     if rewards.shape[-1] < 2:
         raise InputError(
             "rewards must hold at least two completions a prompt to compare them, "
@@ -21,7 +21,19 @@ def _at_least_two(rewards: Array) -> Array:
     return jax.lax.stop_gradient(rewards.astype(jnp.float32))
 
 
-def group_centred(rewards: Float[Array, "*G K"]) -> Float[Array, "*G K"]:
+def _check_eps(eps: float) -> None:
+    if not eps > 0:
+        raise InputError(f"eps must be positive, got {eps}")
+
+
+def _check_ddof(ddof: int) -> None:
+    if ddof not in (0, 1):
+        raise InputError(f"ddof must be 0 or 1, got {ddof}")
+
+
+def group_centred(
+    rewards: Float[Array, "*G K"], where: Bool[Array, "*G K"] | None = None
+) -> Float[Array, "*G K"]:
     """Rewards less their group's mean (Dr. GRPO).
 
     ``A_k = r_k − mean_j r_j``. Its policy gradient is ``(K − 1)/K`` times that
@@ -29,6 +41,9 @@ def group_centred(rewards: Float[Array, "*G K"]) -> Float[Array, "*G K"]:
 
     Args:
       rewards: ``[..., K]``, the K completions of one prompt last.
+      where: ``[..., K]``, whose mean is the baseline (default: all): the policy's
+        own completions and not a teacher's (RL-PLUS), those that the same version
+        of a judge has scored (MPO).
 
     Returns:
       ``[..., K]`` float32, without gradient.
@@ -43,12 +58,24 @@ def group_centred(rewards: Float[Array, "*G K"]) -> Float[Array, "*G K"]:
       >>> print(group_centred(jnp.array([1.0, 0.0, 0.0, 1.0])))
       [ 0.5 -0.5 -0.5  0.5]
     """
-    rewards = _at_least_two(rewards)
-    return rewards - jnp.mean(rewards, axis=-1, keepdims=True)
+    rewards = at_least_two(rewards)
+    return rewards - _mean(rewards, where)
+
+
+def _mean(rewards: Array, where: Array | None) -> Array:
+    if where is None:
+        return jnp.mean(rewards, axis=-1, keepdims=True)
+    total = jnp.sum(reduce.masked(rewards, where), axis=-1, keepdims=True)
+    count = jnp.sum(where, axis=-1, keepdims=True, dtype=jnp.float32)
+    return reduce.divide(total, count)
 
 
 def group_standardised(
-    rewards: Float[Array, "*G K"], *, eps: float = 1e-4, ddof: int = 1
+    rewards: Float[Array, "*G K"],
+    where: Bool[Array, "*G K"] | None = None,
+    *,
+    eps: float = 1e-4,
+    ddof: int = 1,
 ) -> Float[Array, "*G K"]:
     """Rewards standardised within their group (GRPO).
 
@@ -58,6 +85,7 @@ def group_standardised(
 
     Args:
       rewards: ``[..., K]``, the K completions of one prompt last.
+      where: ``[..., K]``, whose mean and deviation are used (default: all).
       eps: added to the deviation; positive.
       ddof: 1 for the sample deviation (TRL, verl), 0 for the population's.
 
@@ -74,16 +102,19 @@ def group_standardised(
       >>> print(group_standardised(jnp.array([1.0, 0.0]), ddof=0, eps=1e-9))
       [ 1. -1.]
     """
-    if eps <= 0:
-        raise InputError(f"eps must be positive, got {eps}")
-    if ddof not in (0, 1):
-        raise InputError(f"ddof must be 0 or 1, got {ddof}")
-    centred = group_centred(rewards)
-    variance = jnp.sum(jnp.square(centred), axis=-1, keepdims=True)
-    deviation = jnp.sqrt(variance / (rewards.shape[-1] - ddof))
+    _check_eps(eps)
+    _check_ddof(ddof)
+    values = at_least_two(rewards)
+    counted = jnp.ones(values.shape, bool) if where is None else where
+    centred = values - _mean(values, where)
+    inside = jnp.where(counted, centred, 0)
+    variance = jnp.sum(jnp.square(inside), axis=-1, keepdims=True)
+    count = jnp.sum(counted, axis=-1, keepdims=True) - ddof
+    deviation = jnp.sqrt(variance / jnp.maximum(count, 1))
     # Equal rewards whose mean rounds would give rounding noise over eps.
-    equal = jnp.ptp(rewards.astype(jnp.float32), axis=-1, keepdims=True) == 0
-    return jax.lax.stop_gradient(jnp.where(equal, 0, centred / (deviation + eps)))
+    highest = jnp.max(jnp.where(counted, values, -jnp.inf), axis=-1, keepdims=True)
+    lowest = jnp.min(jnp.where(counted, values, jnp.inf), axis=-1, keepdims=True)
+    return jnp.where(highest > lowest, centred / (deviation + eps), 0)
 
 
 def leave_one_out(rewards: Float[Array, "*G K"]) -> Float[Array, "*G K"]:
@@ -112,46 +143,166 @@ def leave_one_out(rewards: Float[Array, "*G K"]) -> Float[Array, "*G K"]:
     return group_centred(rewards) * (count / max(count - 1, 1))
 
 
-def reward_to_go(
-    token_rewards: Float[Array, "*B T"],
-    mask: Bool[Array, "*B T"],
-    *,
-    discount: float = 1.0,
-) -> Float[Array, "*B T"]:
-    """The discounted sum of this and all later token rewards.
+def greedy_centred(
+    rewards: Float[Array, "*G K"], greedy: Float[Array, "*G"]
+) -> Float[Array, "*G K"]:
+    """Rewards less that of the greedy completion (ReMax).
 
-    ``G_t = Σ_{n≥t} γ^{n−t} r_n`` over unmasked positions; masked positions
-    inside a completion (a tool's tokens) are passed over without discount.
+    ``A_k = r_k − r(greedy)``. The baseline is a function of the prompt alone, so
+    the policy gradient is exactly that of the expected reward, with K = 1 too.
 
     Args:
-      token_rewards: ``[..., T]``.
-      mask: ``[..., T]``, True on generated tokens.
-      discount: γ in [0, 1].
+      rewards: ``[..., K]``, the K completions of one prompt last.
+      greedy: ``[...]``, the reward of each prompt's greedy completion.
 
     Returns:
-      ``[..., T]`` float32, zero where masked, without gradient.
+      ``[..., K]`` float32, without gradient.
 
-    Raises:
-      InputError: ``discount`` is outside [0, 1].
+    Reference:
+      Li et al., "ReMax", arXiv 2310.10505, eq. 6.
 
     Example:
-      >>> mask = jnp.array([True, True, False])
-      >>> print(reward_to_go(jnp.array([1.0, 2.0, 9.0]), mask))
-      [3. 2. 0.]
+      >>> print(greedy_centred(jnp.array([[1.0, 0.0]]), jnp.array([1.0])))
+      [[ 0. -1.]]
     """
-    if not 0 <= discount <= 1:
-        raise InputError(f"discount must be in [0, 1], got {discount}")
-    values = jax.lax.stop_gradient(reduce.masked(token_rewards, mask))
-    if discount == 1:
-        sums = jnp.flip(jnp.cumsum(jnp.flip(values, -1), axis=-1), -1)
-        return jnp.where(mask, sums, 0)
+    difference = rewards.astype(jnp.float32) - greedy.astype(jnp.float32)[..., None]
+    return jax.lax.stop_gradient(difference)
 
-    def earlier(later, here):
-        value, counts = here
-        total = jnp.where(counts, value + discount * later, later)
-        return total, jnp.where(counts, total, 0)
 
-    time_first = (jnp.moveaxis(values, -1, 0), jnp.moveaxis(mask, -1, 0))
-    start = jnp.zeros(values.shape[:-1], jnp.float32)
-    _, sums = jax.lax.scan(earlier, start, time_first, reverse=True)
-    return jnp.moveaxis(sums, 0, -1)
+def batch_standardised(
+    rewards: Float[Array, "G K"], *, eps: float = 1e-4, ddof: int = 1
+) -> Float[Array, "G K"]:
+    """Rewards less their group's mean, over the deviation of the whole batch.
+
+    ``A = (r − mean_group) / (std_batch + eps)``: one scale for all prompts, so that
+    the direction stays that of the centred rewards (TRL's ``scale_rewards=batch``).
+
+    Args:
+      rewards: ``[G, K]``, the K completions of one prompt last.
+      eps: added to the deviation; positive.
+      ddof: 1 for the sample deviation, 0 for the population's.
+
+    Returns:
+      ``[G, K]`` float32, without gradient.
+
+    Raises:
+      InputError: K is less than 2, ``eps`` is not positive, ``ddof`` not 0 or 1.
+
+    Reference:
+      Liu et al., "Part I: Tricks or traps?", arXiv 2508.08221, §4.
+
+    Example:
+      >>> rewards = jnp.array([[1.0, 0.0], [3.0, 3.0]])
+      >>> print(batch_standardised(rewards, ddof=0))
+      [[ 0.38487056 -0.38487056]
+       [ 0.          0.        ]]
+    """
+    _check_eps(eps)
+    _check_ddof(ddof)
+    centred = group_centred(rewards)
+    overall = jnp.std(jax.lax.stop_gradient(rewards.astype(jnp.float32)), ddof=ddof)
+    equal = jnp.ptp(rewards, axis=-1, keepdims=True) == 0
+    return jnp.where(equal, 0, centred / (overall + eps))
+
+
+def decoupled_standardised(
+    rewards: Float[Array, "G K R"], weights: Float[Array, " R"], *, eps: float = 1e-4
+) -> Float[Array, "G K"]:
+    """Several rewards, each standardised before they are added (GDPO).
+
+    Each reward is standardised within the group, the weighted sum over the batch:
+    rescaling one reward changes nothing, where the standardised sum would follow
+    the largest one.
+
+    Args:
+      rewards: ``[G, K, R]``, R rewards of each completion.
+      weights: ``[R]``.
+      eps: added to the deviations; positive.
+
+    Returns:
+      ``[G, K]`` float32, without gradient.
+
+    Raises:
+      InputError: K is less than 2 or ``eps`` is not positive.
+
+    Reference:
+      "GDPO: Group reward-decoupled normalization policy optimization",
+      arXiv 2601.05242.
+
+    Example:
+      >>> rewards = jnp.array([[[1.0, 10.0], [0.0, 0.0]], [[1.0, 0.0], [0.0, 0.0]]])
+      >>> print(decoupled_standardised(rewards, jnp.ones(2)))
+      [[ 1.0953741  -1.0953741 ]
+       [ 0.54765224 -0.54765224]]
+    """
+    apart = group_standardised(jnp.moveaxis(rewards, -1, 0), eps=eps)
+    weights = jax.lax.stop_gradient(weights.astype(jnp.float32))
+    summed = jnp.einsum("rgk,r->gk", apart, weights)
+    flat = group_standardised(summed.reshape(-1), eps=eps)
+    return flat.reshape(summed.shape)
+
+
+def hardness_scaled(
+    rewards: Float[Array, "*G K"], *, slope: float = -0.256, constant: float = 1.256
+) -> Float[Array, "*G K"]:
+    """Centred rewards, heavier for harder prompts (Confucius3-Math's PSHW).
+
+    ``A = (r − μ) · (slope · μ + constant)`` for rewards of ±1 with group mean μ.
+
+    Args:
+      rewards: ``[..., K]``, each −1 or 1.
+      slope: negative to favour prompts that are mostly failed.
+      constant: larger than ``|slope|``, so that no weight is negative.
+
+    Returns:
+      ``[..., K]`` float32, without gradient.
+
+    Raises:
+      InputError: K is less than 2 or ``constant`` is not above ``|slope|``.
+
+    Reference:
+      Wu et al., "Confucius3-Math", arXiv 2506.18330, policy-specific hardness
+      weighting.
+
+    Example:
+      >>> rewards = jnp.array([1.0, -1, -1, -1, -1, -1, -1, -1])
+      >>> print(hardness_scaled(rewards)[:2])
+      [ 2.5340002  -0.36200002]
+    """
+    if not constant > abs(slope):
+        raise InputError(
+            f"constant must be above |slope| for positive weights, got constant "
+            f"{constant} and slope {slope}"
+        )
+    centred = group_centred(rewards)
+    mean = _mean(at_least_two(rewards), None)
+    return centred * (slope * mean + constant)
+
+
+def best_less_second(rewards: Float[Array, "*G K"]) -> Float[Array, "*G K"]:
+    """Only the best completion gets an advantage: its lead over the second.
+
+    The leave-one-out form of the objective ``E max_k r_k`` (pass@K).
+
+    Args:
+      rewards: ``[..., K]``, the K completions of one prompt last.
+
+    Returns:
+      ``[..., K]`` float32, without gradient; of equal best ones, the first.
+
+    Raises:
+      InputError: K is less than 2.
+
+    Reference:
+      Tang et al., "Optimizing language models for inference time objectives",
+      arXiv 2503.19595 (verl's ``grpo_passk``).
+
+    Example:
+      >>> print(best_less_second(jnp.array([0.9, 0.5, 0.2, 0.1])))
+      [0.39999998 0.         0.         0.        ]
+    """
+    rewards = at_least_two(rewards)
+    top, index = jax.lax.top_k(rewards, 2)
+    position = jnp.broadcast_to(jnp.arange(rewards.shape[-1]), rewards.shape)
+    winner = position == index[..., :1]
+    return jnp.where(winner, top[..., :1] - top[..., 1:], 0)

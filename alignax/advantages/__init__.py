@@ -1,0 +1,116 @@
+"""How rewards become advantages: baselines, scales, credit and shaping.
+
+Advantages multiply a differentiated log-probability and carry no gradient of
+their own: every function here returns a stopped gradient.
+
+- ``shaping``, ``lengths``: rewards from rewards (several objectives, running scales,
+  overlong and history-aware lengths).
+- ``groups``, ``scales``: ``[..., K]`` rewards of a prompt's completions to
+  advantages.
+- ``credit``: from outcomes and values to tokens ``[..., T]``.
+- ``tokens``: token advantages that know the policy's entropy or the other rows.
+"""
+
+from alignax.advantages.credit import (
+    at_last_token,
+    gae,
+    kl_penalised,
+    last_value,
+    preference_token_rewards,
+    process_rewards,
+    reward_to_go,
+    smoothed,
+    whitened,
+)
+from alignax.advantages.groups import (
+    batch_standardised,
+    best_less_second,
+    decoupled_standardised,
+    greedy_centred,
+    group_centred,
+    group_standardised,
+    hardness_scaled,
+    leave_one_out,
+)
+from alignax.advantages.lengths import (
+    history_length_reward,
+    history_length_reward_linear,
+    history_update,
+    long_failure_multiplier,
+    overlong_penalty,
+)
+from alignax.advantages.scales import (
+    beta_normalised,
+    length_weighted_centred,
+    linear_decay,
+    pass_at_k_standardised,
+    pass_at_k_weights,
+    semantic_entropy,
+    semantic_entropy_scaled,
+    semantic_shannon_entropy,
+    token_group_standardised,
+)
+from alignax.advantages.shaping import (
+    Moments,
+    consistency_bonus,
+    contrastive_rewards,
+    moments_init,
+    moments_update,
+    multiplicative,
+    running_standardised,
+    weighted_sum,
+)
+from alignax.advantages.tokens import (
+    conflict_weights,
+    entropy_shaped,
+    exploration_advantages,
+    redistributed_advantages,
+    relative_entropy_level,
+)
+
+__all__ = [
+    "Moments",
+    "at_last_token",
+    "batch_standardised",
+    "best_less_second",
+    "beta_normalised",
+    "conflict_weights",
+    "consistency_bonus",
+    "contrastive_rewards",
+    "decoupled_standardised",
+    "entropy_shaped",
+    "exploration_advantages",
+    "gae",
+    "greedy_centred",
+    "group_centred",
+    "group_standardised",
+    "hardness_scaled",
+    "history_length_reward",
+    "history_length_reward_linear",
+    "history_update",
+    "kl_penalised",
+    "last_value",
+    "leave_one_out",
+    "length_weighted_centred",
+    "linear_decay",
+    "long_failure_multiplier",
+    "moments_init",
+    "moments_update",
+    "multiplicative",
+    "overlong_penalty",
+    "pass_at_k_standardised",
+    "pass_at_k_weights",
+    "preference_token_rewards",
+    "process_rewards",
+    "redistributed_advantages",
+    "relative_entropy_level",
+    "reward_to_go",
+    "running_standardised",
+    "semantic_entropy",
+    "semantic_entropy_scaled",
+    "semantic_shannon_entropy",
+    "smoothed",
+    "token_group_standardised",
+    "weighted_sum",
+    "whitened",
+]

@@ -1,0 +1,107 @@
+"""Policy-gradient surrogates: losses whose gradient is the update's direction.
+
+A composition is a log-ratio at a level, a rule and a token weight, then a reduction.
+
+- ``ratios``: token, sequence, geometric mean, mixtures, continuous tokens.
+- ``rules``, ``weights``: what becomes of a large ratio; each states its coefficient c.
+- ``corrections``: a sampler that disagrees with the trainer, and reports of it.
+- ``entropy``: entropy targets, covariances, entropy-adaptive bounds, masked policies.
+- ``terms``: what is added beside the clipped term.
+- ``value``: the critic's losses.
+"""
+
+from alignax.surrogates.corrections import (
+    Mismatch,
+    drifted,
+    geometric_weights,
+    mismatch,
+    sequence_keep,
+)
+from alignax.surrogates.entropy import (
+    adaptive_clip,
+    clip_cov_dropped,
+    covariances,
+    entropy_target_surrogate,
+    masked_policy_logits,
+)
+from alignax.surrogates.ratios import (
+    blind_mixture_logp,
+    clipped_log_ratio,
+    continuous_log_ratio,
+    geometric_log_ratio,
+    geometric_token_log_ratio,
+    log_ratio,
+    mixture_logp,
+    sequence_log_ratio,
+    token_gradient,
+)
+from alignax.surrogates.rules import (
+    clipped_surrogate,
+    dual_clip_surrogate,
+    policy_gradient_surrogate,
+    ppo_surrogate,
+    ratio_surrogate,
+)
+from alignax.surrogates.terms import (
+    forward_exploration_surrogate,
+    one_token_exact_surrogate,
+    one_token_rollout_surrogate,
+    pair_policy_surrogate,
+    product_of_experts_logits,
+)
+from alignax.surrogates.value import (
+    clipped_value_loss,
+    conservative_targets,
+    dueling_values,
+    huber_value_loss,
+    soft_minimum,
+)
+from alignax.surrogates.weights import (
+    cispo_surrogate,
+    masked_ratio_surrogate,
+    sapo_surrogate,
+    topr_surrogate,
+    vespo_surrogate,
+)
+
+__all__ = [
+    "Mismatch",
+    "adaptive_clip",
+    "blind_mixture_logp",
+    "cispo_surrogate",
+    "clip_cov_dropped",
+    "clipped_log_ratio",
+    "clipped_surrogate",
+    "clipped_value_loss",
+    "conservative_targets",
+    "continuous_log_ratio",
+    "covariances",
+    "drifted",
+    "dual_clip_surrogate",
+    "dueling_values",
+    "entropy_target_surrogate",
+    "forward_exploration_surrogate",
+    "geometric_log_ratio",
+    "geometric_token_log_ratio",
+    "geometric_weights",
+    "huber_value_loss",
+    "log_ratio",
+    "masked_policy_logits",
+    "masked_ratio_surrogate",
+    "mismatch",
+    "mixture_logp",
+    "one_token_exact_surrogate",
+    "one_token_rollout_surrogate",
+    "pair_policy_surrogate",
+    "policy_gradient_surrogate",
+    "ppo_surrogate",
+    "product_of_experts_logits",
+    "ratio_surrogate",
+    "sapo_surrogate",
+    "sequence_keep",
+    "sequence_log_ratio",
+    "soft_minimum",
+    "token_gradient",
+    "topr_surrogate",
+    "vespo_surrogate",
+]

@@ -1,0 +1,148 @@
+"""Sample arguments for ``alignax.surrogates``."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from alignax import surrogates
+from tests.row import Row
+
+KEYS = jax.random.split(jax.random.key(1), 6)
+LOGP, OLD, ADVANTAGES = (jax.random.normal(key, (8, 5)) for key in KEYS[:3])
+RATIOS = 0.4 * LOGP
+MASK = jnp.arange(5)[None] < jnp.array([5, 4, 3, 2, 1, 1, 2, 5])[:, None]
+LOGITS, LOGITS_OLD = (jax.random.normal(key, (8, 7)) for key in KEYS[3:5])
+LABELS = jax.random.randint(KEYS[5], (8,), 0, 7)
+
+
+def row(name, *args, bound=None, **kwargs):
+    fn = partial(getattr(surrogates, name), **(bound or {}))
+    return Row(name=f"surrogates.{name}", fn=fn, args=args, **kwargs)
+
+
+def masked(name, *args, **kwargs):
+    numbers = tuple(i for i, x in enumerate(args) if x.shape == MASK.shape)
+    return row(name, *args, MASK, mask=len(args), masked=numbers, **kwargs)
+
+
+def decision(name, *args, **kwargs):
+    """A row of a boolean function, as the table knows floats."""
+    made = masked(name, *args, grad=(), **kwargs)
+    return dataclasses.replace(made, fn=lambda *xs: made.fn(*xs).astype(jnp.float32))
+
+
+def rule(name, **bound):
+    return masked(name, RATIOS, ADVANTAGES, bound=bound)
+
+
+ROWS = [
+    masked("log_ratio", LOGP, OLD, grad=(0, 1)),
+    masked("sequence_log_ratio", RATIOS),
+    masked("geometric_log_ratio", RATIOS),
+    masked("geometric_token_log_ratio", RATIOS),
+    row("token_gradient", RATIOS, LOGP, grad=(1,)),
+    masked("clipped_log_ratio", RATIOS, ADVANTAGES),
+    Row(
+        name="surrogates.mixture_logp",
+        fn=lambda a, b, m: surrogates.mixture_logp(
+            jnp.stack([a, b]), jnp.array([1.0, 3.0]), m
+        ),
+        args=(LOGP, OLD, MASK),
+        grad=(),
+        mask=2,
+        masked=(0, 1),
+    ),
+    masked("blind_mixture_logp", -(OLD**2), grad=()),
+    Row(
+        name="surrogates.continuous_log_ratio",
+        fn=lambda a, b, m: surrogates.continuous_log_ratio(
+            jnp.stack([a, b], -1), jnp.stack([b, b], -1), m, root=True
+        ),
+        args=(LOGP, OLD, MASK),
+        mask=2,
+        masked=(0, 1),
+    ),
+    rule("policy_gradient_surrogate"),
+    rule("ratio_surrogate"),
+    rule("ppo_surrogate"),
+    masked("clipped_surrogate", LOGP, OLD, ADVANTAGES, grad=(0, 1, 2)),
+    rule("dual_clip_surrogate"),
+    rule("cispo_surrogate", clip_high=0.28),
+    rule("masked_ratio_surrogate"),
+    rule("topr_surrogate"),
+    rule("sapo_surrogate"),
+    rule("vespo_surrogate"),
+    masked("geometric_weights", LOGP, OLD, grad=()),
+    decision("sequence_keep", LOGP**2, bound={"low": 0.1, "high": 2.0}),
+    decision("drifted", LOGP, OLD, ADVANTAGES, bound={"threshold": 0.1}),
+    masked("mismatch", LOGP, OLD, grad=(), rowwise=False),
+    Row(
+        name="surrogates.entropy_target_surrogate",
+        fn=lambda h, m: surrogates.entropy_target_surrogate(
+            h, jnp.float32(0.7), m, target=0.5
+        ),
+        args=(LOGP**2, MASK),
+        mask=1,
+        masked=(0,),
+    ),
+    masked("covariances", LOGP, ADVANTAGES, grad=(), rowwise=False),
+    Row(
+        name="surrogates.clip_cov_dropped",
+        fn=lambda c, m: surrogates.clip_cov_dropped(
+            jax.random.key(0), c, m, low=0.0, fraction=0.2
+        ).astype(jnp.float32),
+        args=(ADVANTAGES, MASK),
+        rowwise=False,
+        grad=(),
+        mask=1,
+        masked=(0,),
+    ),
+    row("adaptive_clip", jnp.tanh(LOGP), grad=()),
+    # Masked logits are −inf; their law is what has a finite gradient.
+    Row(
+        name="surrogates.masked_policy_logits",
+        fn=lambda x, y: jax.nn.softmax(surrogates.masked_policy_logits(x, y, p=0.8)),
+        args=(LOGITS, LOGITS_OLD),
+    ),
+    Row(
+        name="surrogates.one_token_rollout_surrogate",
+        fn=lambda x, y: surrogates.one_token_rollout_surrogate(
+            jax.random.key(0), x, y, samples=4
+        ),
+        args=(LOGITS, LABELS),
+        rowwise=False,
+    ),
+    row("one_token_exact_surrogate", LOGITS, LABELS),
+    Row(
+        name="surrogates.forward_exploration_surrogate",
+        fn=lambda a, b, m: surrogates.forward_exploration_surrogate(
+            a, b, jnp.full(a.shape[:-1], 0.5), m
+        ),
+        args=(-(LOGP**2), -(OLD**2), MASK),
+        mask=2,
+        masked=(0, 1),
+        estimator=True,
+    ),
+    row(
+        "pair_policy_surrogate",
+        LOGP[:, :2],
+        OLD[:, :2],
+        ADVANTAGES[:, :2],
+        bound={"beta": 0.5},
+    ),
+    Row(
+        name="surrogates.product_of_experts_logits",
+        fn=lambda x, y: surrogates.product_of_experts_logits(
+            x, y[None], jnp.array([0.5])
+        ),
+        args=(LOGITS, LOGITS_OLD),
+        grad=(0, 1),
+    ),
+    masked("clipped_value_loss", LOGP, OLD, ADVANTAGES),
+    masked("huber_value_loss", LOGP, OLD, ADVANTAGES),
+    row("soft_minimum", LOGP, OLD, grad=(0, 1)),
+    row("dueling_values", LOGITS, LOGP[:, 0], bound={"temperature": 0.5}, grad=(0, 1)),
+    row("conservative_targets", LOGP[:, 0], LOGITS, LOGITS_OLD, LABELS > 3, grad=()),
+]
