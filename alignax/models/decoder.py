@@ -143,7 +143,9 @@ class RMSNorm(nnx.Module):
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
         wide = x.astype(jnp.float32)
         square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
-        normed = wide * jax.lax.rsqrt(square + self.eps)
+        # Not ``wide * rsqrt(...)``: of that, XLA's CPU backend (jaxlib 0.10.2)
+        # compiles the vmapped reverse pass wrongly.
+        normed = wide / jnp.sqrt(square + self.eps)
         scale = jnp.broadcast_to(self.scale[...], x.shape)
         return (normed * scale).astype(x.dtype)
 

@@ -113,8 +113,10 @@ def series(
             )
         at = sorted({r.settings[x] for r in rows})
         groups = [[getattr(r, y) for r in rows if r.settings[x] == v] for v in at]
-        columns = [[f(group) for group in groups] for f in (np.mean, min, max)]
-        result[report.name] = tuple(np.asarray(c, float) for c in (at, *columns))
+        mean, low, high = (
+            np.array([f(group) for group in groups]) for f in (np.mean, min, max)
+        )
+        result[report.name] = (np.array(at, float), mean, low, high)
     return result
 
 
