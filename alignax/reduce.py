@@ -168,3 +168,63 @@ def constant_length_mean(
         raise InputError(f"length must be a positive number of tokens, got {length}")
     numerator, sequences = sequence_mean_token_sum(values, mask)
     return numerator, sequences * length
+
+
+def group_tokens(mask: Bool[Array, "B T"], *, completions: int) -> Float[Array, " B"]:
+    """How many tokens each row's group has: the weight of ``group_token_mean``.
+
+    Taken over the whole batch, before it is split into microbatches.
+
+    Args:
+      mask: ``[B, T]``, True on generated tokens; a prompt's completions adjacent.
+      completions: K, which divides B.
+
+    Returns:
+      ``[B]`` float32.
+
+    Raises:
+      InputError: ``completions`` does not divide the rows.
+
+    Example:
+      >>> mask = jnp.array([[True, False], [True, True]])
+      >>> print(group_tokens(mask, completions=2))
+      [3. 3.]
+    """
+    rows = mask.shape[0]
+    if completions < 1 or rows % completions:
+        raise InputError(f"completions must divide the {rows} rows, got {completions}")
+    lengths = jnp.sum(mask, axis=-1, dtype=jnp.float32).reshape(-1, completions)
+    return jnp.repeat(jnp.sum(lengths, axis=-1), completions)
+
+
+def group_token_mean(
+    values: Float[Array, "B T"],
+    mask: Bool[Array, "B T"],
+    tokens: Float[Array, " B"],
+) -> Fraction:
+    """The mean over prompts of the token mean over each one's completions.
+
+    Σ_it l_it / N_group(i) over Σ_it 1 / N_group(i): both sums run over rows, so that
+    a group may be split among microbatches and devices.
+
+    Args:
+      values: ``[B, T]`` token losses.
+      mask: ``[B, T]``, True on generated tokens.
+      tokens: ``[B]``, N of each row's group, of ``group_tokens`` over the whole batch.
+
+    Returns:
+      numerator and denominator (prompts with a token), float32 scalars.
+
+    Reference:
+      Khatri et al., "The art of scaling reinforcement learning compute for LLMs",
+      arXiv 2510.13786, §3.2 (prompt-level averaging).
+
+    Example:
+      >>> mask = jnp.array([[True, False], [True, True]])
+      >>> tokens = group_tokens(mask, completions=2)
+      >>> print(*group_token_mean(jnp.ones((2, 2)), mask, tokens))
+      1.0 1.0
+    """
+    lengths = jnp.sum(mask, axis=-1, dtype=jnp.float32)
+    sums = divide(jnp.sum(masked(values, mask), axis=-1), tokens)
+    return jnp.sum(sums), jnp.sum(divide(lengths, tokens))

@@ -21,6 +21,24 @@ BATCH_REDUCTIONS = [
     (reduce.constant_length_mean, {"length": 7}),
 ]
 
+CONTROLLERS = {
+    "adaptive_kl": controllers.adaptive_kl(beta=0.2, target=1.0, horizon=100.0),
+    "pid_kl": controllers.pid_kl(beta=0.2, target=1.0, derivative=0.1),
+    "dual_ascent_kl": controllers.dual_ascent_kl(beta=0.2, target=1.0),
+    "scheduled": controllers.scheduled(controllers.linear(start=1.0, end=0.0, steps=4)),
+}
+SAFE = controllers.safe()
+
+
+def _controlled(controller, kl):
+    return controller.update(controller.init(), kl, 8).beta + 0 * kl
+
+
+def _float32_soup(x, y):
+    """A soup has its parameters' dtype; the table wants float32."""
+    return controllers.soup(x.astype(jnp.float32), y.astype(jnp.float32), weight=0.3)
+
+
 ROWS = [
     Row(
         name="numerics.exp_linear",
@@ -63,18 +81,99 @@ ROWS = [
         args=(logits,),
     ),
     Row(
+        name="reduce.group_tokens",
+        fn=partial(reduce.group_tokens, completions=2),
+        args=(mask,),
+        rowwise=False,
+        grad=(),
+    ),
+    Row(
+        name="reduce.group_token_mean",
+        fn=lambda v, m: reduce.group_token_mean(
+            v, m, reduce.group_tokens(m, completions=2)
+        ),
+        args=(values, mask),
+        rowwise=False,
+        mask=1,
+        masked=(0,),
+    ),
+    Row(
         name="controllers.fixed",
         fn=lambda x: controllers.fixed(beta=0.1).init().beta + x,
         args=(values,),
     ),
+    *(
+        Row(
+            name=f"controllers.{name}",
+            fn=partial(_controlled, controller),
+            args=(values[:, 0],),
+            grad=(),
+        )
+        for name, controller in CONTROLLERS.items()
+    ),
     Row(
-        name="controllers.adaptive_kl",
-        fn=lambda x: _controlled(x),
+        name="controllers.safe",
+        fn=lambda kl, entropy: SAFE.update(SAFE.init(), kl, entropy, kl)[:5],
+        args=(values[:, 0], others[:, 0] ** 2),
+        rowwise=False,
+        grad=(),
+    ),
+    Row(
+        name="controllers.entropy_gate", fn=controllers.entropy_gate, args=(values**2,)
+    ),
+    Row(
+        name="controllers.multipliers_init",
+        fn=lambda x: controllers.multipliers_init(8) + x,
         args=(values[:, 0],),
+        rowwise=False,
+        grad=(),
+    ),
+    Row(
+        name="controllers.multipliers_update",
+        fn=partial(controllers.multipliers_update, rate=0.5),
+        args=(values[:, 0] ** 2, others[:, 0], others[:, 1]),
+        rowwise=False,
+        grad=(),
+    ),
+    Row(
+        name="controllers.lagrangian_rewards",
+        fn=lambda r, c: controllers.lagrangian_rewards(r, c, jnp.ones(5)),
+        args=(values[:, 0], others),
+        grad=(),
+    ),
+    Row(
+        name="controllers.difficulty_weights",
+        fn=controllers.difficulty_weights,
+        args=(jax.nn.sigmoid(values),),
+        grad=(),
+    ),
+    Row(
+        name="controllers.difficulty_strength",
+        fn=partial(controllers.difficulty_strength, easy=1.0, hard=0.1),
+        args=(jax.nn.sigmoid(values),),
+        grad=(),
+    ),
+    Row(
+        name="controllers.entropy_init",
+        fn=lambda x: controllers.entropy_init().coefficient + x,
+        args=(values,),
+        grad=(),
+    ),
+    Row(
+        name="controllers.entropy_update",
+        fn=lambda h: (
+            controllers.entropy_update(
+                controllers.entropy_init(), h, target=0.2, step=0.1
+            ).coefficient
+        ),
+        args=(values,),
+        grad=(),
+    ),
+    Row(name="controllers.soup", fn=_float32_soup, args=(values, others), grad=(0, 1)),
+    Row(
+        name="controllers.linear",
+        fn=lambda x: controllers.linear(start=1.0, end=0.0, steps=4)(x),
+        args=(jnp.arange(8),),
+        grad=(),
     ),
 ]
-
-
-def _controlled(kl):
-    controller = controllers.adaptive_kl(beta=0.2, target=1.0, horizon=100.0)
-    return controller.update(controller.init(), kl, 8).beta
