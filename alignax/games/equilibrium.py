@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from alignax import divergences
 from alignax.divergences import Divergence
-from alignax.games.game import KL, Game, column
+from alignax.games.game import KL, Game, column, divergence_optimum
 from alignax.targets.samples import as_float
 from alignax.types import InputError
 
@@ -75,7 +74,7 @@ def _respond(div: Divergence, dual: Float[Array, " N"], logp_ref: Float[Array, "
         tilted = jnp.where(support, logp_ref, 0) + dual
         log_z = jax.nn.logsumexp(tilted, where=support)
         return jnp.where(support, tilted - log_z, -jnp.inf)
-    return divergences.regularised_optimum(div, dual, logp_ref, beta=1.0)[0]
+    return divergence_optimum(div, dual, logp_ref, beta=1.0)[0]
 
 
 def _response_jacobian(

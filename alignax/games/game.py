@@ -42,6 +42,25 @@ class Game(NamedTuple):
     beta: Leaf
 
 
+def divergence_optimum(
+    div: divergences.Divergence,
+    rewards: Float[Array, "*batch N"],
+    logp_ref: Float[Array, "*batch N"],
+    *,
+    beta: float | Float[Array, "*batch"],
+) -> tuple[Float[Array, "*batch N"], Float[Array, "*batch"]]:
+    """``log argmax_π ⟨r, π⟩ − β D(π‖ρ)`` and the value."""
+    # Fused with what computes them, rewards round differently from use to use; the
+    # optimum looks for the one that equals the largest, which is a literal 0 here.
+    possible = jnp.where(logp_ref > -jnp.inf, rewards, -jnp.inf)
+    index = jnp.argmax(possible, axis=-1)
+    top = jnp.take_along_axis(rewards, index[..., None], axis=-1)
+    best = jax.nn.one_hot(index, rewards.shape[-1], dtype=bool)
+    gaps = jnp.where(best, 0, rewards - top)
+    logp, _, value = divergences.regularised_optimum(div, gaps, logp_ref, beta=beta)
+    return logp, value + top[..., 0]
+
+
 def preference_matrix(
     model: Callable[[Any, Any], Num[Array, ""]], outcomes: Any
 ) -> Float[Array, "N N"]:
@@ -205,5 +224,4 @@ def best_response(
     if div == KL:
         logp, log_z = targets.posterior(logp_ref, rate, beta=beta)
         return logp, beta * log_z
-    logp, _, value = divergences.regularised_optimum(div, rate, logp_ref, beta=beta)
-    return logp, value
+    return divergence_optimum(div, rate, logp_ref, beta=beta)

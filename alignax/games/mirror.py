@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from alignax import divergences, logprobs, targets
-from alignax.games.game import Strength, column
+from alignax.games.game import Strength, column, divergence_optimum
 from alignax.targets.samples import as_float
 from alignax.types import InputError
 
@@ -162,7 +162,7 @@ def divergence_step(
     # Without mass, the slope is the least that gives none.
     dual = jnp.where(alive, div.f_prime(l), div.slopes[0])
     rewards = (dual + column(eta, payoff) * payoff) / (1 + column(eta * beta, payoff))
-    return divergences.regularised_optimum(div, rewards, logp_ref, beta=1.0)[0]
+    return divergence_optimum(div, rewards, logp_ref, beta=1.0)[0]
 
 
 def log_barrier_step(

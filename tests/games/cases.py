@@ -9,6 +9,7 @@ from scipy.optimize import linprog
 
 from alignax import games
 
+solve = jax.jit(games.regularised_equilibrium)
 x64 = functools.partial(jax.enable_x64, True)
 
 RPS = np.array([[0.5, 0, 1], [1, 0.5, 0], [0, 1, 0.5]])

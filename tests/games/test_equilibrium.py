@@ -27,6 +27,7 @@ from tests.games.cases import (
     kl,
     nash,
     random_games,
+    solve,
     x64,
 )
 
@@ -157,7 +158,6 @@ SOLVED = [
     ),
 ]
 
-solve = jax.jit(games.regularised_equilibrium)
 residual = jax.jit(games.equilibrium_residual)
 
 
