@@ -163,10 +163,11 @@ ROWS = [
         name="controllers.entropy_update",
         fn=lambda h: (
             controllers.entropy_update(
-                controllers.entropy_init(), h, target=0.2, step=0.1
+                controllers.entropy_init(), jnp.mean(h), target=0.2, step=0.1
             ).coefficient
         ),
         args=(values,),
+        rowwise=False,
         grad=(),
     ),
     Row(name="controllers.soup", fn=_float32_soup, args=(values, others), grad=(0, 1)),

@@ -12,6 +12,8 @@ REDUCTIONS = {
     "sequence_mean_token_sum": reduce.sequence_mean_token_sum,
     "constant_length_mean": lambda v, m: reduce.constant_length_mean(v, m, length=8),
 }
+# What a row carries of its group, where the rows are split.
+GROUPED = {"group_token_mean": lambda v, m, n: reduce.group_token_mean(v, m, n)}
 # The worked example of the reference notes, A15: completions of 2 and 6 tokens.
 VALUES = jnp.array([[2.0, 2.0, 9.0, 9.0, 9.0, 9.0], [-1.0] * 6])
 MASK = jnp.array([[True] * 2 + [False] * 4, [True] * 6])
@@ -32,18 +34,19 @@ def test_worked_example(name, expected):
     )
 
 
-@pytest.mark.parametrize("name", REDUCTIONS)
+@pytest.mark.parametrize("name", [*REDUCTIONS, *GROUPED])
 def test_split_batch_has_the_gradient_of_the_whole(name):
     key = jax.random.key(0)
     values = jax.random.normal(key, (8, 6))
     mask = jnp.arange(6)[None] < jnp.array([1, 2, 6, 3, 0, 4, 6, 1])[:, None]
+    # Groups of four, split into parts of two rows.
+    tokens = reduce.group_tokens(mask, completions=4)
 
     def loss(values, parts):
+        rows = zip(*(jnp.split(x, parts) for x in (values, mask, tokens)), strict=True)
         pairs = [
-            REDUCTIONS[name](v, m)
-            for v, m in zip(
-                jnp.split(values, parts), jnp.split(mask, parts), strict=True
-            )
+            GROUPED[name](*row) if name in GROUPED else REDUCTIONS[name](*row[:2])
+            for row in rows
         ]
         return reduce.divide(sum(p[0] for p in pairs), sum(p[1] for p in pairs))
 
@@ -91,3 +94,18 @@ def test_divide_by_nothing_is_zero_with_zero_gradient():
 def test_length_must_be_positive():
     with pytest.raises(InputError, match=r"length .* got 0"):
         reduce.constant_length_mean(VALUES, MASK, length=0)
+
+
+def test_group_mean_is_the_mean_over_prompts():
+    values = jnp.array([[1.0, 1.0], [4.0, 9.0], [5.0, 9.0], [9.0, 9.0]])
+    mask = jnp.array([[1, 1], [1, 0], [1, 0], [0, 0]]) > 0
+    tokens = reduce.group_tokens(mask, completions=2)
+    mean = reduce.divide(*reduce.group_token_mean(values, mask, tokens))
+    np.testing.assert_allclose(mean, (6 / 3 + 5) / 2, rtol=1e-6)
+    # A prompt without a token does not count.
+    mask = mask.at[2:].set(False)
+    tokens = reduce.group_tokens(mask, completions=2)
+    mean = reduce.divide(*reduce.group_token_mean(values, mask, tokens))
+    np.testing.assert_allclose(mean, 2, rtol=1e-6)
+    with pytest.raises(InputError, match=r"completions .* got 3"):
+        reduce.group_tokens(mask, completions=3)

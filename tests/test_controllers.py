@@ -1,0 +1,185 @@
+"""Controllers: worked numbers, convergence on a plant, state in a checkpoint."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alignax import controllers
+from alignax.types import InputError
+
+
+def close(actual, expected, tolerance=2e-6):
+    np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+MAKERS = {
+    "adaptive_kl": lambda: controllers.adaptive_kl(beta=0.2, target=2.0, horizon=500.0),
+    "pid_kl": lambda: controllers.pid_kl(beta=0.2, target=2.0),
+    "dual_ascent_kl": lambda: controllers.dual_ascent_kl(beta=0.2, target=2.0),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_a_plant_is_held_at_its_target(name):
+    """KL = 1/β as of a Gaussian optimum: the fixed point is β = 1/target."""
+    controller = MAKERS[name]()
+
+    @jax.jit
+    def run(state):
+        def one(state, _):
+            return controller.update(state, 1 / state.beta, 64), state.beta
+
+        return jax.lax.scan(one, state, length=400)[0]
+
+    close(run(controller.init()).beta, 0.5, 1e-2)
+
+
+def test_integral_does_not_wind_up():
+    """At a bound the sum stands still, so that β comes back at once."""
+    controller = controllers.pid_kl(beta=1.0, target=1.0, bounds=(0.5, 2.0))
+    update = jax.jit(controller.update, static_argnums=2)
+    state = controller.init()
+    for _ in range(60):
+        state = update(state, jnp.float32(9.0), 1)
+    assert state.beta == 2
+    assert state.integral < 10
+    for _ in range(8):
+        state = update(state, jnp.float32(0.0), 1)
+    assert state.beta < 2
+
+
+def test_schedule_counts():
+    controller = controllers.scheduled(
+        controllers.linear(start=5e-3, end=1e-3, steps=4)
+    )
+    state = controller.init()
+    betas = [float(state.beta)]
+    for _ in range(6):
+        state = controller.update(state, jnp.float32(0), 1)
+        betas.append(float(state.beta))
+    close(betas, [5e-3, 4e-3, 3e-3, 2e-3, 1e-3, 1e-3, 1e-3], 1e-5)
+
+
+def test_safe_worked_numbers():
+    """Divergences reference 8.a: PID outputs 0, .01764, .01478; k_s = .40951."""
+    controller = controllers.safe(limits=(1e-6, 10.0))
+    state, outputs = controller.init(), []
+    for reward in (0.0, 1.0, 1.0):
+        before = state
+        state = controller.update(state, jnp.float32(0), jnp.float32(1), reward)
+        if int(before.count):
+            change = state.error - before.error
+            outputs.append(0.3 * state.error + 0.01 * state.integral + 0.05 * change)
+    close(outputs, [0.01764, 0.01478], 1e-5)
+
+    controller, state = controllers.safe(), None
+    state = controller.init()
+    for _ in range(5):
+        state = controller.update(state, 1.0, 0.5, 0.0)
+    close(state.kl, 0.40951, 1e-5)
+    # Warming up the threshold is .45: no penalty yet.
+    assert state.beta == 0
+    assert controller.penalty(state, 0.5) == 0
+    close(controllers.entropy_gate(jnp.float32(0.5)), 3.333333)
+    for _ in range(10):
+        state = controller.update(state, 1.0, 0.5, 0.0)
+    excess = float(state.kl) - 0.45
+    # The PID has a drift of −.001 of its own.
+    close(state.beta, 0.2 * excess * 3.333333, 5e-3)
+    close(controller.penalty(state, 0.5), 0.1 * excess**2 * 3.333333, 5e-3)
+
+
+def test_multipliers_solve_a_constrained_problem():
+    """max x + y with x ≤ .3, y ≤ .7 against −½x² −½y²: λ = (1 − .3, 1 − .7)."""
+    limits = jnp.array([0.3, 0.7])
+
+    @jax.jit
+    def run(multipliers):
+        def one(multipliers, _):
+            best = 1 - multipliers
+            return controllers.multipliers_update(
+                multipliers, best, limits, rate=0.3
+            ), None
+
+        return jax.lax.scan(one, multipliers, length=100)[0]
+
+    close(run(controllers.multipliers_init(2)), [0.7, 0.3], 1e-4)
+    # A satisfied constraint has no price; an infeasible one a finite one.
+    costs, limits = jnp.array([0.0, 1e9]), jnp.array([1.0, 0.0])
+    state = controllers.multipliers_update(jnp.zeros(2), costs, limits, rate=1.0)
+    close(state, [0, 100])
+    rewards = controllers.lagrangian_rewards(jnp.ones(1), jnp.ones((1, 2)), state)
+    assert np.isfinite(rewards).all()
+
+
+@pytest.mark.parametrize(
+    ("difficulty", "weight"),
+    [
+        (0.125, 0.907310),
+        (0.25, 0.869804),
+        (0.5, 0.743119),
+        (0.75, 0.493165),
+        (0.875, 0.288077),
+        (0.0, 1.0),
+        (1.0, 1.0),
+    ],
+)
+def test_difficulty_weights_worked_numbers(difficulty, weight):
+    """APO's DADS, reference B4."""
+    close(controllers.difficulty_weights(jnp.float32(1 - difficulty)), weight, 1e-5)
+
+
+def test_entropy_coefficient_moves_towards_its_target():
+    state = controllers.entropy_init()
+    for entropy, expected in (
+        (0.1, 0.01),
+        (0.1, 0.02),
+        (0.5, 0.01),
+        (0.5, 0.0),
+        (0.5, 0),
+    ):
+        state = controllers.entropy_update(
+            state, jnp.float32(entropy), target=0.2, step=0.01
+        )
+        close(state.coefficient, expected)
+
+
+def test_soup_of_logits_is_a_geometric_mixture():
+    """SALSA and ReMix, divergences reference 9.a: the sum of two KLs is one KL to
+    the soup, up to a constant."""
+    first, second = jnp.log(jnp.array([[0.6, 0.3, 0.1], [0.2, 0.3, 0.5]]))
+    soup = jax.nn.softmax(controllers.soup(first, second))
+    close(soup, [0.3981648, 0.3448209, 0.2570143], 1e-6)
+    policy = jnp.array([0.5, 0.3, 0.2])
+
+    def kl(reference):
+        return jnp.sum(policy * (jnp.log(policy) - jnp.log(reference)))
+
+    both = (kl(jnp.exp(first)) + kl(jnp.exp(second))) / 2
+    close(both - kl(soup), 0.13924257, 1e-5)
+    tree = {"w": first.astype(jnp.bfloat16)}
+    assert controllers.soup(tree, tree, weight=0.9)["w"].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: controllers.pid_kl(beta=1.0, target=0.0),
+        lambda: controllers.pid_kl(beta=1e3, target=1.0),
+        lambda: controllers.dual_ascent_kl(beta=1.0, target=1.0, rate=0.0),
+        lambda: controllers.linear(start=0.0, end=1.0, steps=0),
+        lambda: controllers.safe(threshold=0.0),
+        lambda: controllers.multipliers_init(0),
+        lambda: controllers.multipliers_update(*[jnp.ones(1)] * 3, rate=0.0),
+        lambda: controllers.entropy_init(coefficient=-1.0),
+        lambda: controllers.entropy_update(
+            controllers.entropy_init(), jnp.float32(0), target=0.1, step=0.0
+        ),
+        lambda: controllers.difficulty_strength(jnp.ones(1), easy=-1.0, hard=0.0),
+        lambda: controllers.soup(jnp.ones(1), jnp.ones(1), weight=2.0),
+    ],
+)
+def test_bad_arguments_are_named(call):
+    with pytest.raises(InputError, match="got"):
+        call()
