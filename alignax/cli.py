@@ -20,6 +20,7 @@ Config = TypeVar("Config")
 EXPERIMENTS = {
     "grpo_arithmetic": "GRPO on generated sums, with the frontier: needs nothing",
     "grpo_gsm8k": "GRPO on GSM8K, from a Hugging Face folder or from scratch",
+    "nash": "preference games: every solver, then language models that play one",
 }
 PACKAGES = (
     "jax",
