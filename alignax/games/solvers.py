@@ -272,7 +272,7 @@ def proximal_point(*, eta: Rate) -> Solver:
       eta: step size.
 
     Returns:
-      a ``Solver``; its inner games ask for many win rates, counted as none.
+      a ``Solver``; the win rates of its inner games are not counted.
 
     Raises:
       InputError: ``eta`` is not positive.
@@ -299,9 +299,8 @@ def proximal_point(*, eta: Rate) -> Solver:
 def sppo(*, eta: Rate) -> Solver:
     """SPPO: multiplicative weights in self-play, ``π_{t+1} ∝ π_t e^{ηP(·≻π_t)}``.
 
-    No regularisation: the *average* of the policies has exploitability at most
-    ``log N / (ηT) + η/8`` from the uniform law, the last one moves away from an
-    interior equilibrium.
+    No regularisation. From the uniform law the *average* policy has exploitability at
+    most ``log N / (ηT) + η/8``; the last one leaves an interior equilibrium.
 
     Args:
       eta: step size; 1/β of the authors' code.
