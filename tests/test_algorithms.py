@@ -1,0 +1,313 @@
+"""Every composition: against updates written by hand, split in four, and degenerate."""
+
+import ast
+import functools
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alignax import algorithms, reduce
+
+G, K, T = 4, 4, 5
+B = G * K
+KEYS = jax.random.split(jax.random.key(0), 12)
+OLD, REF, BEHAVIOUR = (-0.1 - jax.random.exponential(key, (B, T)) for key in KEYS[:3])
+LOGP = OLD + 0.3 * jax.random.normal(KEYS[3], (B, T))
+ENTROPY = jax.random.exponential(KEYS[4], (B, T))
+MASK = jnp.arange(T)[None] < jax.random.randint(KEYS[5], (B, 1), 1, T + 1)
+# A group of each kind: mixed, mixed, all wrong, all right.
+REWARDS = jnp.array([[1.0, 0, 0, 1], [0, 0, 1, 0], [0] * 4, [1] * 4])
+ROOT = Path(__file__).parent.parent
+ALGORITHMS = {
+    f"{key}{f' ({name})' if name else ''}": algorithm
+    for key, method in algorithms.METHODS.items()
+    if method.algorithm
+    for name, algorithm in {"": method.algorithm, **method.variants}.items()
+}
+
+
+def scored(rewards=REWARDS, mask=MASK, **changes):
+    leaves = {
+        "rewards": rewards,
+        "mask": mask,
+        "logp_old": OLD,
+        "logp_behaviour": BEHAVIOUR,
+        "logp_ref": REF,
+        "entropy": ENTROPY,
+        "tokens": jax.random.randint(KEYS[6], (B, T), 0, 3),
+        "greedy": jnp.array([1.0, 0, 0, 1]),
+        "values": jax.random.normal(KEYS[7], (B, T)),
+        "finished": jnp.arange(B) % 3 > 0,
+        "history": jnp.array([2.0, jnp.inf, 3.0, 4.0]),
+        "confidence": jax.random.uniform(KEYS[8], (G, K)),
+        "clusters": jax.random.randint(KEYS[9], (G, K), 0, 3),
+        "demonstrated": jnp.arange(B) % K == K - 1,
+        "roll_in": jnp.arange(T)[None] < (jnp.arange(B) % 3 == 0)[:, None],
+        "key": KEYS[10],
+    }
+    return algorithms.Scored(**{**leaves, **changes})
+
+
+def fraction(algorithm, logp, entropy, rows):
+    values = algorithms.losses(algorithm, logp, entropy, rows)
+    return algorithms.reduced(algorithm, values, rows)
+
+
+def loss(algorithm, logp, entropy, rows):
+    return reduce.divide(*fraction(algorithm, logp, entropy, rows))
+
+
+@functools.cache
+def compiled(name):
+    """Value and gradient of a batch, and the gradient of it in four parts."""
+    algorithm = ALGORITHMS[name]
+
+    @jax.jit
+    def run(logp, entropy, data):
+        rows = algorithms.prepare(algorithm, data)
+        whole = jax.value_and_grad(functools.partial(loss, algorithm))(
+            logp, entropy, rows
+        )
+
+        # Strided, as ``pipeline.update`` splits: groups are torn apart.
+        def parts(x):
+            return x.reshape(B // 4, 4, *x.shape[1:]).swapaxes(0, 1)
+
+        def split(logp):
+            leaves = jax.tree.map(parts, (logp, entropy, rows))
+            pairs = jax.vmap(functools.partial(fraction, algorithm))(*leaves)
+            return reduce.divide(*map(jnp.sum, pairs))
+
+        return whole, jax.grad(split)(logp), rows
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        # The variants' pieces are the methods' own, in another order.
+        pytest.param(name, marks=[pytest.mark.slow] if "(" in name else [])
+        for name in ALGORITHMS
+    ],
+)
+def test_every_composition(name):
+    """A batch in four has the gradient of the whole; nothing reaches masked tokens;
+    degenerate batches teach nothing and give no NaN."""
+    run = compiled(name)
+    (value, gradient), split, rows = run(LOGP, ENTROPY, scored())
+    assert np.isfinite(value)
+    assert np.abs(gradient).sum() > 0
+    np.testing.assert_array_equal(np.asarray(gradient)[~np.asarray(rows.mask)], 0)
+    np.testing.assert_allclose(split, gradient, rtol=2e-4, atol=1e-7)
+
+    nothing = jnp.zeros_like(MASK)
+    (value, gradient), _, _ = run(LOGP, ENTROPY, scored(mask=nothing))
+    assert value == 0
+    assert not gradient.any()
+
+    one_empty = MASK.at[0].set(False)
+    one_token = jnp.broadcast_to(jnp.arange(T)[None] < 1, MASK.shape)
+    drift = jnp.where(jnp.arange(B)[:, None] % 2 == 0, 50.0, -50.0)
+    for logp, data in (
+        (LOGP, scored(mask=one_empty)),
+        (LOGP, scored(mask=one_token)),
+        (LOGP, scored(rewards=1e6 * REWARDS)),
+        (OLD + drift, scored()),
+        (
+            jnp.where(MASK, LOGP, jnp.nan),
+            scored(logp_old=jnp.where(MASK, OLD, jnp.nan)),
+        ),
+    ):
+        (value, gradient), _, _ = run(logp, ENTROPY, data)
+        assert np.isfinite(value)
+        assert np.isfinite(gradient).all()
+
+
+def poisoned(x):
+    return jnp.where(MASK, x, jnp.nan)
+
+
+EQUAL_MEANS_NOTHING = [
+    "grpo (TRL default)",
+    "dr_grpo",
+    "dapo",
+    "dual_clip",
+    "gspo",
+    "gmpo",
+    "cispo",
+    "sapo",
+    "vespo",
+    "bnpo",
+    "pass_at_k",
+    "seed_grpo",
+    "clip_cov",
+    "hapo",
+    "d3s",
+    "online_difficulty",
+    "eighty_twenty",
+    "opo",
+    "gpg",
+    "tis",
+    "opsm",
+]
+
+
+@pytest.mark.parametrize("name", EQUAL_MEANS_NOTHING)
+def test_equal_rewards_have_no_gradient(name):
+    rewards = jnp.broadcast_to(jnp.array([[0.0], [1.0], [1.0], [0.0]]), (G, K))
+    algorithm = ALGORITHMS[name]
+    if name == "dapo":
+        assert not algorithms.prepare(algorithm, scored(rewards=rewards)).mask.any()
+    (_, gradient), _, _ = compiled(name)(LOGP, ENTROPY, scored(rewards=rewards))
+    np.testing.assert_allclose(gradient, 0, atol=1e-6)
+
+
+m = np.asarray(MASK)
+n = m.sum(1, keepdims=True)
+r = np.exp(np.where(m, np.float64(LOGP) - np.float64(OLD), 0))
+R = np.float64(REWARDS)
+lengths = n.reshape(G, K)
+
+
+def standardised(rewards):
+    deviation = rewards.std(1, ddof=1, keepdims=True)
+    return np.where(
+        deviation > 0,
+        (rewards - rewards.mean(1, keepdims=True)) / (deviation + 1e-4),
+        0,
+    )
+
+
+def ppo(a, high=0.2):
+    return r * a * ~(((a > 0) & (r > 1 + high)) | ((a < 0) & (r < 0.8)))
+
+
+def column(x):
+    return np.asarray(x).reshape(B, 1)
+
+
+def grpo_by_hand():
+    a = column(standardised(R))
+    x = np.where(m, np.float64(LOGP) - np.float64(REF), 0)
+    # ∇(e^{−x} − 1 + x) = 1 − e^{−x}; the policy descends it.
+    return (ppo(a) - 0.04 * (1 - np.exp(-x))) / (B * n)
+
+
+def dapo_by_hand():
+    # Five tokens at the most: one of them is the buffer.
+    penalty = -np.clip(lengths - (T - 1), 0, 1)
+    kept = column(np.repeat((R.mean(1, keepdims=True) % 1 > 0), K, 1))
+    a = column(standardised(R + penalty))
+    return ppo(a, 0.28) * kept / (m * kept).sum()
+
+
+def rloo_by_hand():
+    gap = np.where(m, np.float64(OLD) - np.float64(REF), 0).sum(1).reshape(G, K)
+    shaped = R - 0.05 * gap
+    a = K / (K - 1) * (shaped - shaped.mean(1, keepdims=True))
+    return column(a) / B
+
+
+def gpg_by_hand():
+    return column(R - R.mean(1, keepdims=True)) / 0.5 / m.sum()
+
+
+def remax_by_hand():
+    a = R - np.array([[1.0], [0], [0], [1]])
+    return (column(a) - 0.05 * (np.float64(OLD) - np.float64(REF))) / m.sum()
+
+
+def tis_by_hand():
+    weight = np.minimum(np.exp(np.float64(OLD) - np.float64(BEHAVIOUR)), 2)
+    return weight * ppo(column(standardised(R))) / m.sum()
+
+
+def rl_plus_by_hand():
+    old, new = np.exp(np.float64(OLD)), np.exp(np.float64(LOGP))
+    shown = (np.arange(B) % K == K - 1)[:, None]
+    own = R[:, : K - 1].mean(1, keepdims=True)
+    a = column(R - own)
+    explored = a * np.sqrt(1 - old)
+    mixture = 2 * new / (old + (old + 1) / 2)
+    return np.where(shown, mixture * explored, new / old * a) / (B * T)
+
+
+BY_HAND = {
+    "grpo": grpo_by_hand,
+    "dapo": dapo_by_hand,
+    "rloo": rloo_by_hand,
+    "gpg": gpg_by_hand,
+    "remax": remax_by_hand,
+    "tis": tis_by_hand,
+    "rl_plus": rl_plus_by_hand,
+}
+
+
+@pytest.mark.parametrize("name", BY_HAND)
+def test_updates_by_hand(name):
+    """The paper's update as one NumPy formula, nothing of the package in it."""
+    (_, gradient), _, _ = compiled(name)(LOGP, ENTROPY, scored())
+    expected = -np.where(m, BY_HAND[name](), 0)
+    np.testing.assert_allclose(gradient, expected, rtol=3e-5, atol=1e-7)
+
+
+def test_luspo_is_gspo_without_the_length():
+    gradients = [
+        np.asarray(compiled(name)(LOGP, ENTROPY, scored())[0][1])
+        for name in ("gspo", "gspo (LUSPO)")
+    ]
+    np.testing.assert_allclose(gradients[1], n * gradients[0], rtol=1e-5, atol=1e-8)
+
+
+def test_two_gspo_forms_have_one_gradient():
+    gradients = [
+        np.asarray(compiled(name)(LOGP, ENTROPY, scored())[0][1])
+        for name in ("gspo", "gspo (GSPO token)")
+    ]
+    np.testing.assert_allclose(*gradients, rtol=1e-5, atol=1e-8)
+
+
+def test_stored_rows_are_only_regularised():
+    """DPH-RL: the reference's completions move the policy by the divergence alone."""
+    _, _, rows = compiled("dph_rl")(LOGP, ENTROPY, scored())
+    stored = np.arange(B) % K == K - 1
+    assert not np.asarray(rows.weights)[stored].any()
+    np.testing.assert_array_equal(np.asarray(rows.share), stored)
+    (_, gradient), _, _ = compiled("dph_rl")(LOGP, ENTROPY, scored())
+    # KL(ρ‖π) on ρ's tokens: the gradient of f(u) = u − 1 − log u is u − 1.
+    u = np.exp(np.float64(LOGP) - np.float64(REF))
+    kept = np.asarray(rows.mask)
+    expected = 0.05 * (u - 1) * kept / kept.sum()
+    np.testing.assert_allclose(
+        np.asarray(gradient)[stored], expected[stored], rtol=1e-4, atol=1e-7
+    )
+
+
+def test_text_in_context_is_off_policy():
+    """TriMPI: ratios are to what sampled, so only those of other laws differ from 1."""
+    behaviour = jnp.where((jnp.arange(B) % K < 2)[:, None], OLD, BEHAVIOUR)
+    _, _, rows = compiled("trimpi")(OLD, ENTROPY, scored(logp_behaviour=behaviour))
+    ratio = np.asarray(rows.logp_old) - np.where(m, OLD, 0)
+    assert not ratio[np.arange(B) % K < 2].any()
+    assert np.abs(ratio[np.arange(B) % K >= 2]).max() > 0.1
+
+
+@pytest.mark.parametrize("key", algorithms.METHODS)
+def test_the_check_exists(key):
+    file, function = algorithms.METHODS[key].check.split("::")
+    tree = ast.parse((ROOT / file).read_text())
+    assert function in {x.name for x in tree.body if isinstance(x, ast.FunctionDef)}
+
+
+def test_document_is_the_table():
+    import importlib.util
+
+    path = ROOT / "docs" / "generate_algorithms.py"
+    spec = importlib.util.spec_from_file_location("generate_algorithms", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert (ROOT / "docs" / "algorithms.md").read_text() == module.text()
