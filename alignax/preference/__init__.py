@@ -1,0 +1,269 @@
+"""Learning from preferences: a loss is a margin, a link and a noise.
+
+>>> import jax.numpy as jnp
+>>> from alignax import preference as pf
+>>> pair = pf.Pair(*jnp.array([-10.0, -12.0, -11.0, -11.5, 5.0, 6.0]))
+>>> margin = 0.1 * pf.log_ratio_margin(pair)           # how far apart
+>>> loss = pf.label_smoothed(pf.logistic, margin, noise=0.1)  # of which labels
+>>> print(loss == pf.cdpo(pair, beta=0.1, noise=0.1))  # its name
+True
+
+=================  =============================================================
+file               holds
+=================  =============================================================
+``pairs``          ``Pair``: whole-completion log-probabilities and lengths
+``margins``        implicit rewards under any divergence, reference-free, a token
+``tokens``         margins and rewards that look inside a completion
+``links``          logistic, squared, hinge, exponential …
+``noise``          wrong, soft and counted labels; relabelling by reward
+``named``          losses by their names; others are ``reference_free``, ``anchored``
+``catalogue``      ``LOSSES``, and the peers' loss types: ``TRL``, ``TUNIX``
+``unpaired``       single completions: KTO, BCO, APO; SePPO
+``listwise``       more than two candidates
+``contrastive``    CoPG: any two scored samples
+``collection``     pairs from scored samples; rejection sampling, best of n
+``sampling``       online and offline sampling on the same loss
+``information``    differential information; SFT as reward learning
+``reward_models``  losses of reward models; ``ensembles`` of them, reports
+=================  =============================================================
+"""
+
+from alignax.preference.anchored import (
+    apo_down,
+    apo_zero_pair,
+    bco_pair,
+    kto_pair,
+    nca,
+    sppo_hard,
+    tpo,
+)
+from alignax.preference.catalogue import (
+    LOSSES,
+    TRL,
+    TUNIX,
+)
+from alignax.preference.collection import (
+    best_and_worst,
+    best_of_n_estimate,
+    rejection_law,
+    rejection_sample,
+)
+from alignax.preference.contrastive import (
+    copg,
+    copg_group,
+)
+from alignax.preference.ensembles import (
+    Agreement,
+    agreement,
+    ensemble_mean,
+    ensemble_uncertain,
+    ensemble_worst,
+    mix_objectives,
+    pairwise_agreement,
+    standardise,
+)
+from alignax.preference.information import (
+    differential_entropy,
+    differential_information,
+    divergence_sft,
+    optimal_rejected,
+)
+from alignax.preference.links import (
+    blended,
+    exponential,
+    hinge,
+    logistic,
+    reverse_cross_entropy,
+    smooth_hinge,
+    squared,
+)
+from alignax.preference.listwise import (
+    plackett_luce,
+    top_choice,
+)
+from alignax.preference.margins import (
+    average_margin,
+    charged_margin,
+    divergence_margin,
+    implicit_reward,
+    log_ratio_margin,
+    normalised_margin,
+    odds_margin,
+    policy_margin,
+    power_margin,
+)
+from alignax.preference.named import (
+    aot,
+    aot_unpaired,
+    cdpo,
+    chi_po,
+    discopop,
+    dpo,
+    exo,
+    f_dpo,
+    hinge_dpo,
+    ipo,
+    ipo_averaged,
+    ln_dpo,
+    rdpo,
+    rpo,
+)
+from alignax.preference.noise import (
+    beta_smoothed,
+    debiased,
+    label_smoothed,
+    reward_relabelled,
+    soft_labelled,
+)
+from alignax.preference.pairs import (
+    Pair,
+    average_logps,
+    log_ratios,
+    pair_from_tokens,
+)
+from alignax.preference.reference_free import (
+    alpha_po,
+    cpo,
+    orpo,
+    sft,
+    simpo,
+    slic,
+)
+from alignax.preference.reward_models import (
+    binary_feedback_loss,
+    bradley_terry_loss,
+    preference_model_loss,
+    process_reward_loss,
+    process_score,
+    ties_loss,
+)
+from alignax.preference.sampling import (
+    descend,
+    expected_loss,
+)
+from alignax.preference.tokens import (
+    activation_weights,
+    learned_weights,
+    on_policy_weight,
+    segment_margin,
+    sequence_forward_kl,
+    sparse_score,
+    tail_discounted_logp,
+    tdpo1_margin,
+    tdpo2_margin,
+    token_rewards,
+)
+from alignax.preference.unpaired import (
+    RewardShift,
+    apo_zero,
+    bco,
+    kto,
+    kto_anchor,
+    reward_shift_init,
+    reward_shift_update,
+    seppo,
+)
+
+__all__ = [
+    "LOSSES",
+    "TRL",
+    "TUNIX",
+    "Agreement",
+    "Pair",
+    "RewardShift",
+    "activation_weights",
+    "agreement",
+    "alpha_po",
+    "aot",
+    "aot_unpaired",
+    "apo_down",
+    "apo_zero",
+    "apo_zero_pair",
+    "average_logps",
+    "average_margin",
+    "bco",
+    "bco_pair",
+    "best_and_worst",
+    "best_of_n_estimate",
+    "beta_smoothed",
+    "binary_feedback_loss",
+    "blended",
+    "bradley_terry_loss",
+    "cdpo",
+    "charged_margin",
+    "chi_po",
+    "copg",
+    "copg_group",
+    "cpo",
+    "debiased",
+    "descend",
+    "differential_entropy",
+    "differential_information",
+    "discopop",
+    "divergence_margin",
+    "divergence_sft",
+    "dpo",
+    "ensemble_mean",
+    "ensemble_uncertain",
+    "ensemble_worst",
+    "exo",
+    "expected_loss",
+    "exponential",
+    "f_dpo",
+    "hinge",
+    "hinge_dpo",
+    "implicit_reward",
+    "ipo",
+    "ipo_averaged",
+    "kto",
+    "kto_anchor",
+    "kto_pair",
+    "label_smoothed",
+    "learned_weights",
+    "ln_dpo",
+    "log_ratio_margin",
+    "log_ratios",
+    "logistic",
+    "mix_objectives",
+    "nca",
+    "normalised_margin",
+    "odds_margin",
+    "on_policy_weight",
+    "optimal_rejected",
+    "orpo",
+    "pair_from_tokens",
+    "pairwise_agreement",
+    "plackett_luce",
+    "policy_margin",
+    "power_margin",
+    "preference_model_loss",
+    "process_reward_loss",
+    "process_score",
+    "rdpo",
+    "rejection_law",
+    "rejection_sample",
+    "reverse_cross_entropy",
+    "reward_relabelled",
+    "reward_shift_init",
+    "reward_shift_update",
+    "rpo",
+    "segment_margin",
+    "seppo",
+    "sequence_forward_kl",
+    "sft",
+    "simpo",
+    "slic",
+    "smooth_hinge",
+    "soft_labelled",
+    "sparse_score",
+    "sppo_hard",
+    "squared",
+    "standardise",
+    "tail_discounted_logp",
+    "tdpo1_margin",
+    "tdpo2_margin",
+    "ties_loss",
+    "token_rewards",
+    "top_choice",
+    "tpo",
+]

@@ -1,0 +1,126 @@
+"""The named losses as data: ours, and every ``loss_type`` of the peers' trainers."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from jaxtyping import Array
+
+from alignax.preference import unpaired
+from alignax.preference.anchored import (
+    apo_down,
+    apo_zero_pair,
+    bco_pair,
+    kto_pair,
+    nca,
+    sppo_hard,
+    tpo,
+)
+from alignax.preference.links import squared
+from alignax.preference.margins import average_margin
+from alignax.preference.named import (
+    Losses,
+    aot,
+    aot_unpaired,
+    cdpo,
+    chi_po,
+    discopop,
+    dpo,
+    exo,
+    hinge_dpo,
+    ipo,
+    ipo_averaged,
+    ln_dpo,
+    rdpo,
+    rpo,
+)
+from alignax.preference.pairs import Pair, per_token
+from alignax.preference.reference_free import (
+    alpha_po,
+    cpo,
+    orpo,
+    sft,
+    simpo,
+    slic,
+)
+
+# ``loss(pair, beta=...) -> [...]``; what else a method takes is bound as in its paper.
+LOSSES: dict[str, Callable[..., Array]] = {
+    "dpo": dpo,
+    "chi_po": partial(chi_po, reward_range=1.0),
+    "cdpo": partial(cdpo, noise=0.1),
+    "rdpo": partial(rdpo, noise=0.1),
+    "ipo": ipo,
+    "ipo_averaged": ipo_averaged,
+    "hinge_dpo": hinge_dpo,
+    "slic": slic,
+    "ln_dpo": ln_dpo,
+    "simpo": partial(simpo, gamma=0.5),
+    "alpha_po": partial(alpha_po, alpha=0.25, gamma=0.5),
+    "cpo": cpo,
+    "orpo": orpo,
+    "rpo": partial(rpo, eta=0.005),
+    "exo": exo,
+    "nca": nca,
+    "bco": bco_pair,
+    "kto": kto_pair,
+    "sppo_hard": sppo_hard,
+    "apo_zero": apo_zero_pair,
+    "apo_down": apo_down,
+    "discopop": discopop,
+    "aot": aot,
+    "aot_unpaired": aot_unpaired,
+}
+
+
+def _ipo_policy(pair: Pair, *, beta: float) -> Losses:
+    """CPO's and TPO's ``ipo``: mean log-probabilities, no reference."""
+    return squared(average_margin(pair), target=1 / (2 * beta))
+
+
+def _and_sft(loss: Callable[..., Array], pair: Pair, *, beta, alpha, **more):
+    """Beside the likelihood of the preferred completion, as in CPO."""
+    return loss(pair, beta=beta, **more) + alpha * sft(pair)
+
+
+def _and_gold(
+    loss: Callable[..., Array], pair: Pair, logp, length, *, beta, alpha, **more
+):
+    """Beside the likelihood of a third completion, as in TPO."""
+    return loss(pair, beta=beta, **more) - alpha * per_token(logp, length)
+
+
+# Every ``loss_type`` of the peers' trainers, by trainer and name.
+TRL: dict[str, Callable[..., Any]] = {
+    "dpo/sigmoid": dpo,
+    "dpo/hinge": hinge_dpo,
+    "dpo/ipo": ipo_averaged,
+    "dpo/exo_pair": exo,
+    "dpo/nca_pair": nca,
+    "dpo/robust": rdpo,
+    "dpo/bco_pair": bco_pair,
+    "dpo/sppo_hard": sppo_hard,
+    "dpo/aot": aot,
+    "dpo/aot_unpaired": aot_unpaired,
+    "dpo/apo_zero": apo_zero_pair,
+    "dpo/apo_down": apo_down,
+    "dpo/discopop": discopop,
+    "dpo/sft": sft,
+    "dpo/sigmoid_norm": ln_dpo,
+    "online_dpo/sigmoid": dpo,
+    "online_dpo/ipo": ipo,
+    "cpo/sigmoid": cpo,
+    "cpo/hinge": partial(_and_sft, slic),
+    "cpo/ipo": partial(_and_sft, _ipo_policy),
+    "cpo/simpo": partial(_and_sft, simpo),
+    "cpo/alphapo": partial(_and_sft, alpha_po),
+    "tpo/sigmoid": tpo,
+    "tpo/hinge": partial(_and_gold, slic),
+    "tpo/ipo": partial(_and_gold, _ipo_policy),
+    "tpo/tpo-l": partial(_and_gold, simpo),
+    "orpo": orpo,
+    "kto/kto": unpaired.kto,
+    "kto/apo_zero_unpaired": unpaired.apo_zero,
+    "bco": unpaired.bco,
+}
+TUNIX: dict[str, Callable[..., Any]] = {"dpo": cdpo, "orpo": orpo}

@@ -1,0 +1,397 @@
+"""Inside a completion: scores that see each token's law, token masks and rewards.
+
+A score is what stands in for ``log π/ρ`` in a margin. A margin is
+``score(w) − score(l)``.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from alignax import divergences as dv
+from alignax import logprobs, reduce
+from alignax.preference._checks import Strength, not_negative
+from alignax.preference.pairs import Pair, log_ratios
+from alignax.targets.samples import as_float
+from alignax.types import InputError
+
+
+def sequence_forward_kl(
+    logits: Float[Array, "*batch T V"],
+    logits_ref: Float[Array, "*batch T V"],
+    mask: Bool[Array, "*batch T"],
+) -> Float[Array, "*batch"]:
+    """TDPO's ``D(y) = Σ_t KL(ρ(·|y_<t) ‖ π(·|y_<t))`` along a completion.
+
+    Args:
+      logits: ``[..., T, V]`` of the policy.
+      logits_ref: ``[..., T, V]`` of the reference, held fixed.
+      mask: ``[..., T]``, True on the completion's tokens.
+
+    Returns:
+      ``[...]`` in nats.
+
+    Reference:
+      Zeng et al., "Token-level direct preference optimization", arXiv 2404.11999,
+      eq. 13.
+
+    Example:
+      >>> logits, mask = jnp.array([[0.0, 0.0]]), jnp.array([True])
+      >>> print(sequence_forward_kl(logits, logits, mask))
+      0.0
+    """
+    # Whatever stands at masked positions, NaN included, must not meet a softmax.
+    counted = mask[..., None]
+    logits = jnp.where(counted, logits, 0)
+    logits_ref = jax.lax.stop_gradient(jnp.where(counted, logits_ref, 0))
+    kl = dv.exact(dv.forward_kl(), logits, logits_ref)
+    return jnp.sum(reduce.masked(kl, mask), axis=-1)
+
+
+def tdpo1_margin(
+    pair: Pair, kl_w: Float[Array, "*batch"], kl_l: Float[Array, "*batch"]
+) -> Float[Array, "*batch"]:
+    """``h − (D(l) − D(w))``: the margin that a token-level Bradley-Terry model has.
+
+    Args:
+      pair: of ``[...]``.
+      kl_w: ``[...]``, ``sequence_forward_kl`` along the preferred completions.
+      kl_l: ``[...]`` along the others.
+
+    Returns:
+      ``[...]``, without β.
+
+    Reference:
+      Zeng et al., arXiv 2404.11999, eq. 14.
+
+    Example:
+      >>> pair = Pair(*jnp.array([-1.0, -3.0, -2.0, -2.0, 1.0, 1.0]))
+      >>> print(tdpo1_margin(pair, *jnp.array([0.5, 1.0])))
+      1.5
+    """
+    u, v = log_ratios(pair)
+    return (u - v) - (as_float(kl_l) - as_float(kl_w))
+
+
+def tdpo2_margin(
+    pair: Pair,
+    kl_w: Float[Array, "*batch"],
+    kl_l: Float[Array, "*batch"],
+    *,
+    alpha: float = 0.5,
+) -> Float[Array, "*batch"]:
+    """``h − α (D(l) − sg D(w))``: the preferred side's KL moves nothing.
+
+    Args:
+      pair: of ``[...]``.
+      kl_w: ``[...]``, ``sequence_forward_kl`` along the preferred completions.
+      kl_l: ``[...]`` along the others.
+      alpha: weight of the KL terms, not negative.
+
+    Returns:
+      ``[...]``, without β.
+
+    Raises:
+      InputError: ``alpha`` is negative.
+
+    Reference:
+      Zeng et al., arXiv 2404.11999, eq. 16.
+
+    Example:
+      >>> pair = Pair(*jnp.array([-1.0, -3.0, -2.0, -2.0, 1.0, 1.0]))
+      >>> print(tdpo2_margin(pair, *jnp.array([0.5, 1.0])))
+      1.75
+    """
+    not_negative(alpha=alpha)
+    u, v = log_ratios(pair)
+    return (u - v) - alpha * (as_float(kl_l) - jax.lax.stop_gradient(as_float(kl_w)))
+
+
+def sparse_score(
+    logp: Float[Array, "*batch T"],
+    logp_ref: Float[Array, "*batch T"],
+    kl: Float[Array, "*batch T"],
+    reward_weights: Float[Array, "*batch T"],
+    kl_weights: Float[Array, "*batch T"],
+    mask: Bool[Array, "*batch T"],
+) -> Float[Array, "*batch"]:
+    """SparsePO's ``Σ_t m^u_t log π_t/ρ_t + m^d_t KL(ρ_t‖π_t)`` of one completion.
+
+    Weights of 1 make the margin TDPO1's; ``m^d = 0`` makes it DPO's. Those of
+    ``learned_weights`` are trained with the policy, with an L1 penalty beside the loss;
+    all at 0 is a degenerate optimum. Those of ``activation_weights`` are fixed.
+
+    Args:
+      logp: ``[..., T]`` of the taken tokens.
+      logp_ref: ``[..., T]``, held fixed.
+      kl: ``[..., T]``, ``divergences.exact(forward_kl(), logits, logits_ref)``.
+      reward_weights: ``[..., T]``, m^u.
+      kl_weights: ``[..., T]``, m^d; the same array for common weights.
+      mask: ``[..., T]``, True on the completion's tokens.
+
+    Returns:
+      ``[...]``, without β.
+
+    Reference:
+      Christopoulou et al., "SparsePO: controlling preference alignment of LLMs via
+      sparse token masks", arXiv 2410.05102, eq. 6.
+
+    Example:
+      >>> logp, ones, mask = -jnp.ones(2), jnp.ones(2), jnp.array([True, False])
+      >>> print(sparse_score(logp, 2 * logp, ones, ones, 0.5 * ones, mask))
+      1.5
+    """
+    logp_ref = jax.lax.stop_gradient(logp_ref)
+    # Before they are multiplied: 0 times what padding holds may be NaN.
+    logp, logp_ref, kl, up, down = (
+        reduce.masked(x, mask) for x in (logp, logp_ref, kl, reward_weights, kl_weights)
+    )
+    return jnp.sum(up * (logp - logp_ref) + down * kl, axis=-1)
+
+
+def learned_weights(
+    hidden: Float[Array, "*batch L T D"],
+    weights: Float[Array, "L D"],
+    biases: Float[Array, " L"],
+    mixing: Float[Array, " L"],
+) -> Float[Array, "*batch T"]:
+    """SparsePO's trained token weights, from the policy's hidden states.
+
+    ``relu(Σ_ℓ a_ℓ relu(w_ℓ · LN(h_ℓ) + b_ℓ))``. Start from positive biases and mixing:
+    where all are cut off there is no gradient.
+
+    Args:
+      hidden: ``[..., L, T, D]`` of L layers; L = 1 for the last one alone.
+      weights: ``[L, D]``.
+      biases: ``[L]``.
+      mixing: ``[L]``, a.
+
+    Returns:
+      ``[..., T]``, not negative.
+
+    Reference:
+      Christopoulou et al., arXiv 2410.05102, §3.2.
+
+    Example:
+      >>> hidden = jnp.array([[[1.0, 3.0]]])
+      >>> one = jnp.ones(1)
+      >>> print(learned_weights(hidden, jnp.zeros((1, 2)), one, 2 * one))
+      [2.]
+    """
+    hidden = as_float(hidden)
+    centred = hidden - jnp.mean(hidden, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+    normed = centred / jnp.sqrt(variance + 1e-5)
+    layers = jnp.einsum("...ltd,ld->...lt", normed, as_float(weights))
+    bias = jnp.expand_dims(as_float(biases)[:, None], range(layers.ndim - 2))
+    active = jax.nn.relu(layers + bias)
+    return jax.nn.relu(jnp.einsum("...lt,l->...t", active, as_float(mixing)))
+
+
+def activation_weights(
+    hidden_ref: Float[Array, "*batch L T D"], mask: Bool[Array, "*batch T"]
+) -> Float[Array, "*batch T"]:
+    """SparsePO's fixed token weights (MaPO), from the reference's activations.
+
+    In each layer the mean activation of a token is standardised over the completion
+    and stretched to [0, 1]; the layers are averaged.
+
+    Args:
+      hidden_ref: ``[..., L, T, D]`` of the reference; no gradient.
+      mask: ``[..., T]``, True on the completion's tokens.
+
+    Returns:
+      ``[..., T]`` in [0, 1]; 0 where masked, and where all tokens are alike.
+
+    Reference:
+      Christopoulou et al., arXiv 2410.05102, §3.1.
+
+    Example:
+      >>> hidden = jnp.array([[[0.0], [1.0], [4.0], [9.0]]])
+      >>> print(activation_weights(hidden, jnp.array([True, True, True, False])))
+      [0.   0.25 1.   0.  ]
+    """
+    counted = mask[..., None, :]
+    hidden = jnp.where(counted[..., None], jax.lax.stop_gradient(hidden_ref), 0)
+    # To standardise first would not change what is stretched to [0, 1].
+    means = jnp.mean(as_float(hidden), axis=-1)
+    high = jnp.max(means, axis=-1, keepdims=True, where=counted, initial=-jnp.inf)
+    low = jnp.min(means, axis=-1, keepdims=True, where=counted, initial=jnp.inf)
+    some = high > low
+    stretched = (means - jnp.where(some, low, 0)) / jnp.where(some, high - low, 1)
+    return jnp.mean(jnp.where(counted & some, stretched, 0), axis=-2)
+
+
+def tail_discounted_logp(
+    logp: Float[Array, "*batch T"],
+    mask: Bool[Array, "*batch T"],
+    length_other: Float[Array, "*batch"],
+    *,
+    alpha: float,
+) -> Float[Array, "*batch"]:
+    """LD-DPO's log-probability: what goes beyond the other's length counts α.
+
+    Use it for policy and reference alike, on both sides of a pair.
+
+    Args:
+      logp: ``[..., T]`` of the taken tokens.
+      mask: ``[..., T]``, True on the completion's tokens.
+      length_other: ``[...]``, tokens of the other completion.
+      alpha: weight of the tail, in [0, 1].
+
+    Returns:
+      ``[...]``.
+
+    Raises:
+      InputError: ``alpha`` is not in [0, 1].
+
+    Reference:
+      Liu et al., "Length desensitization in direct preference optimization",
+      arXiv 2409.06411, eq. 11.
+
+    Example:
+      >>> logp, mask = -jnp.ones(4), jnp.array([True, True, True, False])
+      >>> print(tail_discounted_logp(logp, mask, jnp.array(1.0), alpha=0.5))
+      -2.0
+    """
+    if not 0 <= alpha <= 1:
+        raise InputError(f"alpha must be in [0, 1], got {alpha}")
+    place = jnp.cumsum(mask, axis=-1)
+    weights = jnp.where(place <= length_other[..., None], 1.0, alpha)
+    return jnp.sum(weights * reduce.masked(logp, mask), axis=-1)
+
+
+def on_policy_weight(
+    logits: Float[Array, "*batch T V"],
+    tokens: Int[Array, "*batch T"],
+    mask: Bool[Array, "*batch T"],
+) -> Float[Array, "*batch"]:
+    """WPO's weight of a completion: how much the policy itself would write it.
+
+    ``exp(mean_t [log π(y_t) − log Σ_v π(v)²])``. A pair's loss is weighted by the
+    product of its two.
+
+    Value: 1 on average for a policy's own tokens, far less for others'.
+    Gradient: none; the result is stopped.
+
+    Args:
+      logits: ``[..., T, V]`` of the policy.
+      tokens: ``[..., T]``.
+      mask: ``[..., T]``, True on the completion's tokens.
+
+    Returns:
+      ``[...]``, 1 for an empty completion.
+
+    Reference:
+      Zhou et al., "WPO: enhancing RLHF with weighted preference optimization",
+      arXiv 2406.11827, eq. 8.
+
+    Example:
+      >>> mask, token = jnp.array([True]), jnp.array([0])
+      >>> print(on_policy_weight(jnp.zeros((1, 4)), token, mask).round(4))
+      1.0
+    """
+    logits = jnp.where(mask[..., None], jax.lax.stop_gradient(logits), 0)
+    logp = logprobs.log_softmax(logits)
+    taken = jnp.take_along_axis(logp, tokens[..., None], axis=-1)[..., 0]
+    alike = jax.nn.logsumexp(2 * logp, axis=-1)
+    total = jnp.sum(reduce.masked(taken - alike, mask), axis=-1)
+    length = jnp.sum(mask, axis=-1, dtype=jnp.float32)
+    return jnp.exp(reduce.divide(total, length))
+
+
+def token_rewards(
+    logp_dpo: Float[Array, "*batch T"],
+    logp_ref: Float[Array, "*batch T"],
+    logp: Float[Array, "*batch T"],
+    rewards: Float[Array, "*batch"],
+    mask: Bool[Array, "*batch T"],
+    *,
+    beta_dpo: Strength = 0.05,
+    beta_kl: Strength = 0.01,
+    clip: float = 0.05,
+) -> Float[Array, "*batch T"]:
+    """RTO's dense rewards: what a DPO-trained policy says of each token.
+
+    ``clip(β₁ log π_dpo/ρ, ±c) − β₂ log π/ρ``, and the completion's reward on its last
+    token. For ``π_dpo ∝ ρ e^{r/β₁}`` the first term telescopes to ``r − V(x)``: it is
+    shaping by a potential, and changes no optimum.
+
+    Value: a reward a token, for GAE.
+    Gradient: none; the result is stopped.
+
+    Args:
+      logp_dpo: ``[..., T]`` of the taken tokens under the DPO-trained policy.
+      logp_ref: ``[..., T]`` under the reference.
+      logp: ``[..., T]`` under the policy.
+      rewards: ``[...]`` of the completions, scaled.
+      mask: ``[..., T]``, True on the completion's tokens.
+      beta_dpo: β₁.
+      beta_kl: β₂.
+      clip: c, positive; ``inf`` for the unclipped reward.
+
+    Returns:
+      ``[..., T]``, 0 where masked.
+
+    Raises:
+      InputError: ``clip`` is not positive.
+
+    Reference:
+      Zhong et al., "DPO meets PPO: reinforced token optimization for RLHF",
+      arXiv 2404.18922, eq. 4.7.
+
+    Example:
+      >>> zero, mask = jnp.zeros(3), jnp.array([True, True, False])
+      >>> print(token_rewards(zero + 0.5, zero, zero, jnp.array(1.0), mask))
+      [0.025 1.025 0.   ]
+    """
+    if not clip > 0:
+        raise InputError(f"clip must be positive, got {clip}")
+    logp_dpo, logp_ref, logp = (
+        reduce.masked(x, mask) for x in (logp_dpo, logp_ref, logp)
+    )
+    dense = jnp.clip(beta_dpo * (logp_dpo - logp_ref), -clip, clip)
+    dense = dense - beta_kl * (logp - logp_ref)
+    count = jnp.cumsum(mask, axis=-1)
+    last = mask & (count == count[..., -1:])
+    end = jnp.where(last, as_float(rewards)[..., None], 0)
+    return jax.lax.stop_gradient(reduce.masked(dense + end, mask))
+
+
+def segment_margin(
+    margins: Float[Array, "*batch S"],
+    average_margins: Float[Array, "*batch S"],
+    *,
+    sensitivity: float = 1.0,
+    amplitude: float = 0.5,
+) -> Float[Array, "*batch"]:
+    """Fine-grained DPO: segments' margins, the clearer ones weighing more.
+
+    ``Σ_s (1 + a (2 w_s − 1)) h_s`` with ``w = softmax(λ Δ)`` over the segments, such as
+    description and reasoning. The weights are differentiated, as Tunix has them.
+
+    Args:
+      margins: ``[..., S]``, ``log_ratio_margin`` of each segment.
+      average_margins: ``[..., S]``, Δ: ``average_margin`` of each segment.
+      sensitivity: λ, not negative.
+      amplitude: a, in [0, 1]; 0 adds the segments up, which is DPO.
+
+    Returns:
+      ``[...]``, without β.
+
+    Raises:
+      InputError: ``sensitivity`` is negative or ``amplitude`` not in [0, 1].
+
+    Reference:
+      Tunix, ``FDPOTrainer``, which gives no paper.
+
+    Example:
+      >>> print(segment_margin(jnp.array([1.0, 2.0]), jnp.zeros(2)))
+      3.0
+    """
+    not_negative(sensitivity=sensitivity)
+    if not 0 <= amplitude <= 1:
+        raise InputError(f"amplitude must be in [0, 1], got {amplitude}")
+    share = jax.nn.softmax(sensitivity * as_float(average_margins), axis=-1)
+    scale = 1 + amplitude * (2 * share - 1)
+    return jnp.sum(scale * as_float(margins), axis=-1)
