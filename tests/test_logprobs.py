@@ -237,7 +237,8 @@ def test_memory_and_work_of_the_gradient():
     assert -(-151_936 // block) == steps
     assert 1.3 <= once * steps <= 1.35
     # That the count is of one block: a vocabulary of three has the same.
-    _, few = compiled_at(total_logp, vocabulary=3 * block)
+    blocks = functools.partial(total_logp, block_size=block)
+    _, few = compiled_at(blocks, vocabulary=3 * block)
     np.testing.assert_allclose(once * 151_936, few * 3 * block, rtol=0.05)
     plain_memory, plain_work = compiled_at(
         lambda h, w, t: jnp.sum(logprobs.token_logp(h @ w.T, t))

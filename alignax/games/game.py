@@ -31,7 +31,7 @@ class Game(NamedTuple):
     ``P_β(π ≻ π') = P(π ≻ π') − β D(π‖ρ) + β D(π'‖ρ)``, with the KL for D unless a
     function is given another divergence. Its symmetric equilibrium is unique.
 
-    Attributes:
+    Args:
       preference: ``[..., N, N]``, P; see ``preference_matrix``.
       logp_ref: ``[..., N]``, the reference's log-probabilities.
       beta: ``[...]`` or a number, strength of the regularisation.
