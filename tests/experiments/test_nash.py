@@ -73,10 +73,8 @@ def test_everything_is_written(tmp_path):
 
 @pytest.mark.slow
 def test_reward_model_collapses_and_nash_holds_the_mixture():
-    """At a tenth of the size, the direction of the experiment's finding."""
-    config = dataclasses.replace(
-        TINY, steps=400, batch=32, evaluations=20, hidden_size=16, learning_rate=4e-3
-    )
+    """The direction of the report's finding, on two seeds: one letter, or several."""
+    config = Texts(seeds=2, steps=1000, learning_rate=3e-3, evaluations=50)
     results = nash_texts.train(config, seed=0)
 
     def late(name, key):
@@ -85,9 +83,9 @@ def test_reward_model_collapses_and_nash_holds_the_mixture():
     def share(name):
         return results[name]["masses"][:, -5:, :3].max(-1).mean()
 
-    assert share("reward model") > 0.75
+    assert share("reward model") > 0.95
     for name in ("Nash-MD-PG", "Nash-MP", "IPO-MD"):
-        assert share(name) < share("reward model") - 0.1
+        assert share(name) < 0.8
         assert late(name, "kl") < late("reward model", "kl") / 2
 
 
