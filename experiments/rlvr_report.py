@@ -31,8 +31,9 @@ def markdown(task: str, results: dict[str, Any], absent: dict[str, Any]) -> str:
         "# Every method on one task\n\n",
         f"{task}\n\n",
         f"{config['seeds']} seeds, {config['steps']} rollouts of "
-        f"{config['prompts']} sums × {config['completions']} completions, {config['updates']} updates each. Means "
-        "(standard error over seeds); KL and entropy in nats a completion, length in "
+        f"{config['prompts']} sums × {config['completions']} completions, "
+        f"{config['updates']} updates each. Means (standard error over "
+        "seeds); KL and entropy in nats a completion, length in "
         "tokens, all exact on "
         f"{config['held_out']} held-out sums. Made by\n\n"
         "    python -m experiments.rlvr --out runs/rlvr --report docs/rlvr.md\n\n",
