@@ -78,16 +78,16 @@ def _ipo_policy(pair: Pair, *, beta: float) -> Losses:
     return squared(average_margin(pair), target=1 / (2 * beta))
 
 
-def _and_sft(loss: Callable[..., Array], pair: Pair, *, beta, alpha, **more):
+def _and_sft(loss: Callable[..., Array], pair: Pair, *, beta, weight, **more):
     """Beside the likelihood of the preferred completion, as in CPO."""
-    return loss(pair, beta=beta, **more) + alpha * sft(pair)
+    return loss(pair, beta=beta, **more) + weight * sft(pair)
 
 
 def _and_gold(
-    loss: Callable[..., Array], pair: Pair, logp, length, *, beta, alpha, **more
+    loss: Callable[..., Array], pair: Pair, logp, length, *, beta, weight, **more
 ):
     """Beside the likelihood of a third completion, as in TPO."""
-    return loss(pair, beta=beta, **more) - alpha * per_token(logp, length)
+    return loss(pair, beta=beta, **more) - weight * per_token(logp, length)
 
 
 # Every ``loss_type`` of the peers' trainers, by trainer and name.

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from alignax import divergences as dv
 from alignax import logprobs, reduce
 from alignax.preference._checks import Strength, not_negative
 from alignax.preference.pairs import Pair, log_ratios
@@ -44,7 +43,10 @@ def sequence_forward_kl(
     counted = mask[..., None]
     logits = jnp.where(counted, logits, 0)
     logits_ref = jax.lax.stop_gradient(jnp.where(counted, logits_ref, 0))
-    kl = dv.exact(dv.forward_kl(), logits, logits_ref)
+    logp, logq = logprobs.log_softmax(logits), logprobs.log_softmax(logits_ref)
+    possible = logq > -jnp.inf
+    gap = jnp.where(possible, logq, 0) - jnp.where(possible, logp, 0)
+    kl = jnp.sum(jnp.exp(logq) * gap, axis=-1)
     return jnp.sum(reduce.masked(kl, mask), axis=-1)
 
 
