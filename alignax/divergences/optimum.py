@@ -85,10 +85,12 @@ def _optimum(
     beta: Float[Array, "*batch"],
     support: Bool[Array, "*batch K"],
 ) -> tuple[Float[Array, "*batch K"], Float[Array, "*batch"], Float[Array, "*batch"]]:
-    top = jnp.max(jnp.where(support, rewards, -jnp.inf), axis=-1)
-    top = jnp.where(jnp.isneginf(top), 0, top)
-    gaps = jnp.where(support, (rewards - top[..., None]) / beta[..., None], 0)
-    best = support & _first(support & (gaps == 0))
+    best = _best(rewards, support)
+    top = jnp.sum(jnp.where(best, rewards, 0), axis=-1)
+    # Rewards computed in the same program may round differently from use to use:
+    # the best one's gap is 0 by its place, and no gap is above.
+    gaps = jnp.minimum((rewards - top[..., None]) / beta[..., None], 0)
+    gaps = jnp.where(support & ~best, gaps, 0)
     if div.log_inverse is None:
         log_ratio, slope = _linear_programme(div, gaps, logp_ref, support, best)
     else:
@@ -105,6 +107,14 @@ def _optimum(
     # Without a candidate everything is 0.
     multiplier = jnp.where(support.any(-1), top - beta * slope, 0)
     return logp, multiplier, gain - beta * cost
+
+
+def _best(
+    rewards: Float[Array, "*batch K"], support: Bool[Array, "*batch K"]
+) -> Bool[Array, "*batch K"]:
+    """Where the first of the highest rewards is; nowhere without a candidate."""
+    index = jnp.argmax(jnp.where(support, rewards, -jnp.inf), axis=-1)
+    return support & jax.nn.one_hot(index, rewards.shape[-1], dtype=bool)
 
 
 def _first(x: Bool[Array, "*batch K"]) -> Bool[Array, "*batch K"]:
@@ -160,8 +170,7 @@ def _optimum_jvp(div, primals, tangents):
     tiny = jnp.finfo(pi.dtype).tiny
     if div.log_inverse is None:
         # Only the best candidate's mass gives way; the multiplier hangs on it.
-        top = jnp.max(rewards, axis=-1, keepdims=True, where=support, initial=-jnp.inf)
-        moves = _first(alive & (rewards == top))
+        moves = alive & _best(rewards, support)
         rate, share = jnp.zeros_like(pi), moves.astype(pi.dtype)
         pull = jnp.zeros_like(multiplier)
     else:

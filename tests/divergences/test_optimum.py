@@ -349,3 +349,21 @@ def test_beta_must_be_positive():
     )
     with pytest.raises(InputError, match="beta"):
         call(beta=0.0)
+
+
+def test_rewards_computed_in_the_same_program():
+    """XLA recomputes such rewards with other roundings: the best one is found by its
+    place, not by being equal to the highest."""
+    ref = jnp.log(jnp.array([0.2, 0.5, 0.3]))
+    many = jnp.asarray(np.random.default_rng(0).random((200, 3)))
+    with x64():
+        ref, many = (jnp.asarray(x, jnp.float64) for x in (ref, many))
+        div = dv.pearson()
+
+        def optimum(p, q):
+            rewards = (div.f_prime(p - ref) + 0.5 * q) / 1.15
+            return jnp.exp(dv.regularised_optimum(div, rewards, ref, beta=1.0)[0])
+
+        compiled = jax.jit(optimum)
+        for q in many:
+            np.testing.assert_allclose(compiled(ref, q), optimum(ref, q), atol=1e-10)
