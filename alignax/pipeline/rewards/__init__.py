@@ -13,6 +13,14 @@ from alignax.pipeline.rewards.calculator import (
     execute_marks,
     marks_reward,
 )
+from alignax.pipeline.rewards.judges import (
+    Judge,
+    Rubric,
+    judge_preferences,
+    judged,
+    refine_rubric,
+    with_preamble,
+)
 from alignax.pipeline.rewards.matches import (
     Reward,
     exact_match,
@@ -22,16 +30,22 @@ from alignax.pipeline.rewards.matches import (
 )
 
 __all__ = [
+    "Judge",
     "Mark",
     "Reward",
+    "Rubric",
     "calculate",
     "check_marks",
     "exact_match",
     "execute_marks",
     "extract_answer",
     "format_match",
+    "judge_preferences",
+    "judged",
     "marks_reward",
     "numeric_match",
     "parse_number",
+    "refine_rubric",
     "weighted_sum",
+    "with_preamble",
 ]
