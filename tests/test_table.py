@@ -28,6 +28,18 @@ ROWS = [
 ]
 IDS = [f"{row.name}-{i}" for i, row in enumerate(ROWS)]
 every_row = pytest.mark.parametrize("row", ROWS, ids=IDS)
+# What is long: of the core by default, of all with -m slow.
+CORE = {"divergences", "estimators", "reduce", "logprobs", "sampling", "targets"}
+heavy_row = pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(
+            row, marks=[pytest.mark.slow] * (row.name.split(".")[0] not in CORE)
+        )
+        for row in ROWS
+    ],
+    ids=IDS,
+)
 
 
 def public_functions():
@@ -100,7 +112,7 @@ def test_jit_equals_eager_and_traces_once(row):
     jitted(*jax.tree.map(lambda x: x[::-1], row.args))
 
 
-@every_row
+@heavy_row
 def test_rows_are_independent(row):
     """The same numbers under vmap, pmap and shard_map on eight devices."""
     if not row.rowwise:
@@ -116,7 +128,7 @@ def test_rows_are_independent(row):
     close(jax.jit(sharded)(*row.args), expected)
 
 
-@every_row
+@heavy_row
 def test_bfloat16_is_computed_in_float32(row):
     args = jax.tree.map(
         lambda x: x.astype(jnp.bfloat16) if is_float(x) else x, row.args
@@ -128,7 +140,7 @@ def test_bfloat16_is_computed_in_float32(row):
     close(outputs, row.fn(*rounded))
 
 
-@every_row
+@heavy_row
 def test_gradient_is_finite(row):
     if row.grad:
         for leaf in jax.tree.leaves(gradients(row, row.args)):
@@ -136,7 +148,7 @@ def test_gradient_is_finite(row):
 
 
 @pytest.mark.parametrize("poison", [-np.inf, np.inf, np.nan])
-@every_row
+@heavy_row
 def test_masked_positions_have_no_influence(row, poison):
     if row.mask is None:
         return
@@ -153,7 +165,7 @@ def test_masked_positions_have_no_influence(row, poison):
             np.testing.assert_array_equal(leaf[~mask], 0)
 
 
-@every_row
+@heavy_row
 def test_all_masked_is_finite(row):
     if row.mask is None:
         return
