@@ -14,6 +14,19 @@ from alignax.pipeline.data.batches import (
     prompt_batches,
     supervised_batches,
 )
+from alignax.pipeline.data.buckets import pair_batches, unpaired_batches
+from alignax.pipeline.data.preferences import (
+    CONVERSATIONS,
+    PAIRS,
+    UNPAIRED,
+    PairRows,
+    UnpairedRows,
+    encode_pairs,
+    encode_unpaired,
+    labelled_texts,
+    pair_texts,
+    read_preferences,
+)
 from alignax.pipeline.data.records import (
     Records,
     read_jsonl,
@@ -28,16 +41,28 @@ from alignax.pipeline.data.tokenizers import (
 )
 
 __all__ = [
+    "CONVERSATIONS",
+    "PAIRS",
+    "UNPAIRED",
+    "PairRows",
     "Records",
     "Tokenizer",
+    "UnpairedRows",
     "byte_tokenizer",
     "decode_rows",
+    "encode_pairs",
     "encode_prompts",
     "encode_supervised",
+    "encode_unpaired",
+    "labelled_texts",
     "load_tokenizer",
+    "pair_batches",
+    "pair_texts",
     "prompt_batches",
     "read_jsonl",
+    "read_preferences",
     "read_tfds",
     "supervised_batches",
     "tfds_from_jsonl",
+    "unpaired_batches",
 ]

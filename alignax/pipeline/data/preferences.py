@@ -1,0 +1,302 @@
+"""Preference records: pairs, conversations and labelled completions.
+
+The field's formats, each a choice of ``fields``:
+
+====================  ==========================================================
+fields                a record
+====================  ==========================================================
+``PAIRS``             ``prompt``, ``chosen``, ``rejected``: texts, or messages
+``CONVERSATIONS``     ``chosen``, ``rejected``: messages, alike but for the last
+``UNPAIRED``          ``prompt``, ``completion``, and a ``label`` true or false
+====================  ==========================================================
+
+Messages become the prompt's text through the tokenizer's chat template.
+"""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool
+
+from alignax.pipeline.data.batches import encode_supervised
+from alignax.pipeline.data.records import _check_fields, _parse
+from alignax.pipeline.data.tokenizers import Tokenizer
+from alignax.types import InputError, Supervised
+
+PAIRS = ("prompt", "chosen", "rejected")
+CONVERSATIONS = ("chosen", "rejected")
+UNPAIRED = ("prompt", "completion", "label")
+
+
+class PairRows(NamedTuple):
+    """N pairs for teacher forcing; both sides have one width and one ``index``."""
+
+    chosen: Supervised
+    rejected: Supervised
+
+
+class UnpairedRows(NamedTuple):
+    """N completions for teacher forcing, with their labels ``desirable [N]``."""
+
+    rows: Supervised
+    desirable: Bool[Array, " N"]
+
+
+def check_on_bad(on_bad: str) -> None:
+    if on_bad not in ("error", "drop"):
+        raise InputError(f'on_bad: {on_bad!r} was given; "error" or "drop" would do.')
+
+
+def read_preferences(
+    path: str | pathlib.Path, *, fields: Sequence[str], on_bad: str = "error"
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Read a JSON-lines file of preferences, naming what is wrong with it.
+
+    A TFDS set comes in by ``read_tfds`` with the same ``fields``.
+
+    Args:
+      path: the file, UTF-8, one object a line.
+      fields: ``PAIRS``, ``CONVERSATIONS`` or ``UNPAIRED``.
+      on_bad: ``"drop"`` leaves bad lines out; ``"error"`` refuses the first.
+
+    Returns:
+      the records in the file's order, and a sentence for each line left out.
+
+    Raises:
+      InputError: the file is missing, a line is bad (file, line and field are named),
+        or no record is left.
+    """
+    _check_fields(fields)
+    check_on_bad(on_bad)
+    path = pathlib.Path(path)
+    records, complaints = [], []
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise InputError(
+            f"path: {str(path)!r} cannot be read ({error.strerror}); a JSON-lines file "
+            "would do, one object a line."
+        ) from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            record = _parse(line, where, fields)
+            _check_record(record, where)
+            records.append(record)
+        except InputError as error:
+            if on_bad == "error":
+                raise
+            complaints.append(str(error))
+    if not records:
+        raise InputError(
+            f"path: {str(path)!r} holds no usable record ({len(complaints)} bad ones); "
+            f"objects with the fields {', '.join(fields)} would do."
+        )
+    return records, complaints
+
+
+def _check_record(record: Mapping[str, Any], where: str) -> None:
+    """Types of the fields, and that a pair says something."""
+    for field, value in record.items():
+        if field == "label":
+            if not isinstance(value, bool) and value not in (0, 1):
+                raise InputError(
+                    f"{where}, field 'label': {value!r}; true or false would do."
+                )
+        elif isinstance(value, str):
+            if field == "prompt" and not value:
+                raise InputError(f"{where}, field 'prompt': an empty text.")
+        elif not _are_messages(value):
+            raise InputError(
+                f"{where}, field {field!r}: a {type(value).__name__}; a text would do, "
+                'or messages such as [{"role": "user", "content": "…"}].'
+            )
+    if "chosen" not in record:
+        return
+    if record["chosen"] == record["rejected"]:
+        raise InputError(
+            f"{where}, field 'rejected': the same as 'chosen'; a pair must differ."
+        )
+    if "prompt" not in record:
+        for field in CONVERSATIONS:
+            if isinstance(record[field], str) or len(record[field]) < 2:
+                raise InputError(
+                    f"{where}, field {field!r}: without a 'prompt', messages would do, "
+                    "the prompt's and the answer's."
+                )
+        if record["chosen"][:-1] != record["rejected"][:-1]:
+            raise InputError(
+                f"{where}, field 'rejected': its messages must be those of 'chosen' "
+                "but for the last one."
+            )
+
+
+def _are_messages(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) > 0
+        and all(
+            isinstance(m, Mapping)
+            and isinstance(m.get("role"), str)
+            and isinstance(m.get("content"), str)
+            for m in value
+        )
+    )
+
+
+def _prompt_text(prompt: Any, tokenizer: Tokenizer, where: str) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    if tokenizer.chat is None:
+        raise InputError(
+            f"{where}, field 'prompt': messages, and the tokenizer has no chat "
+            "template; texts would do, or a tokenizer that has one."
+        )
+    return tokenizer.chat(prompt)
+
+
+def _answer_text(answer: Any, where: str, field: str) -> str:
+    if isinstance(answer, str):
+        return answer
+    if answer[-1]["role"] != "assistant":
+        raise InputError(
+            f"{where}, field {field!r}: its last message is of role "
+            f"{answer[-1]['role']!r}; one of the assistant's would do."
+        )
+    return answer[-1]["content"]
+
+
+def pair_texts(
+    record: Mapping[str, Any], tokenizer: Tokenizer, *, where: str = "record"
+) -> tuple[str, str, str]:
+    """A record's prompt, chosen and rejected completion as texts.
+
+    Args:
+      record: of ``PAIRS`` or ``CONVERSATIONS``.
+      tokenizer: its chat template makes texts of messages.
+      where: what errors call the record.
+
+    Returns:
+      three texts.
+
+    Raises:
+      InputError: a field is bad; the message names it.
+
+    Example:
+      >>> from alignax.pipeline.data import byte_tokenizer
+      >>> record = {"prompt": "1+1=", "chosen": "2", "rejected": "3"}
+      >>> pair_texts(record, byte_tokenizer())
+      ('1+1=', '2', '3')
+    """
+    _check_record(record, where)
+    prompt = record["prompt"] if "prompt" in record else record["chosen"][:-1]
+    return (
+        _prompt_text(prompt, tokenizer, where),
+        _answer_text(record["chosen"], where, "chosen"),
+        _answer_text(record["rejected"], where, "rejected"),
+    )
+
+
+def encode_pairs(
+    texts: Sequence[tuple[str, str, str]],
+    tokenizer: Tokenizer,
+    *,
+    length: int,
+    indices: Sequence[int] | None = None,
+) -> PairRows:
+    """Pairs of texts as token rows of one width.
+
+    Args:
+      texts: N triples of ``pair_texts``.
+      tokenizer: encodes them.
+      length: S, the width of the rows: prompt, answer and end-of-sequence.
+      indices: the N record numbers; 0 to N - 1 where not given.
+
+    Returns:
+      ``PairRows`` of ``[N, S]``.
+
+    Raises:
+      InputError: a row is too long or a prompt empty.
+
+    Example:
+      >>> from alignax.pipeline.data import byte_tokenizer
+      >>> rows = encode_pairs([("1+1=", "2", "3")], byte_tokenizer(), length=8)
+      >>> rows.rejected.tokens[rows.rejected.loss_mask].tolist()
+      [51, 258]
+    """
+    prompts = [prompt for prompt, _, _ in texts]
+    sides = [[text[i] for text in texts] for i in (1, 2)]
+    chosen, rejected = (
+        encode_supervised(prompts, side, tokenizer, length=length, indices=indices)
+        for side in sides
+    )
+    return PairRows(chosen, rejected)
+
+
+def labelled_texts(
+    record: Mapping[str, Any], tokenizer: Tokenizer, *, where: str = "record"
+) -> tuple[str, str]:
+    """A labelled record's prompt and completion as texts.
+
+    Args:
+      record: of ``UNPAIRED``.
+      tokenizer: its chat template makes texts of messages.
+      where: what errors call the record.
+
+    Returns:
+      two texts.
+
+    Raises:
+      InputError: a field is bad; the message names it.
+
+    Example:
+      >>> from alignax.pipeline.data import byte_tokenizer
+      >>> record = {"prompt": "1+1=", "completion": "2", "label": True}
+      >>> labelled_texts(record, byte_tokenizer())
+      ('1+1=', '2')
+    """
+    _check_record(record, where)
+    return (
+        _prompt_text(record["prompt"], tokenizer, where),
+        _answer_text(record["completion"], where, "completion"),
+    )
+
+
+def encode_unpaired(
+    texts: Sequence[tuple[str, str]],
+    labels: Sequence[bool],
+    tokenizer: Tokenizer,
+    *,
+    length: int,
+    indices: Sequence[int] | None = None,
+) -> UnpairedRows:
+    """Labelled completions as token rows.
+
+    Args:
+      texts: N couples of ``labelled_texts``.
+      labels: N of them.
+      tokenizer: encodes them.
+      length: S, the width of the rows: prompt, answer and end-of-sequence.
+      indices: the N record numbers; 0 to N - 1 where not given.
+
+    Returns:
+      ``UnpairedRows`` of ``[N, S]``.
+
+    Raises:
+      InputError: a row is too long or a prompt empty.
+
+    Example:
+      >>> from alignax.pipeline.data import byte_tokenizer
+      >>> texts = [("1+1=", "2")]
+      >>> encode_unpaired(texts, [True], byte_tokenizer(), length=8).desirable.tolist()
+      [True]
+    """
+    prompts, answers = [p for p, _ in texts], [a for _, a in texts]
+    rows = encode_supervised(
+        prompts, answers, tokenizer, length=length, indices=indices
+    )
+    return UnpairedRows(rows, jnp.asarray([bool(x) for x in labels], bool))
