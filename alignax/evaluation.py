@@ -40,7 +40,7 @@ def pass_at_k(
 
     Example:
       >>> print(pass_at_k(jnp.array([1, 3, 8]), 10, k=5).round(4))
-      [0.5    0.9167 1.    ]
+      [0.5 0.9167 1.]
     """
     most = samples if isinstance(samples, int) else k
     if not 1 <= k <= most:

@@ -47,7 +47,7 @@ def divide(
 
     Example:
       >>> print(divide(jnp.array([1.0, 0.0]), jnp.array([4.0, 0.0])))
-      [0.25 0.  ]
+      [0.25 0.]
     """
     numerator = numerator.astype(jnp.float32)
     denominator = denominator.astype(jnp.float32)

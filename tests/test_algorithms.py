@@ -86,14 +86,25 @@ def compiled(name):
     return run
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        # The variants' pieces are the methods' own, in another order.
-        pytest.param(name, marks=[pytest.mark.slow] if "(" in name else [])
-        for name in ALGORITHMS
-    ],
-)
+# One of each kind of stage; the others, which combine the same, are slow tests.
+ALWAYS = {
+    *("grpo", "dapo", "rloo", "gpg", "remax", "tis", "rl_plus", "gspo", "gmpo"),
+    *("topr", "bnpo", "hapo", "kl_cov", "gtpo", "confucius3", "dph_rl", "trimpi"),
+}
+
+
+def each(names):
+    """Every name, those that need a compilation of their own as slow tests."""
+    return pytest.mark.parametrize(
+        "name",
+        [
+            pytest.param(name, marks=[] if name in ALWAYS else [pytest.mark.slow])
+            for name in names
+        ],
+    )
+
+
+@each(ALGORITHMS)
 def test_every_composition(name):
     """A batch in four has the gradient of the whole; nothing reaches masked tokens;
     degenerate batches teach nothing and give no NaN."""
@@ -156,7 +167,7 @@ EQUAL_MEANS_NOTHING = [
 ]
 
 
-@pytest.mark.parametrize("name", EQUAL_MEANS_NOTHING)
+@each(EQUAL_MEANS_NOTHING)
 def test_equal_rewards_have_no_gradient(name):
     rewards = jnp.broadcast_to(jnp.array([[0.0], [1.0], [1.0], [0.0]]), (G, K))
     algorithm = ALGORITHMS[name]
@@ -255,6 +266,7 @@ def test_updates_by_hand(name):
     np.testing.assert_allclose(gradient, expected, rtol=3e-5, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_luspo_is_gspo_without_the_length():
     gradients = [
         np.asarray(compiled(name)(LOGP, ENTROPY, scored())[0][1])
@@ -263,6 +275,7 @@ def test_luspo_is_gspo_without_the_length():
     np.testing.assert_allclose(gradients[1], n * gradients[0], rtol=1e-5, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_two_gspo_forms_have_one_gradient():
     gradients = [
         np.asarray(compiled(name)(LOGP, ENTROPY, scored())[0][1])

@@ -148,7 +148,7 @@ def gae(
     Example:
       >>> rewards, values = jnp.array([0.0, 0, 0, 1]), jnp.array([0.5, 0.6, 0.7, 0.8])
       >>> print(gae(rewards, values, jnp.ones(4, bool)))
-      [0.456725   0.3755     0.29000002 0.19999999]
+      [0.4567 0.3755 0.29 0.2]
     """
     for name, number in {"discount": discount, "trace": trace}.items():
         if not 0 <= number <= 1:
@@ -204,7 +204,7 @@ def whitened(
     Example:
       >>> mask = jnp.array([[True, True, False]])
       >>> print(whitened(jnp.array([[1.0, 3.0, 9.0]]), mask))
-      [[-0.70710677  0.70710677  0.        ]]
+      [[-0.7071 0.7071 0.]]
     """
     if not eps > 0:
         raise InputError(f"eps must be positive, got {eps}")
@@ -249,7 +249,7 @@ def kl_penalised(
     Example:
       >>> mask, zeros = jnp.array([True, True]), jnp.zeros(2)
       >>> print(kl_penalised(jnp.array([0.0, 1.0]), zeros, zeros - 2, mask, beta=0.1))
-      [-0.2  0.8]
+      [-0.2 0.8]
     """
     return constant(token_rewards, mask) - beta * (
         constant(logp, mask) - constant(logp_ref, mask)

@@ -56,7 +56,7 @@ def group_centred(
 
     Example:
       >>> print(group_centred(jnp.array([1.0, 0.0, 0.0, 1.0])))
-      [ 0.5 -0.5 -0.5  0.5]
+      [0.5 -0.5 -0.5 0.5]
     """
     rewards = at_least_two(rewards)
     return rewards - _mean(rewards, where)
@@ -100,7 +100,7 @@ def group_standardised(
 
     Example:
       >>> print(group_standardised(jnp.array([1.0, 0.0]), ddof=0, eps=1e-9))
-      [ 1. -1.]
+      [1. -1.]
     """
     _check_eps(eps)
     _check_ddof(ddof)
@@ -137,7 +137,7 @@ def leave_one_out(rewards: Float[Array, "*G K"]) -> Float[Array, "*G K"]:
 
     Example:
       >>> print(leave_one_out(jnp.array([3.0, 0.0, 0.0, 1.0])))
-      [ 2.6666667 -1.3333334 -1.3333334  0.       ]
+      [2.6667 -1.3333 -1.3333 0.]
     """
     count = rewards.shape[-1]
     return group_centred(rewards) * (count / max(count - 1, 1))
@@ -163,7 +163,7 @@ def greedy_centred(
 
     Example:
       >>> print(greedy_centred(jnp.array([[1.0, 0.0]]), jnp.array([1.0])))
-      [[ 0. -1.]]
+      [[0. -1.]]
     """
     difference = rewards.astype(jnp.float32) - greedy.astype(jnp.float32)[..., None]
     return jax.lax.stop_gradient(difference)
@@ -194,8 +194,8 @@ def batch_standardised(
     Example:
       >>> rewards = jnp.array([[1.0, 0.0], [3.0, 3.0]])
       >>> print(batch_standardised(rewards, ddof=0))
-      [[ 0.38487056 -0.38487056]
-       [ 0.          0.        ]]
+      [[0.3849 -0.3849]
+       [0. 0.]]
     """
     _check_eps(eps)
     _check_ddof(ddof)
@@ -232,8 +232,8 @@ def decoupled_standardised(
     Example:
       >>> rewards = jnp.array([[[1.0, 10.0], [0.0, 0.0]], [[1.0, 0.0], [0.0, 0.0]]])
       >>> print(decoupled_standardised(rewards, jnp.ones(2)))
-      [[ 1.0953741  -1.0953741 ]
-       [ 0.54765224 -0.54765224]]
+      [[1.0954 -1.0954]
+       [0.5477 -0.5477]]
     """
     apart = group_standardised(jnp.moveaxis(rewards, -1, 0), eps=eps)
     weights = jax.lax.stop_gradient(weights.astype(jnp.float32))
@@ -267,7 +267,7 @@ def hardness_scaled(
     Example:
       >>> rewards = jnp.array([1.0, -1, -1, -1, -1, -1, -1, -1])
       >>> print(hardness_scaled(rewards)[:2])
-      [ 2.5340002  -0.36200002]
+      [2.534 -0.362]
     """
     if not constant > abs(slope):
         raise InputError(
@@ -299,7 +299,7 @@ def best_less_second(rewards: Float[Array, "*G K"]) -> Float[Array, "*G K"]:
 
     Example:
       >>> print(best_less_second(jnp.array([0.9, 0.5, 0.2, 0.1])))
-      [0.39999998 0.         0.         0.        ]
+      [0.4 0. 0. 0.]
     """
     rewards = at_least_two(rewards)
     top, index = jax.lax.top_k(rewards, 2)

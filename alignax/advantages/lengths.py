@@ -36,7 +36,7 @@ def overlong_penalty(
     Example:
       >>> lengths = jnp.array([16384, 18432, 20481])
       >>> print(overlong_penalty(lengths, max_length=20480, buffer=4096))
-      [ 0.  -0.5 -1. ]
+      [0. -0.5 -1.]
     """
     if not 1 <= buffer <= max_length:
         raise InputError(f"buffer must be from 1 to {max_length}, got {buffer}")
@@ -77,7 +77,7 @@ def history_length_reward(
     Example:
       >>> lengths, correct = jnp.array([500, 1500]), jnp.array([True, True])
       >>> print(history_length_reward(lengths, correct, jnp.full(2, 1000.0)))
-      [ 0.70710677 -0.7       ]
+      [0.7071 -0.7]
     """
     if not -1 < least <= 0:
         raise InputError(f"least must be in (-1, 0], got {least}")
@@ -119,7 +119,7 @@ def history_length_reward_linear(
       >>> lengths, correct = jnp.array([500, 1500]), jnp.array([True, False])
       >>> reward = history_length_reward_linear(lengths, correct, jnp.full(2, 1000.0))
       >>> print(reward)
-      [ 0.5        -0.39999998]
+      [0.5 -0.4]
     """
     if not -1 < least <= 0:
         raise InputError(f"least must be in (-1, 0], got {least}")
@@ -185,7 +185,7 @@ def long_failure_multiplier(
     Example:
       >>> lengths, correct = jnp.array([1000, 6000]), jnp.array([True, False])
       >>> print(long_failure_multiplier(lengths, correct))
-      [1.        1.0487703]
+      [1. 1.0488]
     """
     if not rate > 0:
         raise InputError(f"rate must be positive, got {rate}")

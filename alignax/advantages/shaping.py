@@ -146,7 +146,7 @@ def contrastive_rewards(
       >>> query, negative = jnp.array([[1.0, 0.0]]), jnp.array([[0.0, 1.0]])
       >>> documents = jnp.array([[[1.0, 1.0], [1.0, 0.0]]])
       >>> print(contrastive_rewards(query, documents, negative))
-      [[ 8.485281 11.414213]]
+      [[8.4853 11.4142]]
     """
     if not temperature > 0:
         raise InputError(f"temperature must be positive, got {temperature}")
@@ -256,7 +256,7 @@ def running_standardised(
     Example:
       >>> values = jnp.array([1.0, 3.0])
       >>> print(running_standardised(values, moments_update(moments_init(), values)))
-      [-0.70710677  0.70710677]
+      [-0.7071 0.7071]
     """
     if not clip > 0:
         raise InputError(f"clip must be positive, got {clip}")

@@ -36,7 +36,7 @@ def exploration_advantages(
     Example:
       >>> logp = jnp.log(jnp.array([0.3]))
       >>> print(exploration_advantages(jnp.ones(1), logp, jnp.array([True])))
-      [0.83666]
+      [0.8367]
     """
     if power < 0:
         raise InputError(f"power must not be negative, got {power}")
@@ -78,7 +78,7 @@ def entropy_shaped(
       >>> mask = jnp.ones(3, bool)
       >>> advantages, entropy = jnp.array([1.0, 1.0, -0.5]), jnp.array([0.2, 3.0, 1.0])
       >>> print(entropy_shaped(advantages, entropy, mask))
-      [ 1.08  1.5  -0.25]
+      [1.08 1.5 -0.25]
     """
     if alpha < 0 or kappa <= 1:
         raise InputError(
@@ -116,7 +116,7 @@ def relative_entropy_level(
     Example:
       >>> entropy = jnp.array([[0.05, 0.2, 0.5, 1.0, 2.0]])
       >>> print(relative_entropy_level(entropy, entropy > 0, pivot=0.5))
-      [[-0.99999994 -0.39794     0.          0.5         1.        ]]
+      [[-1. -0.3979 0. 0.5 1.]]
     """
     if not 0 < pivot < 1:
         raise InputError(f"pivot must be in (0, 1), got {pivot}")
@@ -165,7 +165,7 @@ def redistributed_advantages(
     Example:
       >>> ones, mask = jnp.ones(2), jnp.ones(2, bool)
       >>> print(redistributed_advantages(ones, ones / 2, jnp.array([0.0, 1]), mask))
-      [1.  1.5]
+      [1. 1.5]
     """
     if not 0 <= strength <= 1:
         raise InputError(f"strength must be in [0, 1], got {strength}")

@@ -78,8 +78,8 @@ def adaptive_kl(*, beta: float, target: float, horizon: float = 10_000.0) -> Con
     Example:
       >>> controller = adaptive_kl(beta=0.2, target=6.0)
       >>> state = controller.update(controller.init(), jnp.float32(9.0), 256)
-      >>> print(f"{state.beta:.6f}")
-      0.201024
+      >>> print(f"{state.beta:.4f}")
+      0.2010
     """
     for name, value in {"beta": beta, "target": target, "horizon": horizon}.items():
         if value <= 0:

@@ -61,7 +61,7 @@ def multipliers_update(
     Example:
       >>> state, limits = jnp.zeros(2), jnp.array([0.1, 0.1])
       >>> print(multipliers_update(state, jnp.array([0.3, 0.0]), limits, rate=1.0))
-      [0.20000002 0.        ]
+      [0.2 0.]
     """
     if not (rate > 0 and most > 0):
         raise InputError(f"rate and most must be positive, got {rate} and {most}")

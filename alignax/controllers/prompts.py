@@ -26,7 +26,7 @@ def difficulty_weights(accuracy: Float[Array, "*G"]) -> Float[Array, "*G"]:
 
     Example:
       >>> print(difficulty_weights(jnp.array([0.125, 0.5, 1.0])))
-      [0.28807676 0.74311864 1.        ]
+      [0.2881 0.7431 1.]
     """
     accuracy = jax.lax.stop_gradient(accuracy.astype(jnp.float32))
     inside = (accuracy > 0) & (accuracy < 1)
@@ -51,7 +51,7 @@ def difficulty_strength(
 
     Example:
       >>> print(difficulty_strength(jnp.array([0.0, 0.5]), easy=1.0, hard=0.0))
-      [0.  0.5]
+      [0. 0.5]
     """
     if easy < 0 or hard < 0:
         raise InputError(f"easy and hard must not be negative, got {easy}, {hard}")

@@ -73,8 +73,8 @@ def safe(
       ...     state = controller.update(
       ...         state, jnp.float32(1), jnp.float32(0.5), jnp.float32(0)
       ...     )
-      >>> print(f"{state.kl:.5f} {state.beta}")
-      0.40951 0.0
+      >>> print(f"{state.kl:.4f} {state.beta}")
+      0.4095 0.0
     """
     if not (threshold > 0 and weight > 0 and 0 < limits[0] <= limits[1]):
         raise InputError(
@@ -135,7 +135,7 @@ def entropy_gate(entropy: Float[Array, "*B"]) -> Float[Array, "*B"]:
 
     Example:
       >>> print(entropy_gate(jnp.array([0.5, 9.9])))
-      [3.3333333 0.5      ]
+      [3.3333 0.5]
     """
     return jnp.maximum(0.5, 2.0 / (entropy.astype(jnp.float32) + 0.1))
 

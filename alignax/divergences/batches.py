@@ -37,7 +37,7 @@ def sinkhorn(
       >>> from alignax import divergences as dv
       >>> value, plan = dv.sinkhorn(1.0 - jnp.eye(2), epsilon=0.01, num_iterations=5)
       >>> plan.round(4)
-      Array([[0.5, 0. ],
+      Array([[0.5, 0.],
              [0. , 0.5]], dtype=float32)
     """
     if not epsilon > 0:

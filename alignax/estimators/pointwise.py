@@ -42,7 +42,7 @@ def k1(
 
     Example:
       >>> print(k1(jnp.array([-1.0, -2.0]), jnp.array([-1.5, -1.5])))
-      [ 0.5 -0.5]
+      [0.5 -0.5]
     """
     return _common.log_ratio(logp, logp_ref, mask)
 
@@ -107,7 +107,7 @@ def k3(
 
     Example:
       >>> print(k3(jnp.zeros(2), jnp.array([0.0, jnp.log(2.0)])).round(3))
-      [0.    0.307]
+      [0. 0.307]
     """
     l = _common.log_ratio(logp, logp_ref, mask)
     return _common.expm1(-l) + l
@@ -161,7 +161,7 @@ def forward_k1(
 
     Example:
       >>> print(forward_k1(jnp.array([-1.0, -2.0]), jnp.array([-1.5, -1.5])))
-      [-0.5  0.5]
+      [-0.5 0.5]
     """
     return -_common.log_ratio(logp, logp_ref, mask)
 
@@ -193,7 +193,7 @@ def forward_k3(
 
     Example:
       >>> print(forward_k3(jnp.array([0.0, jnp.log(2.0)]), jnp.zeros(2)).round(3))
-      [0.    0.307]
+      [0. 0.307]
     """
     l = _common.log_ratio(logp, logp_ref, mask)
     return _common.expm1(l) - l
@@ -231,7 +231,7 @@ def f_from_policy(
     Example:
       >>> logp, ref = jnp.zeros(2), jnp.array([0.0, jnp.log(2.0)])
       >>> print(f_from_policy(divergences.forward_kl(), logp, ref).round(3))
-      [0.    0.386]
+      [0. 0.386]
     """
     return divergences.policy_sample_value(divergence, logp, logp_ref, mask=mask)
 

@@ -134,7 +134,7 @@ def sequence_control_variate_surrogate(
       >>> logp, mask = jnp.array([-1.0, -1.0]), jnp.array([True, True])
       >>> loss = lambda x: sequence_control_variate_surrogate(x, 2 * logp, mask).sum()
       >>> print(jax.grad(loss)(logp).round(2))
-      [1.37 1.  ]
+      [1.37 1.]
     """
     l = _common.log_ratio(logp, logp_ref, mask)
     value = l + coefficient * _common.expm1(-l)

@@ -139,7 +139,7 @@ def truncated_weights(
 
     Example:
       >>> print(truncated_weights(jnp.array([0.5, 1.0, 4.0, 0.1]), cap=2.0))
-      [0.5 1.  2.  0.1]
+      [0.5 1. 2. 0.1]
     """
     if not cap > 0:
         raise InputError(f"cap must be positive, got {cap}")
@@ -164,7 +164,7 @@ def masked_weights(
 
     Example:
       >>> print(masked_weights(jnp.array([0.5, 1.0, 4.0, 0.1]), low=0.5, high=2.0))
-      [0.5 1.  0.  0. ]
+      [0.5 1. 0. 0.]
     """
     if not 0 <= low <= high:
         raise InputError(f"need 0 <= low <= high, got low={low}, high={high}")

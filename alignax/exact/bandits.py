@@ -143,8 +143,8 @@ def hedge_rate(*, arms: int, rounds: int, contexts: int = 1) -> float:
       InputError: fewer than 2 arms or rounds, or no context.
 
     Example:
-      >>> print(f"{hedge_rate(arms=2, rounds=1000):.6f}")
-      0.074466
+      >>> print(f"{hedge_rate(arms=2, rounds=1000):.4f}")
+      0.0745
     """
     _check_game(arms, rounds, contexts)
     return math.sqrt(8 * contexts * math.log(arms) / rounds)
@@ -165,8 +165,8 @@ def exp3_rate(*, arms: int, rounds: int, contexts: int = 1) -> float:
       InputError: fewer than 2 arms or rounds, or no context.
 
     Example:
-      >>> print(f"{exp3_rate(arms=2, rounds=1000):.6f}")
-      0.026328
+      >>> print(f"{exp3_rate(arms=2, rounds=1000):.4f}")
+      0.0263
     """
     _check_game(arms, rounds, contexts)
     return math.sqrt(2 * contexts * math.log(arms) / (rounds * arms))
@@ -188,8 +188,8 @@ def log_barrier_rate(*, arms: int, rounds: int, contexts: int = 1) -> float:
       InputError: fewer than 2 arms or rounds, or no context.
 
     Example:
-      >>> print(f"{log_barrier_rate(arms=2, rounds=1000):.6f}")
-      0.117539
+      >>> print(f"{log_barrier_rate(arms=2, rounds=1000):.4f}")
+      0.1175
     """
     _check_game(arms, rounds, contexts)
     return math.sqrt(2 * contexts * (arms - 1) * math.log(rounds) / rounds)

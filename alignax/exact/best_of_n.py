@@ -108,8 +108,8 @@ def best_of_n_kl_bound(*, n: int) -> float:
       arXiv 2401.01879.
 
     Example:
-      >>> print(f"{best_of_n_kl_bound(n=4):.6f}")
-      0.636294
+      >>> print(f"{best_of_n_kl_bound(n=4):.4f}")
+      0.6363
     """
     if n < 1:
         raise InputError(f"n must be at least 1, got {n}")

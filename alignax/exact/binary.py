@@ -52,8 +52,8 @@ def binary_optimum(log_p: Float[Array, "*batch"], *, beta: float) -> Point:
 
     Example:
       >>> q, kl = binary_optimum(jnp.log(jnp.array(0.5)), beta=1.0)
-      >>> print(f"{q:.6f} {kl:.6f}")
-      0.731059 0.110944
+      >>> print(f"{q:.4f} {kl:.4f}")
+      0.7311 0.1109
     """
     if not beta > 0:
         raise InputError(f"beta must be positive, got {beta}")
@@ -87,8 +87,8 @@ def binary_best_of_n(log_p: Float[Array, "*batch"], *, n: int) -> Point:
 
     Example:
       >>> q, kl = binary_best_of_n(jnp.log(jnp.array(0.5)), n=2)
-      >>> print(f"{q:.4f} {kl:.6f}")
-      0.7500 0.130812
+      >>> print(f"{q:.4f} {kl:.4f}")
+      0.7500 0.1308
     """
     if n < 1:
         raise InputError(f"n must be at least 1, got {n}")

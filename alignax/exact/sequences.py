@@ -189,7 +189,7 @@ def completion_logp(
       >>> params = {"logits": jnp.zeros((1, 3, 2))}
       >>> prompt, world = jnp.zeros(1, jnp.int32), enumerate_completions(2, 2, eos_id=1)
       >>> print(jnp.exp(completion_logp(apply_fn, params, prompt, *world)))
-      [0.5  0.25 0.25]
+      [0.5 0.25 0.25]
     """
     if chunk_size is not None:
         if chunk_size < 1:

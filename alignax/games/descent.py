@@ -82,7 +82,7 @@ def online_ipo(*, learning_rate: Rate) -> Solver:
       >>> from alignax.games.solvers import play
       >>> game = Game(jnp.full((2, 2), 0.5), jnp.log(jnp.full(2, 0.5)), 1.0)
       >>> print(play(online_ipo(learning_rate=0.1), game, game.logp_ref, steps=1)[1])
-      [[-0.6931472 -0.6931472]]
+      [[-0.6931 -0.6931]]
     """
     return ipo_md(learning_rate=learning_rate, mixture=0.0)
 
@@ -112,7 +112,7 @@ def ipo_md(*, learning_rate: Rate, mixture: Rate) -> Solver:
       >>> game = Game(jnp.full((2, 2), 0.5), jnp.log(jnp.full(2, 0.5)), 1.0)
       >>> solver = ipo_md(learning_rate=0.1, mixture=0.5)
       >>> print(play(solver, game, game.logp_ref, steps=1)[1])
-      [[-0.6931472 -0.6931472]]
+      [[-0.6931 -0.6931]]
     """
     if isinstance(mixture, (int, float)) and not 0 <= mixture <= 1:
         raise InputError(f"mixture must be in [0, 1], got {mixture}")
@@ -148,7 +148,7 @@ def xpo(*, learning_rate: Rate, alpha: Rate) -> Solver:
       >>> game = Game(jnp.full((2, 2), 0.5), jnp.log(jnp.full(2, 0.5)), 1.0)
       >>> solver = xpo(learning_rate=0.1, alpha=0.0)
       >>> print(play(solver, game, game.logp_ref, steps=1)[1])
-      [[-0.6931472 -0.6931472]]
+      [[-0.6931 -0.6931]]
     """
     if isinstance(alpha, (int, float)) and alpha < 0:
         raise InputError(f"alpha must not be negative, got {alpha}")

@@ -49,8 +49,8 @@ def regularised_equilibrium(
     Example:
       >>> rps = jnp.array([[0.5, 0.0, 1.0], [1.0, 0.5, 0.0], [0.0, 1.0, 0.5]])
       >>> game = Game(rps, jnp.log(jnp.array([0.6, 0.3, 0.1])), 0.5)
-      >>> print(f"{jnp.exp(regularised_equilibrium(game))[1]:.6f}")
-      0.445765
+      >>> print(f"{jnp.exp(regularised_equilibrium(game))[1]:.4f}")
+      0.4458
     """
     if isinstance(game.beta, (int, float)) and not game.beta > 0:
         raise InputError(f"beta must be positive, got {game.beta}")

@@ -21,7 +21,7 @@ def rock_paper_scissors() -> Float[Array, "3 3"]:
 
     Example:
       >>> print(rock_paper_scissors()[1])
-      [1.  0.5 0. ]
+      [1. 0.5 0.]
     """
     return jnp.array([[0.5, 0.0, 1.0], [1.0, 0.5, 0.0], [0.0, 1.0, 0.5]])
 
@@ -60,7 +60,7 @@ def weighted_cycle(
 
     Example:
       >>> print(weighted_cycle(jnp.array([0.5, 0.25, 0.125]))[0])
-      [0.5   0.375 0.75 ]
+      [0.5 0.375 0.75]
     """
     weights = as_float(weights)
     c, b, a = (weights[..., i] for i in range(3))
@@ -83,7 +83,7 @@ def perturbed_cycle(epsilon: Float[Array, "*batch"]) -> Float[Array, "*batch 3 3
 
     Example:
       >>> print(perturbed_cycle(jnp.float32(0.0))[0].round(4))
-      [0.5    0.3333 0.6667]
+      [0.5 0.3333 0.6667]
     """
     epsilon = as_float(epsilon)
     third = 1 / 6 + epsilon / 4
@@ -106,7 +106,7 @@ def cycle(count: int, *, margin: float = 0.5) -> Float[Array, "N N"]:
 
     Example:
       >>> print(cycle(4, margin=0.25)[0])
-      [0.5  0.25 0.5  0.75]
+      [0.5 0.25 0.5 0.75]
     """
     if count < 3:
         raise InputError(f"count must be at least 3, got {count}")

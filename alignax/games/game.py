@@ -179,8 +179,8 @@ def regularised_preference(
       >>> half = jnp.log(jnp.array([0.5, 0.5]))
       >>> game = Game(bradley_terry(jnp.zeros(2)), half, 1.0)
       >>> logp = jnp.log(jnp.array([0.75, 0.25]))
-      >>> print(f"{regularised_preference(game, logp, half):.6f}")
-      0.369188
+      >>> print(f"{regularised_preference(game, logp, half):.4f}")
+      0.3692
     """
     logp, logp_opponent, logp_ref = map(as_float, (logp, logp_opponent, game.logp_ref))
     cost = divergences.exact(div, logp, logp_ref)

@@ -73,7 +73,7 @@ def nash_pg_surrogate(
       >>> def loss(x):
       ...     return nash_pg_surrogate(x, 2 * logp, jnp.ones(1), mask, beta=0.5).sum()
       >>> print(jax.grad(loss)(logp))
-      [[0.5 0. ]]
+      [[0.5 0.]]
     """
     kl = estimators.sequence_kl_surrogate(logp, logp_ref, mask)
     return _win_term(logp, preferences, mask) + beta * kl
@@ -164,7 +164,7 @@ def nash_mp_surrogate(
       >>> anchored = (logp, 2 * logp, jnp.array([0.5]), mask)
       >>> loss = lambda x: nash_mp_surrogate(x, *anchored, beta=0.5, eta=2.0).sum()
       >>> print(jax.grad(loss)(logp))
-      [[1.  0.5]]
+      [[1. 0.5]]
     """
     _positive(eta=eta)
     kl = estimators.sequence_kl_surrogate(logp, logp_anchor, mask)

@@ -135,8 +135,8 @@ def span(
 
     Example:
       >>> p, q = jnp.log(jnp.array([[0.5, 0.5], [0.8, 0.2]]))
-      >>> print(f"{span(p, q):.6f}")
-      1.386294
+      >>> print(f"{span(p, q):.4f}")
+      1.3863
     """
     l = _difference(as_float(logp), as_float(logp_other))
     support = (logp > -jnp.inf) & (logp_other > -jnp.inf)

@@ -45,7 +45,7 @@ def mixture_policy(
       >>> mixed = mixture_policy(apply_fn, apply_fn, mixture=0.5)
       >>> params = jnp.array([2.0, 0.0]), jnp.array([0.0, 2.0])
       >>> print(mixed(params, jnp.zeros((1, 1), int)).logits)
-      [[[-0.6931472 -0.6931472]]]
+      [[[-0.6931 -0.6931]]]
     """
     if isinstance(mixture, (int, float)) and not 0 <= mixture <= 1:
         raise InputError(f"mixture must be in [0, 1], got {mixture}")

@@ -134,7 +134,7 @@ def mirror_descent(*, eta: Rate) -> Solver:
     Example:
       >>> game = Game(jnp.full((2, 2), 0.5), jnp.log(jnp.full(2, 0.5)), 1.0)
       >>> print(play(mirror_descent(eta=0.5), game, game.logp_ref, steps=1)[1])
-      [[-0.6931472 -0.6931472]]
+      [[-0.6931 -0.6931]]
     """
     check_positive(eta=eta)
 
@@ -167,7 +167,7 @@ def nash_md(*, eta: Rate | None = None) -> Solver:
     Example:
       >>> game = Game(jnp.full((2, 2), 0.5), jnp.log(jnp.full(2, 0.5)), 1.0)
       >>> print(play(nash_md(), game, game.logp_ref, steps=1)[1])
-      [[-0.6931472 -0.6931472]]
+      [[-0.6931 -0.6931]]
     """
     check_positive(eta=eta)
 
@@ -203,7 +203,7 @@ def nash_ema(*, eta: Rate, decay: Rate) -> Solver:
       >>> game = Game(jnp.full((2, 2), 0.5), jnp.log(jnp.full(2, 0.5)), 1.0)
       >>> solver = nash_ema(eta=0.5, decay=0.9)
       >>> print(play(solver, game, game.logp_ref, steps=1)[1])
-      [[-0.6931472 -0.6931472]]
+      [[-0.6931 -0.6931]]
     """
     check_positive(eta=eta)
     if isinstance(decay, (int, float)) and not 0 <= decay < 1:
@@ -245,7 +245,7 @@ def nash_mp(*, eta: Rate = 2.0) -> Solver:
     Example:
       >>> game = Game(jnp.full((2, 2), 0.5), jnp.log(jnp.full(2, 0.5)), 1.0)
       >>> print(play(nash_mp(), game, game.logp_ref, steps=1)[1])
-      [[-0.6931472 -0.6931472]]
+      [[-0.6931 -0.6931]]
     """
     check_positive(eta=eta)
 
@@ -284,7 +284,7 @@ def proximal_point(*, eta: Rate) -> Solver:
     Example:
       >>> game = Game(jnp.full((2, 2), 0.5), jnp.log(jnp.full(2, 0.5)), 1.0)
       >>> print(play(proximal_point(eta=9.0), game, game.logp_ref, steps=1)[1])
-      [[-0.6931472 -0.6931472]]
+      [[-0.6931 -0.6931]]
     """
     check_positive(eta=eta)
 
@@ -318,7 +318,7 @@ def sppo(*, eta: Rate) -> Solver:
     Example:
       >>> game = Game(jnp.full((2, 2), 0.5), jnp.log(jnp.full(2, 0.5)), 1.0)
       >>> print(play(sppo(eta=0.5), game, game.logp_ref, steps=1)[1])
-      [[-0.6931472 -0.6931472]]
+      [[-0.6931 -0.6931]]
     """
     check_positive(eta=eta)
     return memoryless(
@@ -348,7 +348,7 @@ def inpo(*, eta: Rate) -> Solver:
     Example:
       >>> game = Game(jnp.full((2, 2), 0.5), jnp.log(jnp.full(2, 0.5)), 1.0)
       >>> print(play(inpo(eta=2.0), game, game.logp_ref, steps=1)[1])
-      [[-0.6931472 -0.6931472]]
+      [[-0.6931 -0.6931]]
     """
     check_positive(eta=eta)
     return mirror_descent(eta=1 / eta)
@@ -379,7 +379,7 @@ def magnetic_mirror_descent(*, eta: Rate, refresh: int | None = None) -> Solver:
       >>> game = Game(jnp.full((2, 2), 0.5), jnp.log(jnp.full(2, 0.5)), 1.0)
       >>> solver = magnetic_mirror_descent(eta=0.5)
       >>> print(play(solver, game, game.logp_ref, steps=1)[1])
-      [[-0.6931472 -0.6931472]]
+      [[-0.6931 -0.6931]]
     """
     check_positive(eta=eta)
     if refresh is not None and refresh < 1:

@@ -20,7 +20,7 @@ def log_softmax(logits: Float[Array, "*batch V"]) -> Float[Array, "*batch V"]:
 
     Example:
       >>> print(jnp.exp(log_softmax(jnp.array([0.0, 0.0, -jnp.inf]))))
-      [0.5 0.5 0. ]
+      [0.5 0.5 0.]
     """
     accumulator = jnp.promote_types(logits.dtype, jnp.float32)
     return jax.nn.log_softmax(logits.astype(accumulator), axis=-1)
@@ -58,7 +58,7 @@ def entropy(logits: Float[Array, "*batch V"]) -> Float[Array, "*batch"]:
 
     Example:
       >>> print(entropy(jnp.zeros(4)))
-      1.3862944
+      1.3863
     """
     logp = log_softmax(logits)
     inside = logp > -jnp.inf

@@ -143,7 +143,7 @@ def divergence_sft(
     Example:
       >>> logp, ref = jnp.array([-1.0, -3.0]), jnp.array([-2.0, -2.0])
       >>> print(divergence_sft(dv.total_variation(), logp, ref, beta=0.5))
-      [-0.5  0.5]
+      [-0.5 0.5]
     """
     positive(beta=beta)
     if not max_weight > 1:

@@ -174,7 +174,7 @@ def reverse_cross_entropy(
 
     Example:
       >>> print(reverse_cross_entropy(jnp.log(jnp.array([999.0, 1.0]))).round(4))
-      [0.     2.7612]
+      [0. 2.7612]
     """
     if not 0 < noise < 1:
         raise InputError(f"noise must be in (0, 1), got {noise}")

@@ -169,7 +169,7 @@ def reward_relabelled(
     Example:
       >>> goals, sign = reward_relabelled(jnp.array(9.0), jnp.array(4.0))
       >>> print(goals, sign)
-      [9. 4.] [ 1. -1.]
+      [9. 4.] [1. -1.]
     """
     w, l = as_float(rewards_w), as_float(rewards_l)
     goals = jnp.stack([w, l], axis=-1)

@@ -164,7 +164,7 @@ def process_reward_loss(
     Example:
       >>> mask = jnp.array([True, False])
       >>> print(process_reward_loss(*jnp.zeros((2, 2)), mask).round(4))
-      [0.6931 0.    ]
+      [0.6931 0.]
     """
     logits, labels = reduce.masked(logits, mask), reduce.masked(labels, mask)
     return reduce.masked(binary_feedback_loss(logits, labels), mask)

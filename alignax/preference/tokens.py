@@ -211,7 +211,7 @@ def activation_weights(
     Example:
       >>> hidden = jnp.array([[[0.0], [1.0], [4.0], [9.0]]])
       >>> print(activation_weights(hidden, jnp.array([True, True, True, False])))
-      [0.   0.25 1.   0.  ]
+      [0. 0.25 1. 0.]
     """
     counted = mask[..., None, :]
     hidden = jnp.where(counted[..., None], jax.lax.stop_gradient(hidden_ref), 0)
@@ -345,7 +345,7 @@ def token_rewards(
     Example:
       >>> zero, mask = jnp.zeros(3), jnp.array([True, True, False])
       >>> print(token_rewards(zero + 0.5, zero, zero, jnp.array(1.0), mask))
-      [0.025 1.025 0.   ]
+      [0.025 1.025 0.]
     """
     if not clip > 0:
         raise InputError(f"clip must be positive, got {clip}")

@@ -103,7 +103,7 @@ def best_random_weights(
 
     Example:
       >>> print(best_random_weights(jnp.array([-1.0, 0.2, 0.5, 2.0, 0.1])))
-      [0.125 0.125 0.125 0.5   0.125]
+      [0.125 0.125 0.125 0.5 0.125]
     """
     if not best > 0:
         raise InputError(f"best must be positive, got {best}")
@@ -127,7 +127,7 @@ def best_worst_weights(rewards: Float[Array, "*G K"]) -> Float[Array, "*G K"]:
 
     Example:
       >>> print(best_worst_weights(jnp.array([0.2, 2.0, 0.5])))
-      [0.5 0.5 0. ]
+      [0.5 0.5 0.]
     """
     return (best_weights(rewards) + best_weights(-rewards)) / 2
 
@@ -152,7 +152,7 @@ def power_weights(
 
     Example:
       >>> print(power_weights(jnp.array([-1.0, 1.0, 2.0, 0.0, 0.0])))
-      [0.16666667 0.16666667 0.6666667  0.         0.        ]
+      [0.1667 0.1667 0.6667 0. 0.]
     """
     if power < 0:
         raise InputError(f"power must not be negative, got {power}")

@@ -75,7 +75,7 @@ def buffer_add(buffer: Buffer, rows: Any, keep: Bool[Array, " B"]) -> Buffer:
       >>> buffer = buffer_init(jnp.zeros(()), capacity=2)
       >>> buffer = buffer_add(buffer, jnp.array([5.0, 6.0]), jnp.array([False, True]))
       >>> print(buffer.rows, buffer.age)
-      [6. 0.] [ 0 -1]
+      [6. 0.] [0 -1]
     """
     both, age = _joined(jnp.where(keep, 0, -1), rows, _older(buffer), buffer.rows)
     return Buffer(*_packed(both, age, age >= 0, len(buffer.age)))
@@ -205,7 +205,7 @@ def age_weights(age: Int[Array, "*B"], *, rate: float) -> Float[Array, "*B"]:
 
     Example:
       >>> print(age_weights(jnp.array([0, 1, -1]), rate=0.5))
-      [0.5  0.25 0.  ]
+      [0.5 0.25 0.]
     """
     if not 0 < rate < 1:
         raise InputError(f"rate must be in (0, 1), got {rate}")
@@ -246,7 +246,7 @@ def objective_weights(
     Example:
       >>> recent, earlier = jnp.ones((2, 3)), jnp.array([[1.0] * 3, [2.0] * 3])
       >>> print(objective_weights(recent, earlier))
-      [1.0499583 0.9500416]
+      [1.05 0.95]
     """
     if not temperature > 0:
         raise InputError(f"temperature must be positive, got {temperature}")

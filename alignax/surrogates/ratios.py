@@ -83,7 +83,7 @@ def geometric_log_ratio(
     Example:
       >>> mask = jnp.array([True, True, False])
       >>> print(geometric_log_ratio(jnp.array([1.0, 2.0, 9.0]), mask))
-      [1.5 1.5 0. ]
+      [1.5 1.5 0.]
     """
     total = jnp.sum(reduce.masked(log_ratios, mask), axis=-1, keepdims=True)
     count = jnp.sum(mask, axis=-1, keepdims=True, dtype=jnp.float32)
@@ -111,7 +111,7 @@ def geometric_token_log_ratio(
     Example:
       >>> mask = jnp.array([True, True, False])
       >>> print(geometric_token_log_ratio(jnp.array([1.0, 2.0, 9.0]), mask))
-      [1.5 1.5 0. ]
+      [1.5 1.5 0.]
     """
     mean = geometric_log_ratio(log_ratios, mask)
     return token_gradient(mean, reduce.masked(log_ratios, mask))
@@ -175,7 +175,7 @@ def clipped_log_ratio(
     Example:
       >>> mask, ratios = jnp.ones(2, bool), jnp.array([0.9, -0.9])
       >>> print(clipped_log_ratio(ratios, jnp.ones(2), mask))
-      [ 0.4 -0.9]
+      [0.4 -0.9]
     """
     if low < 0 or high < 0:
         raise InputError(f"low and high must not be negative, got {low}, {high}")
@@ -244,7 +244,7 @@ def blind_mixture_logp(
     Example:
       >>> old = jnp.log(jnp.array([0.25]))
       >>> print(0.3 / jnp.exp(blind_mixture_logp(old, jnp.array([True]))))
-      [0.6857143]
+      [0.6857]
     """
     old = jax.lax.stop_gradient(reduce.masked(logp_old, mask))
     return jnp.where(mask, jnp.log(0.75 * jnp.exp(old) + 0.25), 0)
@@ -278,7 +278,7 @@ def continuous_log_ratio(
     Example:
       >>> logp, old = jnp.log(jnp.array([[0.5, 0.3]])), jnp.log(jnp.array([[0.4, 0.4]]))
       >>> print(jnp.exp(continuous_log_ratio(logp, old, jnp.array([True]))))
-      [0.93749994]
+      [0.9375]
     """
     counts = jnp.broadcast_to(mask[..., None], logp.shape)
     apart = log_ratio(logp, logp_old, counts)

@@ -89,7 +89,7 @@ def one_token_exact_surrogate(
     Example:
       >>> labels = jnp.array([1])
       >>> print(one_token_exact_surrogate(jnp.zeros((1, 2)), labels, other=0.0))
-      [0.3465736]
+      [0.3466]
     """
     if not temperature > 0:
         raise InputError(f"temperature must be positive, got {temperature}")
@@ -217,7 +217,7 @@ def product_of_experts_logits(
       >>> base, expert = jnp.zeros(2), jnp.log(jnp.array([[0.75, 0.25]]))
       >>> logits = product_of_experts_logits(base, expert, jnp.array([2.0]))
       >>> print(jax.nn.softmax(logits))
-      [0.9        0.09999999]
+      [0.9 0.1]
     """
     base = logprobs.log_softmax(logits)
     inside = base > -jnp.inf

@@ -55,7 +55,7 @@ def clipped_value_loss(
     Example:
       >>> zeros, mask = jnp.zeros(1), jnp.array([True])
       >>> print(clipped_value_loss(zeros + 1, zeros, zeros + 1, mask))
-      [0.32000002]
+      [0.32]
     """
     values, clipped, returns = _clipped_pair(values, values_old, returns, mask, clip)
     plain, bounded = (values - returns) ** 2, (clipped - returns) ** 2
@@ -131,7 +131,7 @@ def soft_minimum(
 
     Example:
       >>> print(soft_minimum(jnp.array([1.0]), jnp.array([2.0])))
-      [1.1974285]
+      [1.1974]
     """
     if not temperature > 0:
         raise InputError(f"temperature must be positive, got {temperature}")

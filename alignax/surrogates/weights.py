@@ -135,7 +135,7 @@ def topr_surrogate(
       >>> ratios, mask = jnp.array([-2.0]), jnp.array([True])
       >>> loss = lambda x: topr_surrogate(x, -jnp.ones(1), mask).sum()
       >>> print(jax.grad(loss)(ratios))
-      [0.13533528]
+      [0.1353]
     """
     for name, (low, high) in {"positive": positive, "negative": negative}.items():
         if not 0 <= low <= high:
@@ -225,7 +225,7 @@ def vespo_surrogate(
       >>> ratios, mask = jnp.log(jnp.array([2.0])), jnp.array([True])
       >>> loss = lambda x: vespo_surrogate(x, jnp.ones(1), mask).sum()
       >>> print(jax.grad(loss)(ratios))
-      [-0.19914827]
+      [-0.1991]
     """
     if min(*positive, *negative) <= 0:
         raise InputError(

@@ -83,8 +83,8 @@ def log_normaliser(log_weights: Float[Array, "*batch N"]) -> Float[Array, "*batc
       ``[...]``, ``-inf`` where all weights are.
 
     Example:
-      >>> print(f"{log_normaliser(jnp.log(jnp.array([1.0, 3.0]))):.6f}")
-      0.693147
+      >>> print(f"{log_normaliser(jnp.log(jnp.array([1.0, 3.0]))):.4f}")
+      0.6931
     """
     log_weights = as_float(log_weights)
     possible = log_weights > -jnp.inf
@@ -141,7 +141,7 @@ def log_acceptance(
 
     Example:
       >>> print(log_acceptance(jnp.array([-1.0, 2.0]), log_kappa=1.0))
-      [-2.  0.]
+      [-2. 0.]
     """
     excess = as_float(log_weights) - log_kappa
     return jnp.where(excess < 0, excess, 0)

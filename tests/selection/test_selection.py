@@ -38,7 +38,7 @@ def test_dynamic_sampling_is_neutral_up_to_a_factor():
     ("p", "kept"), [(0.5, 0.999969), (0.1, 0.814698), (0.01, 0.148542)]
 )
 def test_keep_probability_of_sixteen(p, kept):
-    draws = jax.random.bernoulli(jax.random.key(0), p, (40_000, 16))
+    draws = jax.random.bernoulli(jax.random.key(0), p, (20_000, 16))
     assert selection.mixed_groups(draws).mean() == pytest.approx(kept, abs=6e-3)
 
 
@@ -88,8 +88,8 @@ def test_widest_subset_is_the_best_of_all():
         kept = selection.widest_subset(values, size=size)
         assert kept.sum() == size
         close(np.var(np.asarray(values)[kept]), variance, 1e-5)
-    rows = np.random.default_rng(0).normal(size=(60, 6)).astype(np.float32)
-    for size in (1, 2, 3, 4, 6):
+    rows = np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32)
+    for size in (2, 3, 6):
         kept = np.asarray(selection.widest_subset(jnp.array(rows), size=size))
         chosen = [row[mask].var() for row, mask in zip(rows, kept, strict=True)]
         best = [

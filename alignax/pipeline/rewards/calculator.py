@@ -187,7 +187,7 @@ def execute_marks(text: str, *, places: int = 6) -> str:
 
     Example:
       >>> execute_marks("<<48/2=>>24 and <<1/3=>>")
-      '<<48/2=24>>24 and <<1/3=0.333333>>'
+      '<<48/2=24>>24 and <<1/3=0.3333>>'
     """
     if not 0 <= places <= 100:
         raise InputError(f"places: {places} was given; 0 to 100 would do.")
