@@ -32,7 +32,8 @@ Params = Any
 """A pytree of arrays; only ``alignax.models`` knows its structure."""
 
 Cache = Any
-"""A pytree; leaves with an axis have the batch as their first one."""
+"""A pytree; leaves with an axis have the batch as their first one, those of a shared
+prefix inside it the prefix's rows."""
 
 Metrics = dict[str, Array]
 
@@ -58,6 +59,17 @@ class ModelOutput(NamedTuple):
     cache: Cache | None
 
 
+class HiddenOutput(NamedTuple):
+    """What a model returns before its head: ``hidden [B, S - logits_from, D]`` and
+    ``head [V, D]``, whose products are the logits, capped where ``soft_cap`` is a
+    number; and the cache where one was asked for."""
+
+    hidden: Float[Array, "B N D"]
+    head: Float[Array, "V D"]
+    soft_cap: float | None
+    cache: Cache | None
+
+
 @runtime_checkable
 class ApplyFn(Protocol):
     """A causal language model as a pure function.
@@ -65,8 +77,10 @@ class ApplyFn(Protocol):
     ``tokens [B, S]`` int32; ``mask [B, S]`` True at real tokens (default: all);
     ``positions [B, S]`` (default: the count of real tokens before each one, the
     cached ones included). ``cache_length=L`` asks for a fresh cache with room
-    for L tokens, filled with these S; ``cache=`` continues one. Logits come for
-    the positions from ``logits_from`` (static) on, in float32.
+    for L tokens, filled with these S; ``cache=`` continues one. ``prefix=`` is a
+    cache of fewer rows: each comes before B / N adjacent rows of tokens, shared and
+    not written to; with ``cache_length`` the fresh cache goes on from it. Logits come
+    for the positions from ``logits_from`` (static) on, in float32.
     """
 
     def __call__(
@@ -76,10 +90,33 @@ class ApplyFn(Protocol):
         *,
         mask: Bool[Array, "B S"] | None = None,
         positions: Int[Array, "B S"] | None = None,
+        prefix: Cache | None = None,
         cache: Cache | None = None,
         cache_length: int | None = None,
         logits_from: int = 0,
     ) -> ModelOutput: ...
+
+
+@runtime_checkable
+class HiddenFn(Protocol):
+    """An ``ApplyFn`` up to its head, for training.
+
+    ``segments [B, S]`` packs several texts in a row: tokens see those of their own
+    segment alone, a run of equal numbers, and positions start anew in each.
+    """
+
+    def __call__(
+        self,
+        params: Params,
+        tokens: Int[Array, "B S"],
+        *,
+        mask: Bool[Array, "B S"] | None = None,
+        positions: Int[Array, "B S"] | None = None,
+        segments: Int[Array, "B S"] | None = None,
+        prefix: Cache | None = None,
+        cache_length: int | None = None,
+        logits_from: int = 0,
+    ) -> HiddenOutput: ...
 
 
 @jax.tree_util.register_dataclass

@@ -127,11 +127,17 @@ def make_tabular_apply(*, vocab_size: int, horizon: int) -> ApplyFn:
         *,
         mask=None,
         positions=None,
+        prefix=None,
         cache=None,
         cache_length=None,
         logits_from=0,
     ):
         del mask, positions
+        if prefix is not None:
+            copies = len(tokens) // len(prefix["prompt"])
+            cache = jax.tree.map(
+                lambda x: jnp.repeat(x, copies, axis=0) if x.ndim else x, prefix
+            )
         if cache is None:
             # The first token is the prompt and no part of the prefix.
             prompt, known = tokens[:, 0], 0
@@ -151,7 +157,9 @@ def make_tabular_apply(*, vocab_size: int, horizon: int) -> ApplyFn:
         rows = codes + jnp.take(jnp.asarray(offsets), lengths, mode="clip")[:, None]
         logits = params["logits"].at[prompt[None, :], rows].get(mode="clip")
         logits = jnp.moveaxis(logits, 0, 1)[:, logits_from:]
-        if cache is not None or cache_length is not None:
+        if prefix is not None and cache_length is None:
+            cache = None
+        elif cache is not None or cache_length is not None:
             cache = {"prompt": prompt, "code": code, "known": known + len(steps)}
             cache["known"] = jnp.asarray(cache["known"], jnp.int32)
         return ModelOutput(logits, cache)

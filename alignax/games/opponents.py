@@ -56,22 +56,25 @@ def mixture_policy(
         *,
         mask=None,
         positions=None,
+        prefix=None,
         cache=None,
         cache_length=None,
         logits_from=0,
     ):
-        caches = (None, None) if cache is None else cache
+        pair = (None, None)
+        caches = zip(prefix or pair, cache or pair, strict=True)
         policy, reference = (
             function(
                 own,
                 tokens,
                 mask=mask,
                 positions=positions,
+                prefix=own_prefix,
                 cache=own_cache,
                 cache_length=cache_length,
                 logits_from=logits_from,
             )
-            for function, own, own_cache in zip(
+            for function, own, (own_prefix, own_cache) in zip(
                 (apply_fn, apply_fn_ref), params, caches, strict=True
             )
         )

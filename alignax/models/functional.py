@@ -13,8 +13,16 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Key
 
-from alignax.models.decoder import Decoder, DecoderConfig
-from alignax.types import ApplyFn, InputError, ModelOutput, Params
+from alignax.models.config import DecoderConfig
+from alignax.models.decoder import REMAT, Decoder
+from alignax.types import (
+    ApplyFn,
+    HiddenFn,
+    HiddenOutput,
+    InputError,
+    ModelOutput,
+    Params,
+)
 
 
 def _with_keys(tree: Any, convert) -> Any:
@@ -132,55 +140,152 @@ def make_apply(config: DecoderConfig) -> ApplyFn:
         *,
         mask=None,
         positions=None,
+        prefix=None,
         cache=None,
         cache_length=None,
         logits_from=0,
     ):
-        length = tokens.shape[1]
-        if max(length, cache_length or 0) > config.max_length:
-            raise InputError(
-                f"tokens must fit the model's max_length of {config.max_length}, got "
-                f"{length} and a cache of {cache_length}; shorten prompts or "
-                "completions"
-            )
-        if cache_length is not None and cache_length < length:
-            raise InputError(
-                f"cache_length must have room for the {length} tokens given, got "
-                f"{cache_length}"
-            )
-        if cache is not None and cache_length is not None:
-            raise InputError(
-                "cache_length asks for a fresh cache, and cache= was given: give one"
-            )
-        if cache is not None and length > cache["mask"].shape[1]:
-            raise InputError(
-                f"tokens must fit the cache's {cache['mask'].shape[1]} places, got "
-                f"{length}"
-            )
-        if not 0 <= logits_from < length:
-            raise InputError(
-                f"logits_from must be one of the {length} positions given, got "
-                f"{logits_from}"
-            )
-        check_params(config, params)
-        graph, abstract = _skeleton(config)
-        state = jax.tree.map(lambda leaf: leaf, abstract)
-        # Any of these may come from the host, as numpy arrays.
-        arrays, tokens, mask, positions = jax.tree.map(
-            jnp.asarray, (params, tokens, mask, positions)
-        )
-        nnx.replace_by_pure_dict(state, _with_keys(arrays, _list_key))
-        logits, cache = nnx.merge(graph, state)(
+        model, hidden, cache = _run(
+            config,
+            params,
             tokens,
             mask=mask,
             positions=positions,
+            prefix=prefix,
             cache=cache,
             cache_length=cache_length,
             logits_from=logits_from,
         )
-        return ModelOutput(logits, cache)
+        return ModelOutput(model.logits(hidden), cache)
 
     return apply_fn
+
+
+@functools.lru_cache(maxsize=64)
+def make_hidden(config: DecoderConfig, *, remat: str = "none") -> HiddenFn:
+    """The decoder up to its head; with ``logprobs.from_hidden``, no logits.
+
+    Args:
+      config: the architecture.
+      remat: what the reverse pass computes again to save memory: ``none``;
+        ``products``, all but the results of matrix products; ``block``, all but
+        each block's input.
+
+    Returns:
+      a ``HiddenFn``, which raises what ``make_apply``'s function does.
+
+    Raises:
+      InputError: ``remat`` is another word.
+
+    Example:
+      >>> from alignax import logprobs
+      >>> sizes = dict(vocab_size=11, hidden_size=8, num_layers=1, num_heads=2)
+      >>> more = dict(num_kv_heads=1, head_dim=4, mlp_size=16, max_length=32)
+      >>> config = DecoderConfig(**sizes, **more)
+      >>> tokens = jax.numpy.ones((3, 5), int)
+      >>> out = make_hidden(config)(init(config, jax.random.key(0)), tokens)
+      >>> flat = out.hidden.reshape(-1, 8)
+      >>> logprobs.from_hidden(flat, out.head, tokens.reshape(-1)).logp.shape
+      (15,)
+    """
+    if remat not in REMAT:
+        raise InputError(f"remat must be one of {list(REMAT)}, got {remat!r}")
+
+    def hidden_fn(
+        params,
+        tokens,
+        *,
+        mask=None,
+        positions=None,
+        segments=None,
+        prefix=None,
+        cache_length=None,
+        logits_from=0,
+    ):
+        model, hidden, cache = _run(
+            config,
+            params,
+            tokens,
+            mask=mask,
+            positions=positions,
+            segments=segments,
+            prefix=prefix,
+            cache_length=cache_length,
+            logits_from=logits_from,
+            remat=remat,
+        )
+        return HiddenOutput(hidden, model.head_table(), None, cache)
+
+    return hidden_fn
+
+
+def _run(config: DecoderConfig, params: Params, tokens: Any, **options: Any):
+    """``(model, hidden, cache)`` of checked arguments."""
+    _check_arguments(config, tokens, **options)
+    check_params(config, params)
+    graph, abstract = _skeleton(config)
+    state = jax.tree.map(lambda leaf: leaf, abstract)
+    # Any of these may come from the host, as numpy arrays.
+    arrays, tokens = jax.tree.map(jnp.asarray, (params, tokens))
+    for name in ("mask", "positions", "segments"):
+        if options.get(name) is not None:
+            options[name] = jnp.asarray(options[name])
+    nnx.replace_by_pure_dict(state, _with_keys(arrays, _list_key))
+    model = nnx.merge(graph, state)
+    return model, *model(tokens, **options)
+
+
+def _check_arguments(
+    config: DecoderConfig,
+    tokens: Any,
+    *,
+    prefix: Any = None,
+    segments: Any = None,
+    cache: Any = None,
+    cache_length: int | None = None,
+    logits_from: int,
+    **_: Any,
+) -> None:
+    rows, length = tokens.shape
+    given = {"prefix": prefix, "cache": cache, "segments": segments}
+    given = [name for name, value in given.items() if value is not None]
+    if len(given) > 1:
+        raise InputError(f"give only one of prefix, cache and segments, got {given}")
+    if segments is not None and cache_length is not None:
+        raise InputError("segments are for training: cache_length must be None with it")
+    behind = 0 if prefix is None else prefix["mask"].shape[1]
+    most = max(length, cache_length or 0)
+    if behind + most > config.max_length:
+        raise InputError(
+            f"tokens must fit the model's max_length of {config.max_length}, got "
+            f"{length} and a cache of {cache_length} behind a prefix of {behind}; "
+            "shorten prompts or completions"
+        )
+    if prefix is not None and "prefix" in prefix:
+        raise InputError("prefix must be a cache without a prefix of its own")
+    if prefix is not None and rows % len(prefix["seen"]):
+        raise InputError(
+            f"tokens must have as many rows for each of the prefix's "
+            f"{len(prefix['seen'])}, got {rows}"
+        )
+    if cache_length is not None and cache_length < length:
+        raise InputError(
+            f"cache_length must have room for the {length} tokens given, got "
+            f"{cache_length}"
+        )
+    if cache is not None and cache_length is not None:
+        raise InputError(
+            "cache_length asks for a fresh cache, and cache= was given: give one"
+        )
+    if cache is not None and length > cache["mask"].shape[1]:
+        raise InputError(
+            f"tokens must fit the cache's {cache['mask'].shape[1]} places, got {length}"
+        )
+    if not 0 <= logits_from < length:
+        raise InputError(
+            f"logits_from must be one of the {length} positions given, got "
+            f"{logits_from}"
+        )
 
 
 def logical_axes(config: DecoderConfig) -> Params:

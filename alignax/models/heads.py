@@ -14,8 +14,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from alignax.models.decoder import Decoder, DecoderConfig, _param
+from alignax.models.config import DecoderConfig
+from alignax.models.decoder import Decoder
 from alignax.models.functional import _list_key, _with_keys
+from alignax.models.layers import make_param
 from alignax.types import InputError, Params
 
 RewardFn = Callable[..., Float[Array, "B S O"]]
@@ -27,7 +29,7 @@ class RewardModel(Decoder):
     def __init__(self, config: DecoderConfig, outputs: int, rngs: nnx.Rngs):
         super().__init__(dataclasses.replace(config, tie_embeddings=False), rngs)
         shape, axes = (outputs, config.hidden_size), (None, "embed")
-        self.head = _param(
+        self.head = make_param(
             rngs, config, shape, axes, scale=(config.hidden_size + 1) ** -0.5
         )
 
@@ -136,15 +138,9 @@ def make_reward(config: DecoderConfig, *, outputs: int = 1) -> RewardFn:
         state = jax.tree.map(lambda leaf: leaf, abstract)
         arrays = jax.tree.map(jnp.asarray, params)
         nnx.replace_by_pure_dict(state, _with_keys(arrays, _list_key))
-        values, _ = nnx.merge(graph, state)(
-            tokens,
-            mask=mask,
-            positions=None,
-            cache=None,
-            cache_length=None,
-            logits_from=0,
-        )
-        return values
+        model = nnx.merge(graph, state)
+        hidden, _ = model(tokens, mask=mask)
+        return model.logits(hidden)
 
     return reward_fn
 

@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from transformers import AutoConfig
 
 from alignax.models import functional
-from alignax.models.decoder import DTYPES, DecoderConfig
+from alignax.models.config import DTYPES, DecoderConfig
 from alignax.types import InputError, Params
 
 # Architecture: transformers' model type, and what the decoder adds for it.
