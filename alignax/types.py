@@ -79,8 +79,9 @@ class ApplyFn(Protocol):
     cached ones included). ``cache_length=L`` asks for a fresh cache with room
     for L tokens, filled with these S; ``cache=`` continues one. ``prefix=`` is a
     cache of fewer rows: each comes before B / N adjacent rows of tokens, shared and
-    not written to; with ``cache_length`` the fresh cache goes on from it. Logits come
-    for the positions from ``logits_from`` (static) on, in float32.
+    not written to; with ``cache_length`` the fresh cache goes on from it. Tokens may
+    be none, ``[B, 0]``, to open a cache. Logits come for the positions from
+    ``logits_from`` (static) on, in float32.
     """
 
     def __call__(

@@ -64,7 +64,9 @@ class Attention(nnx.Module):
             write = jax.lax.dynamic_update_slice_in_dim
             keys = write(cache["key"], keys, index, axis=2)
             values = write(cache["value"], values, index, axis=2)
-        if prefix is None and cache is None:
+        if length == 0:
+            mixed = q
+        elif prefix is None and cache is None:
             # Flash attention where the device has it.
             mixed = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
         else:
@@ -72,7 +74,7 @@ class Attention(nnx.Module):
                 q, keys, values, mask, prefix=prefix, scale=head**-0.5
             )
         kept = {"key": keys, "value": values}
-        return self.out(mixed.reshape(batch, length, -1)), kept
+        return self.out(mixed.reshape(batch, length, config.num_heads * head)), kept
 
 
 class Block(nnx.Module):
@@ -195,7 +197,7 @@ class Decoder(nnx.Module):
         kept = {
             "layers": layers,
             "mask": valid,
-            "seen": seen + count[:, -1],
+            "seen": seen + jnp.sum(mask, axis=1, dtype=jnp.int32),
             "index": (0 if index is None else index) + jnp.int32(length),
         }
         return hidden, kept if prefix is None else kept | {"prefix": prefix}

@@ -281,7 +281,7 @@ def _check_arguments(
         raise InputError(
             f"tokens must fit the cache's {cache['mask'].shape[1]} places, got {length}"
         )
-    if not 0 <= logits_from < length:
+    if not 0 <= logits_from < max(length, 1):
         raise InputError(
             f"logits_from must be one of the {length} positions given, got "
             f"{logits_from}"

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from alignax import sampling
+from alignax import logprobs, sampling
 from alignax.types import ApplyFn, InputError, Params, Prompts, Rollout
 
 
@@ -36,24 +36,21 @@ def row_keys(
     return jax.vmap(keys_of)(index, occurrence).reshape(-1)
 
 
-def sampling_law(
+def sampling_logits(
     logits: Float[Array, "B V"],
     *,
     temperature: float,
     top_k: int | None,
     top_p: float | None,
 ) -> Float[Array, "B V"]:
-    """Log-probabilities of the law that is sampled: temperature, then top-k, then
-    top-p; at temperature 0 all mass on the likeliest token."""
-    if temperature == 0:
-        best = jnp.argmax(logits, axis=-1, keepdims=True)
-        return jnp.where(jnp.arange(logits.shape[-1])[None] == best, 0.0, -jnp.inf)
-    logits = sampling.tempered(logits, temperature=temperature)
+    """Logits of the law that is sampled: temperature, then top-k, then top-p."""
+    if temperature != 1:
+        logits = sampling.tempered(logits, temperature=temperature)
     if top_k is not None:
         logits = sampling.top_k(logits, k=top_k)
     if top_p is not None:
         logits = sampling.top_p(logits, p=top_p)
-    return jax.nn.log_softmax(logits, axis=-1)
+    return logits
 
 
 def generate(
@@ -121,17 +118,23 @@ def generate(
         )
 
     def draw(t, logits):
-        law = sampling_law(logits, temperature=temperature, top_k=top_k, top_p=top_p)
-        token_keys = jax.vmap(lambda row: jax.random.fold_in(row, t))(keys)
-        token = jax.vmap(jax.random.categorical)(token_keys, law)
-
-        def pick(logp):
-            return jnp.take_along_axis(logp, token[:, None], axis=-1)[:, 0]
-
-        return token, pick(law), pick(jax.nn.log_softmax(logits, axis=-1))
-
-    def ended(token):
-        return jnp.zeros_like(token, bool) if eos_id is None else token == eos_id
+        """Tokens, their log-probability under the sampled law, and the policy's."""
+        if temperature == 0:
+            token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+            logp_old = logprobs.token_logp(logits, token)
+            return token, jnp.zeros_like(logp_old), logp_old
+        law = sampling_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p)
+        uniforms = jax.vmap(
+            lambda row: jax.random.uniform(jax.random.fold_in(row, t), (2,))
+        )(keys)
+        token, normaliser = sampling.inverse_cdf(uniforms, law)
+        picked = jnp.take_along_axis(law, token[:, None], axis=-1)[:, 0]
+        logp = picked - normaliser
+        return (
+            token,
+            logp,
+            logp if law is logits else logprobs.token_logp(logits, token),
+        )
 
     def write(t, out, logits):
         """Sample position t from ``logits`` and write it down."""
@@ -154,7 +157,7 @@ def generate(
         params,
         prompts.tokens,
         mask=prompts.mask,
-        cache_length=length + max_tokens - 1,
+        cache_length=length,
         logits_from=length - 1,
     )
     rows = prompts.tokens.shape[0] * completions
@@ -178,8 +181,14 @@ def generate(
         logits, cache = apply_fn(params, last, cache=cache)
         return t + 1, write(t, out, logits[:, -1]), cache
 
-    carry = (jnp.int32(1), out, repeated(prefill.cache))
-    _, out, _ = jax.lax.while_loop(unfinished, step, carry)
+    if max_tokens > 1:
+        # A prompt's cache is shared by its completions; their own is opened empty.
+        nothing = out["tokens"][:, :0]
+        opened = apply_fn(
+            params, nothing, prefix=prefill.cache, cache_length=max_tokens - 1
+        )
+        carry = (jnp.int32(1), out, opened.cache)
+        _, out, _ = jax.lax.while_loop(unfinished, step, carry)
     prompt = repeated({"tokens": prompts.tokens, "mask": prompts.mask})
     return Rollout(prompt_tokens=prompt["tokens"], prompt_mask=prompt["mask"], **out)
 
