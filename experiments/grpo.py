@@ -16,7 +16,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from alignax import advantages, controllers, estimators, logprobs, reduce, surrogates
+from alignax import advantages, controllers, estimators, reduce, surrogates
 from alignax.pipeline import rollout as rollouts
 from alignax.pipeline import update
 from alignax.types import ApplyFn, Batch, InputError, Prompts, TrainState
@@ -98,10 +98,9 @@ class GRPO:
                 "kl k1 in the loss has no gradient in expectation and regularises "
                 "nothing; use kl_in reward with k1, or kl k2 or k3 in the loss"
             )
-        rows = self.prompts * self.completions
-        if rows % self.microbatches:
+        if self.prompts % self.microbatches:
             raise InputError(
-                f"microbatches must divide prompts × completions = {rows}, got "
+                f"microbatches must divide the {self.prompts} prompts, got "
                 f"{self.microbatches}"
             )
 
@@ -135,7 +134,13 @@ def init_state(config: GRPO, params: Any, beta: float, key: jax.Array) -> TrainS
 
 
 def make_sampler(
-    config: GRPO, apply_fn: ApplyFn, *, max_tokens: int, eos_id: int | None, pad_id: int
+    config: GRPO,
+    apply_fn: ApplyFn,
+    score: rollouts.ScoreFn,
+    *,
+    max_tokens: int,
+    eos_id: int | None,
+    pad_id: int,
 ) -> Callable[[TrainState, Any, Prompts], tuple[rollouts.Rollout, jax.Array]]:
     """``(state, ref_params, prompts) -> (rollout, logp_ref [B, T])``, jitted."""
     generate = partial(
@@ -154,8 +159,7 @@ def make_sampler(
     def sample(state, ref_params, prompts):
         key = jax.random.fold_in(state.key, state.step)
         rollout = generate(state.params, key, prompts)
-        logits = rollouts.completion_logits(apply_fn, ref_params, rollout)
-        logp_ref = logprobs.token_logp(logits, rollout.tokens)
+        logp_ref, _ = score(ref_params, rollout)
         return rollout, reduce.masked(logp_ref, rollout.mask)
 
     return sample
@@ -176,11 +180,10 @@ def token_advantages(config: GRPO, batch: Batch, beta: jax.Array) -> jax.Array:
     return result
 
 
-def loss_fn(config: GRPO, apply_fn: ApplyFn, beta: jax.Array, params, rows):
+def loss_fn(config: GRPO, score: rollouts.ScoreFn, beta: jax.Array, params, rows):
     """The objective: a clipped policy term, and the penalty where it is a loss."""
     rollout = rows["rollout"]
-    logits = rollouts.completion_logits(apply_fn, params, rollout)
-    logp = logprobs.token_logp(logits, rollout.tokens)
+    logp, entropy = score(params, rollout)
     losses = surrogates.clipped_surrogate(
         logp,
         rollout.logp_old,
@@ -197,14 +200,14 @@ def loss_fn(config: GRPO, apply_fn: ApplyFn, beta: jax.Array, params, rows):
         jnp.expm1(ratio) < -config.clip_low
     )
     aux = {
-        "entropy": reduce.token_mean(logprobs.entropy(logits), rollout.mask),
+        "entropy": reduce.token_mean(entropy, rollout.mask),
         "clipped": reduce.token_mean(outside.astype(jnp.float32), rollout.mask),
     }
     return numerator, denominator, aux
 
 
 def make_train_step(
-    config: GRPO, apply_fn: ApplyFn, *, shardings: TrainState | None = None
+    config: GRPO, score: rollouts.ScoreFn, *, shardings: TrainState | None = None
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
     """``(state, batch) -> (state, metrics)``: jitted, the state donated.
 
@@ -222,9 +225,10 @@ def make_train_step(
             "advantages": token_advantages(config, batch, beta),
         }
         one_update = update.make_update(
-            partial(loss_fn, config, apply_fn, beta),
+            partial(loss_fn, config, score, beta),
             tx,
             microbatches=config.microbatches,
+            group=config.completions,
         )
         new, metrics = jax.lax.scan(
             lambda state, _: one_update(state, rows), state, length=config.updates

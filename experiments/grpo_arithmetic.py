@@ -25,6 +25,7 @@ import numpy as np
 from alignax import cli, exact
 from alignax.models import decoder, functional
 from alignax.pipeline import checkpoint, data, metrics, plots
+from alignax.pipeline import rollout as rollouts
 from alignax.types import Batch, InputError, Rollout
 from experiments import grpo, loop, sft
 from experiments.grpo import GRPO
@@ -166,8 +167,11 @@ def main(config: Config) -> None:
         "eos_id": tokenizer.eos_id,
         "pad_id": tokenizer.pad_id,
     }
-    sample = grpo.make_sampler(config.grpo, apply_fn, **tokens)
-    train_step = grpo.make_train_step(config.grpo, apply_fn)
+    score_fn = rollouts.score_by_hidden(
+        functional.make_hidden(model), completions=config.grpo.completions
+    )
+    sample = grpo.make_sampler(config.grpo, apply_fn, score_fn, **tokens)
+    train_step = grpo.make_train_step(config.grpo, score_fn)
     evaluator = grpo.make_evaluator(apply_fn, completions=4, **tokens)
 
     questions = [record["question"] for record in held_out]

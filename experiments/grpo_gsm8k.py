@@ -24,7 +24,8 @@ import numpy as np
 from alignax import cli
 from alignax.models import decoder, functional, hf
 from alignax.pipeline import checkpoint, data, metrics, plots, rewards
-from alignax.types import ApplyFn, Batch, InputError
+from alignax.pipeline import rollout as rollouts
+from alignax.types import ApplyFn, Batch, HiddenFn, InputError
 from experiments import grpo, loop, sft
 from experiments.grpo import GRPO
 from experiments.sft import SFT
@@ -95,6 +96,7 @@ class Policy(NamedTuple):
     config: decoder.DecoderConfig
     params: Any
     apply_fn: ApplyFn
+    hidden_fn: HiddenFn
     tokenizer: data.Tokenizer
 
 
@@ -122,7 +124,8 @@ def load_policy(config: Config, key: jax.Array) -> Policy:
                 f"prompt_length + max_tokens must fit the {model.max_length} tokens of "
                 f"{config.model}, got {config.prompt_length} + {config.max_tokens}"
             )
-    return Policy(model, params, functional.make_apply(model), tokenizer)
+    apply_fn, hidden_fn = functional.make_apply(model), functional.make_hidden(model)
+    return Policy(model, params, apply_fn, hidden_fn, tokenizer)
 
 
 def question(record: dict, tokenizer: data.Tokenizer) -> str:
@@ -202,8 +205,11 @@ def main(config: Config) -> None:
         "eos_id": tokenizer.eos_id,
         "pad_id": tokenizer.pad_id,
     }
-    sample = grpo.make_sampler(config.grpo, apply_fn, **tokens)
-    train_step = grpo.make_train_step(config.grpo, apply_fn)
+    score_fn = rollouts.score_by_hidden(
+        policy.hidden_fn, completions=config.grpo.completions
+    )
+    sample = grpo.make_sampler(config.grpo, apply_fn, score_fn, **tokens)
+    train_step = grpo.make_train_step(config.grpo, score_fn)
     evaluator = grpo.make_evaluator(apply_fn, completions=1, **tokens)
     reward = make_reward(config)
 

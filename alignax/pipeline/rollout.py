@@ -1,11 +1,13 @@
 """Sampling completions: prompts and a model in, tokens and log-probs out."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from alignax import logprobs, sampling
-from alignax.types import ApplyFn, InputError, Params, Prompts, Rollout
+from alignax.types import ApplyFn, HiddenFn, InputError, Params, Prompts, Rollout
 
 
 def left_padded(prompts: Prompts) -> Prompts:
@@ -213,3 +215,87 @@ def completion_logits(
     )
     start = rollout.prompt_tokens.shape[1] - 1
     return apply_fn(params, tokens[:, :-1], mask=mask[:, :-1], logits_from=start).logits
+
+
+ScoreFn = Callable[[Params, Rollout], tuple[Float[Array, "B T"], Float[Array, "B T"]]]
+"""``(params, rollout) -> (logp, entropy)`` of each completion position, in nats."""
+
+
+def score_by_logits(apply_fn: ApplyFn) -> ScoreFn:
+    """Log-probabilities and entropies from ``completion_logits``, for any model.
+
+    Args:
+      apply_fn: the model.
+
+    Returns:
+      the scores' function; it holds the logits of all completion positions.
+    """
+
+    def score(params, rollout):
+        logits = completion_logits(apply_fn, params, rollout)
+        return logprobs.token_logp(logits, rollout.tokens), logprobs.entropy(logits)
+
+    return score
+
+
+def score_by_hidden(hidden_fn: HiddenFn, *, completions: int = 1) -> ScoreFn:
+    """The same without logits, each prompt encoded once for all of its completions.
+
+    Args:
+      hidden_fn: the model up to its head.
+      completions: K, how many adjacent rows have one prompt; at 1 rows may have any.
+
+    Returns:
+      the scores' function; where ``completions`` does not divide the rows it raises
+      ``InputError``. Values and gradients are those of ``score_by_logits``.
+
+    Raises:
+      InputError: ``completions`` is less than 1.
+
+    Reference:
+      Liu et al., "Prefix Grouper", arXiv 2506.05433.
+    """
+    if completions < 1:
+        raise InputError(f"completions must be at least 1, got {completions}")
+
+    def hidden_of(params, rollout):
+        """The hidden states that predict each completion token, and the rest."""
+        length = rollout.prompt_tokens.shape[1]
+        tokens, mask = rollout.tokens[:, :-1], rollout.mask[:, :-1]
+        if completions == 1:
+            out = hidden_fn(
+                params,
+                jnp.concatenate([rollout.prompt_tokens, tokens], axis=1),
+                mask=jnp.concatenate([rollout.prompt_mask, mask], axis=1),
+                logits_from=length - 1,
+            )
+            return out.hidden, out
+        out = hidden_fn(
+            params,
+            rollout.prompt_tokens[::completions],
+            mask=rollout.prompt_mask[::completions],
+            cache_length=length,
+            logits_from=length - 1,
+        )
+        first = jnp.repeat(out.hidden, completions, axis=0)
+        if not tokens.shape[1]:
+            return first, out
+        rest = hidden_fn(params, tokens, mask=mask, prefix=out.cache)
+        return jnp.concatenate([first, rest.hidden], axis=1), out
+
+    def score(params, rollout):
+        shape = rollout.tokens.shape
+        if shape[0] % completions:
+            raise InputError(
+                f"completions must divide the {shape[0]} rows given, got {completions}"
+            )
+        hidden, out = hidden_of(params, rollout)
+        stats = logprobs.from_hidden(
+            hidden.reshape(-1, hidden.shape[-1]),
+            out.head,
+            rollout.tokens.reshape(-1),
+            soft_cap=out.soft_cap,
+        )
+        return stats.logp.reshape(shape), stats.entropy.reshape(shape)
+
+    return score

@@ -115,23 +115,29 @@ def state_shardings(
     return jax.tree.unflatten(jax.tree.structure(state), jax.tree.leaves(fields))
 
 
-def _split(batch: Any, microbatches: int) -> Any:
+def _split(batch: Any, microbatches: int, group: int) -> Any:
     def split(x):
         rows = x.shape[0]
-        if rows % microbatches:
+        if rows % (microbatches * group):
+            whole = f" into whole groups of {group}" if group > 1 else ""
             raise InputError(
-                f"microbatches must divide the batch's {rows} rows, got {microbatches}"
+                f"microbatches must divide the batch's {rows} rows{whole}, got "
+                f"{microbatches}"
             )
         # Every microbatch takes rows from each device's share of a sharded batch.
-        return x.reshape(rows // microbatches, microbatches, *x.shape[1:]).swapaxes(
-            0, 1
-        )
+        parts = x.reshape(-1, microbatches, group, *x.shape[1:]).swapaxes(0, 1)
+        return parts.reshape(microbatches, -1, *x.shape[1:])
 
     return jax.tree.map(split, batch)
 
 
 def accumulate(
-    loss_fn: LossFn, params: Params, batch: Any, *, microbatches: int = 1
+    loss_fn: LossFn,
+    params: Params,
+    batch: Any,
+    *,
+    microbatches: int = 1,
+    group: int = 1,
 ) -> tuple[Fraction, dict[str, Fraction], Params]:
     """Sums of a loss' numerator, denominator, reports and numerator gradient.
 
@@ -141,13 +147,15 @@ def accumulate(
       params: differentiated.
       batch: a pytree with the rows first.
       microbatches: how many parts to scan over; must divide the rows.
+      group: adjacent rows that stay together, as those of one prompt do where its
+        forward pass is shared.
 
     Returns:
       ``(numerator, denominator)``, ``aux``, and the numerator's gradient in
       float32: all sums over the whole batch, whatever the split.
 
     Raises:
-      InputError: ``microbatches`` does not divide the rows.
+      InputError: ``microbatches`` does not divide the rows into whole groups.
     """
 
     def numerator_of(params, part):
@@ -165,7 +173,7 @@ def accumulate(
 
     if microbatches == 1:
         return sums(batch)
-    parts = _split(batch, microbatches)
+    parts = _split(batch, microbatches, group)
     shapes = jax.eval_shape(sums, jax.tree.map(lambda x: x[0], parts))
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
@@ -176,7 +184,11 @@ def accumulate(
 
 
 def make_update(
-    loss_fn: LossFn, tx: optax.GradientTransformation, *, microbatches: int = 1
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    *,
+    microbatches: int = 1,
+    group: int = 1,
 ) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
     """One optimiser step as a pure function ``(state, batch) -> (state, metrics)``.
 
@@ -188,6 +200,7 @@ def make_update(
       loss_fn: see ``LossFn``.
       tx: the optimiser.
       microbatches: how many parts the rows are scanned in.
+      group: adjacent rows that stay together.
 
     Returns:
       the update. Its metrics: ``loss``, ``grad_norm`` and the fractions of
@@ -202,7 +215,7 @@ def make_update(
 
     def update(state, batch):
         (numerator, denominator), aux, gradient = accumulate(
-            loss_fn, state.params, batch, microbatches=microbatches
+            loss_fn, state.params, batch, microbatches=microbatches, group=group
         )
         scale: Float[Array, ""] = reduce.divide(jnp.float32(1), denominator)
         gradient = jax.tree.map(

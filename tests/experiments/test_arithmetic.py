@@ -13,6 +13,7 @@ import pytest
 from alignax import exact
 from alignax.models import decoder, functional
 from alignax.pipeline import checkpoint, data, metrics, sharding, update
+from alignax.pipeline import rollout as rollouts
 from alignax.types import Batch, InputError
 from experiments import grpo, grpo_arithmetic, sft
 from experiments.grpo_arithmetic import Config
@@ -259,14 +260,16 @@ def problem():
 def run_steps(problem, place, shardings=None, steps=2):
     model, config, params, prompts, tokenizer = problem
     apply_fn = functional.make_apply(model)
+    score = rollouts.score_by_hidden(functional.make_hidden(model), completions=4)
     sample = grpo.make_sampler(
         config,
         apply_fn,
+        score,
         max_tokens=4,
         eos_id=tokenizer.eos_id,
         pad_id=tokenizer.pad_id,
     )
-    train_step = grpo.make_train_step(config, apply_fn, shardings=shardings)
+    train_step = grpo.make_train_step(config, score, shardings=shardings)
     state = grpo.init_state(config, params, 0.1, jax.random.key(3))
     if shardings is not None:
         state = jax.device_put(state, shardings)

@@ -15,6 +15,7 @@ import pytest
 from alignax import estimators, exact
 from alignax.divergences import forward_kl, regularised_optimum
 from alignax.models import decoder, functional
+from alignax.pipeline import rollout as rollouts
 from alignax.types import Batch, InputError, Prompts
 from experiments import grpo
 
@@ -34,10 +35,11 @@ def train(apply_fn, reference, world, *, beta, steps, learning_rate, **options):
         clip_norm=10.0,
         **options,
     )
+    score = rollouts.score_by_logits(apply_fn)
     sample = grpo.make_sampler(
-        config, apply_fn, max_tokens=tokens.shape[1], eos_id=eos_id, pad_id=0
+        config, apply_fn, score, max_tokens=tokens.shape[1], eos_id=eos_id, pad_id=0
     )
-    step = grpo.make_train_step(config, apply_fn)
+    step = grpo.make_train_step(config, score)
     prompts = Prompts(
         tokens=jnp.broadcast_to(prompt, (ROWS, len(prompt))),
         mask=jnp.ones((ROWS, len(prompt)), bool),

@@ -1,0 +1,171 @@
+"""Tokens per second of sampling: alignax beside transformers, and shared prefill.
+
+    python -m benchmarks.decode
+
+A Qwen3-shaped decoder with random parameters, every completion of full length. The
+limit is the time of the products of one step with the parameters, alone.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alignax.models import functional
+from alignax.models.config import DecoderConfig
+from alignax.pipeline import rollout as rollouts
+from alignax.types import Prompts
+from benchmarks import timing
+
+SMALL = DecoderConfig(
+    vocab_size=32_000,
+    hidden_size=256,
+    num_layers=4,
+    num_heads=4,
+    num_kv_heads=2,
+    head_dim=64,
+    mlp_size=768,
+    max_length=512,
+    qk_norm=True,
+    rope_theta=1e6,
+)
+
+
+def prompts_of(config: DecoderConfig, rows: int, length: int) -> Prompts:
+    tokens = np.random.default_rng(0).integers(0, config.vocab_size, (rows, length))
+    return Prompts(
+        tokens=jnp.asarray(tokens, jnp.int32),
+        mask=jnp.ones((rows, length), bool),
+        index=jnp.arange(rows),
+    )
+
+
+def products(config: DecoderConfig, params, rows: int, steps: int):
+    """Only the products of ``rows`` vectors with each matrix, ``steps`` times."""
+    matrices = [x for x in jax.tree.leaves(params) if x.ndim == 2]
+
+    @jax.jit
+    def run(matrices):
+        def step(total, i):
+            for matrix in matrices:
+                # The head, or another one: contract what is not the vocabulary.
+                axis = 1 if matrix.shape[0] == config.vocab_size else 0
+                x = jnp.full((rows, matrix.shape[axis]), 1e-3 * i)
+                y = jax.lax.dot_general(x, matrix, (((1,), (axis,)), ((), ())))
+                total += jnp.max(y)
+            return total, None
+
+        return jax.lax.scan(step, 0.0, jnp.arange(steps, dtype=jnp.float32))[0]
+
+    return lambda: run(matrices)
+
+
+def by_transformers(config: DecoderConfig, prompts: Prompts, new_tokens: int):
+    """The same shape in torch; None where it is not installed."""
+    if timing.missing("torch", "transformers"):
+        return None
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    peer = Qwen3Config(
+        vocab_size=config.vocab_size,
+        hidden_size=config.hidden_size,
+        num_hidden_layers=config.num_layers,
+        num_attention_heads=config.num_heads,
+        num_key_value_heads=config.num_kv_heads,
+        head_dim=config.head_dim,
+        intermediate_size=config.mlp_size,
+        max_position_embeddings=config.max_length,
+        tie_word_embeddings=config.tie_embeddings,
+        pad_token_id=0,
+        eos_token_id=None,
+        bos_token_id=None,
+    )
+    torch.manual_seed(0)
+    generate: Callable = Qwen3ForCausalLM(peer).eval().generate
+    tokens = torch.tensor(np.asarray(prompts.tokens), dtype=torch.long)
+
+    def run():
+        with torch.no_grad():
+            generate(
+                tokens,
+                attention_mask=torch.ones_like(tokens),
+                do_sample=True,
+                top_k=0,
+                min_new_tokens=new_tokens,
+                max_new_tokens=new_tokens,
+            )
+
+    return run
+
+
+def sampler(config: DecoderConfig, completions: int, new_tokens: int):
+    return jax.jit(
+        partial(
+            rollouts.generate,
+            functional.make_apply(config),
+            completions=completions,
+            max_tokens=new_tokens,
+            eos_id=None,
+        )
+    )
+
+
+def main(
+    config: DecoderConfig = SMALL,
+    *,
+    rows: int = 32,
+    prompt: int = 64,
+    new_tokens: int = 128,
+    repeats: int = 5,
+) -> str:
+    params = functional.init(config, jax.random.key(0))
+    key = jax.random.key(1)
+    apart, groups = prompts_of(config, rows, prompt), prompts_of(config, 4, prompt)
+    one, group = sampler(config, 1, new_tokens), sampler(config, rows // 4, new_tokens)
+    programs = {
+        "alignax": lambda: one(params, key, apart),
+        f"alignax, 4 groups of {rows // 4}": lambda: group(params, key, groups),
+        "transformers": by_transformers(config, apart, new_tokens),
+        "products alone (limit)": products(config, params, rows, new_tokens),
+    }
+    absent = [name for name, program in programs.items() if program is None]
+    programs = {name: run for name, run in programs.items() if run is not None}
+    seconds = timing.interleaved(programs, repeats=repeats)
+    base = seconds.get("transformers", seconds["alignax"])
+    lines = [
+        [
+            name,
+            timing.spread(values),
+            f"{rows * new_tokens / np.median(values):,.0f}",
+            f"{np.median(base) / np.median(values):.2f}",
+        ]
+        for name, values in seconds.items()
+    ]
+    against = "transformers" if "transformers" in seconds else "alignax"
+    text = timing.table(
+        ["sampling", "seconds", "tokens/s", f"speed / {against}'s"], lines
+    )
+    skipped = f"\n\nNot installed: {', '.join(absent)}." if absent else ""
+    return f"{text}{skipped}\n\n{prefill(config, params, repeats)}"
+
+
+def prefill(config: DecoderConfig, params, repeats: int) -> str:
+    """One token for each of 8 completions of a prompt, against for one."""
+    prompts, key = prompts_of(config, 4, 256), jax.random.key(2)
+    programs = {
+        str(completions): partial(sampler(config, completions, 1), params, key, prompts)
+        for completions in (1, 8)
+    }
+    seconds = timing.interleaved(programs, repeats=4 * repeats)
+    ratio = np.median(seconds["8"]) / np.median(seconds["1"])
+    return (
+        f"Prefill of 4 groups of 8, prompts of 256 tokens, up to the first sampled "
+        f"token: {ratio:.2f} × that of groups of 1."
+    )
+
+
+if __name__ == "__main__":
+    print(timing.machine(), main(), sep="\n\n")
