@@ -62,29 +62,37 @@ def products(config: DecoderConfig, params, rows: int, steps: int):
     return lambda: run(matrices)
 
 
-def by_transformers(config: DecoderConfig, prompts: Prompts, new_tokens: int):
-    """The same shape in torch; None where it is not installed."""
-    if timing.missing("torch", "transformers"):
-        return None
+def peer_model(config: DecoderConfig):
+    """The same shape in torch, random."""
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    peer = Qwen3Config(
-        vocab_size=config.vocab_size,
-        hidden_size=config.hidden_size,
-        num_hidden_layers=config.num_layers,
-        num_attention_heads=config.num_heads,
-        num_key_value_heads=config.num_kv_heads,
-        head_dim=config.head_dim,
-        intermediate_size=config.mlp_size,
-        max_position_embeddings=config.max_length,
-        tie_word_embeddings=config.tie_embeddings,
-        pad_token_id=0,
-        eos_token_id=None,
-        bos_token_id=None,
-    )
     torch.manual_seed(0)
-    generate: Callable = Qwen3ForCausalLM(peer).eval().generate
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=config.vocab_size,
+            hidden_size=config.hidden_size,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            num_key_value_heads=config.num_kv_heads,
+            head_dim=config.head_dim,
+            intermediate_size=config.mlp_size,
+            max_position_embeddings=config.max_length,
+            tie_word_embeddings=config.tie_embeddings,
+            pad_token_id=0,
+            eos_token_id=None,
+            bos_token_id=None,
+        )
+    )
+
+
+def by_transformers(config: DecoderConfig, prompts: Prompts, new_tokens: int):
+    """transformers' own sampling; None where it is not installed."""
+    if timing.missing("torch", "transformers"):
+        return None
+    import torch
+
+    generate: Callable = peer_model(config).eval().generate
     tokens = torch.tensor(np.asarray(prompts.tokens), dtype=torch.long)
 
     def run():

@@ -1,0 +1,222 @@
+"""One GRPO update: time, and peak memory of a process of its own.
+
+    python -m benchmarks.grpo_step
+
+Forward, backward, clipping and AdamW on 16 rows of 64 prompt and 128 completion tokens,
+old and reference log-probabilities given; the peer is transformers' model under TRL's
+``selective_log_softmax`` and GRPO's loss. Then the shared-prefix forward against the
+plain one on 4 groups of 8, prompts of 256 and completions of 64.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alignax.models import functional
+from alignax.pipeline import rollout as rollouts
+from alignax.types import Batch, Rollout
+from benchmarks import timing
+from benchmarks.decode import SMALL, peer_model
+from experiments import grpo
+
+CLIP, BETA = 0.2, 0.05
+
+
+def batch_of(*, groups: int, completions: int, prompt: int, tokens: int) -> Batch:
+    rng = np.random.default_rng(0)
+    rows = groups * completions
+
+    def draw(*shape):
+        return jnp.asarray(rng.integers(0, SMALL.vocab_size, shape), jnp.int32)
+
+    logp = jnp.full((rows, tokens), -np.log(SMALL.vocab_size), jnp.float32)
+    rollout = Rollout(
+        prompt_tokens=jnp.repeat(draw(groups, prompt), completions, axis=0),
+        prompt_mask=jnp.ones((rows, prompt), bool),
+        tokens=draw(rows, tokens),
+        mask=jnp.ones((rows, tokens), bool),
+        logp_behaviour=logp,
+        logp_old=logp,
+        finished=jnp.ones(rows, bool),
+    )
+    rewards = jnp.asarray(rng.random(rows), jnp.float32)
+    return Batch(rollout=rollout, logp_ref=logp, rewards=rewards)
+
+
+def by_alignax(
+    batch: Batch, *, groups: int, shared: bool, microbatches: int = 1
+) -> Callable[[], object]:
+    """A step of the experiments' own train step."""
+    completions = len(batch.rewards) // groups
+    config = grpo.GRPO(
+        prompts=groups,
+        completions=completions,
+        kl="k3",
+        kl_in="loss",
+        advantage="group_standardised",
+        microbatches=microbatches,
+    )
+    score = rollouts.score_by_hidden(
+        functional.make_hidden(SMALL), completions=completions if shared else 1
+    )
+    key = jax.random.key(0)
+    state = grpo.init_state(config, functional.init(SMALL, key), BETA, key)
+    step = grpo.make_train_step(config, score)
+
+    def run():
+        nonlocal state
+        state, metrics = step(state, batch)
+        return metrics
+
+    return run
+
+
+def by_trl(batch: Batch, groups: int) -> Callable[[], object]:
+    import torch
+    from trl.trainer.utils import selective_log_softmax
+
+    model = peer_model(SMALL)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-6)
+    rollout = batch.rollout
+    prompt = torch.tensor(np.asarray(rollout.prompt_tokens), dtype=torch.long)
+    tokens = torch.tensor(np.asarray(rollout.tokens), dtype=torch.long)
+    old, ref = (torch.tensor(np.asarray(x)) for x in (rollout.logp_old, batch.logp_ref))
+    rewards = torch.tensor(np.asarray(batch.rewards)).reshape(groups, -1)
+    advantages = (rewards - rewards.mean(1, keepdim=True)) / (
+        rewards.std(1, keepdim=True) + 1e-4
+    )
+    advantages = advantages.reshape(-1, 1)
+
+    def run():
+        whole = torch.cat([prompt, tokens], dim=1)
+        logits = model(whole, logits_to_keep=tokens.shape[1] + 1).logits[:, :-1]
+        logp = selective_log_softmax(logits, tokens)
+        ratio = torch.exp(logp - old)
+        clipped = torch.clamp(ratio, 1 - CLIP, 1 + CLIP)
+        loss = -torch.minimum(ratio * advantages, clipped * advantages)
+        loss = (loss + BETA * (torch.exp(ref - logp) - (ref - logp) - 1)).mean()
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+
+    return run
+
+
+PEER = "transformers + TRL"
+STEP = {"groups": 2, "completions": 8, "prompt": 64, "tokens": 128}
+SHARED = {"groups": 4, "completions": 8, "prompt": 256, "tokens": 64}
+PROGRAMS: dict[str, Callable[[], Callable[[], object]]] = {
+    "alignax": lambda: by_alignax(batch_of(**STEP), groups=2, shared=True),
+    "alignax, prompts repeated": lambda: by_alignax(
+        batch_of(**STEP), groups=2, shared=False
+    ),
+    "alignax, 2 microbatches": lambda: by_alignax(
+        batch_of(**STEP), groups=2, shared=True, microbatches=2
+    ),
+    PEER: lambda: by_trl(batch_of(**STEP), 2),
+}
+
+
+def peak_memory(name: str) -> list[float]:
+    """GB at the peak of a process of its own, above its imports: the first time, and
+    once more, when JAX finds its programs in the compilation cache."""
+    command = [sys.executable, "-m", "benchmarks.grpo_step", "--memory-of", name]
+    peaks = []
+    with tempfile.TemporaryDirectory() as cache:
+        settings = {
+            "JAX_COMPILATION_CACHE_DIR": cache,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        for _ in range(2):
+            done = subprocess.run(
+                command,
+                capture_output=True,
+                text=True,
+                check=True,
+                env=os.environ | settings,
+            )
+            before, after = json.loads(done.stdout.splitlines()[-1])
+            peaks.append(after - before)
+    return peaks
+
+
+def report_memory(name: str) -> None:
+    """Kilobytes at this process's peak, before and after two steps."""
+    if name == PEER:
+        import torch  # noqa: F401
+        from transformers import Qwen3ForCausalLM  # noqa: F401
+        from trl.trainer.utils import selective_log_softmax  # noqa: F401
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    run = PROGRAMS[name]()
+    for _ in range(2):
+        jax.block_until_ready(run())
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps([before / 1e6, after / 1e6]))
+
+
+def main(*, repeats: int = 5) -> str:
+    absent = timing.missing("torch", "transformers", "trl")
+    names = [name for name in PROGRAMS if not (absent and name == PEER)]
+    memory = {name: peak_memory(name) for name in names}
+    seconds = timing.interleaved(
+        {name: PROGRAMS[name]() for name in names}, repeats=repeats
+    )
+    peer = names[-1]
+    lines = [
+        [
+            name,
+            timing.spread(values),
+            f"{np.median(seconds[peer]) / np.median(values):.2f}",
+            *(f"{peak:.2f} GB" for peak in memory[name]),
+            *(
+                f"{peak / least:.2f}"
+                for peak, least in zip(memory[name], memory[peer], strict=True)
+            ),
+        ]
+        for name, values in seconds.items()
+    ]
+    columns = [
+        "GRPO step",
+        "seconds",
+        f"speed / {peer}",
+        "memory, compiling",
+        "memory, compiled before",
+        f"/ {peer}",
+        f"/ {peer}",
+    ]
+    skipped = f"\n\nNot installed: {', '.join(absent)}." if absent else ""
+    forms = {"shared": True, "repeated": False}
+    steps = timing.interleaved(
+        {
+            name: by_alignax(batch_of(**SHARED), groups=4, shared=shared)
+            for name, shared in forms.items()
+        },
+        repeats=repeats,
+    )
+    ratio = np.median(steps["repeated"]) / np.median(steps["shared"])
+    shape = ", ".join(f"{value} {name}" for name, value in SHARED.items())
+    return (
+        f"{timing.table(columns, lines)}{skipped}\n\n"
+        f"Shared prompts ({shape}): {timing.spread(steps['shared'])}; repeated: "
+        f"{timing.spread(steps['repeated'])}; {ratio:.2f} × as fast."
+    )
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--memory-of", choices=list(PROGRAMS), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.memory_of:
+        report_memory(options.memory_of)
+    else:
+        print(timing.machine(), main(), sep="\n\n")
