@@ -11,11 +11,11 @@ plain one on 4 groups of 8, prompts of 256 and completions of 64.
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -82,7 +82,7 @@ def by_alignax(
 
 def by_trl(batch: Batch, groups: int) -> Callable[[], object]:
     import torch
-    from trl.trainer.utils import selective_log_softmax
+    from trl.trainer.utils import selective_log_softmax  # pyrefly: ignore
 
     model = peer_model(SMALL)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-6)
@@ -150,21 +150,28 @@ def peak_memory(name: str) -> list[float]:
     return peaks
 
 
+def peak() -> float:
+    """GB that this process has held at the most; Linux counts from its start, where
+    ``getrusage`` would count its parent's memory too."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1e6
+
+
 def report_memory(name: str) -> None:
-    """Kilobytes at this process's peak, before and after two steps."""
+    """The peak of this process before and after two steps."""
     if name == PEER:
         import torch  # noqa: F401
         from transformers import Qwen3ForCausalLM  # noqa: F401
-        from trl.trainer.utils import selective_log_softmax  # noqa: F401
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        from trl.trainer.utils import selective_log_softmax  # noqa: F401 # pyrefly: ignore
+    before = peak()
     run = PROGRAMS[name]()
     for _ in range(2):
         jax.block_until_ready(run())
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps([before / 1e6, after / 1e6]))
+    print(json.dumps([before, peak()]))
 
 
-def main(*, repeats: int = 5) -> str:
+def main(*, repeats: int = 5) -> tuple[str, timing.Seconds]:
+    """The report, and what its table was made from."""
     absent = timing.missing("torch", "transformers", "trl")
     names = [name for name in PROGRAMS if not (absent and name == PEER)]
     memory = {name: peak_memory(name) for name in names}
@@ -205,11 +212,12 @@ def main(*, repeats: int = 5) -> str:
     )
     ratio = np.median(steps["repeated"]) / np.median(steps["shared"])
     shape = ", ".join(f"{value} {name}" for name, value in SHARED.items())
-    return (
+    text = (
         f"{timing.table(columns, lines)}{skipped}\n\n"
         f"Shared prompts ({shape}): {timing.spread(steps['shared'])}; repeated: "
         f"{timing.spread(steps['repeated'])}; {ratio:.2f} × as fast."
     )
+    return text, seconds
 
 
 if __name__ == "__main__":
@@ -219,4 +227,4 @@ if __name__ == "__main__":
     if options.memory_of:
         report_memory(options.memory_of)
     else:
-        print(timing.machine(), main(), sep="\n\n")
+        print(timing.machine(), main()[0], sep="\n\n")

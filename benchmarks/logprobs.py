@@ -18,6 +18,9 @@ import numpy as np
 
 from alignax import logprobs
 
+# Rows, width, vocabulary.
+LAPTOP, FULL = (1024, 512, 32_000), (2048, 1024, 151_936)
+
 
 def plain(hidden, head, tokens):
     return jnp.sum(logprobs.token_logp(hidden @ head.T, tokens))
@@ -85,5 +88,4 @@ if __name__ == "__main__":
     parser.add_argument("--full", action="store_true", help="Qwen's vocabulary")
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
-    shape = (2048, 1024, 151_936) if options.full else (1024, 512, 32_000)
-    print(main(*shape, options.repeats))
+    print(main(*(FULL if options.full else LAPTOP), repeats=options.repeats))

@@ -9,10 +9,12 @@ from collections.abc import Callable, Mapping
 import jax
 import numpy as np
 
+Seconds = dict[str, np.ndarray]
+
 
 def interleaved(
     programs: Mapping[str, Callable[[], object]], *, repeats: int
-) -> dict[str, np.ndarray]:
+) -> Seconds:
     """Seconds ``[repeats]`` of each, one of each in turn, after one turn unmeasured.
 
     A program returns what JAX can wait for; others have to wait for themselves.

@@ -1,0 +1,120 @@
+"""Thirty-two whole training runs in one program, against one after another.
+
+    python -m benchmarks.vmapped
+
+A run is sampling, scoring, advantages, loss and optimiser for all of its steps, under
+``lax.scan``; 8 seeds × 4 strengths of regularisation are mapped over. The results of
+both ways are compared, too.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alignax import exact
+from alignax.models import functional
+from alignax.models.config import DecoderConfig
+from alignax.pipeline import rollout as rollouts
+from alignax.types import ApplyFn, Batch, Params, Prompts
+from benchmarks import timing
+from experiments import grpo
+
+VOCABULARY, TOKENS = 4, 3
+TINY = DecoderConfig(
+    vocab_size=16,
+    hidden_size=32,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=16,
+    mlp_size=64,
+    max_length=16,
+)
+Init = Callable[[jax.Array], Params]
+
+
+def make_run(
+    apply_fn: ApplyFn, init: Init, *, steps: int
+) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """``(key, beta) -> rewards [steps]``: the share of tokens that are token 1."""
+    config = grpo.GRPO(steps=steps, prompts=4, completions=8, learning_rate=1e-2)
+    score = rollouts.score_by_logits(apply_fn)
+    sample = grpo.make_sampler(
+        config, apply_fn, score, max_tokens=TOKENS, eos_id=None, pad_id=0
+    )
+    train_step = grpo.make_train_step(config, score)
+    prompts = Prompts(
+        tokens=jnp.zeros((4, 1), jnp.int32),
+        mask=jnp.ones((4, 1), bool),
+        index=jnp.arange(4),
+    )
+
+    def run(key, beta):
+        reference = init(key)
+        state = grpo.init_state(config, reference, 1.0, key)
+        controller = state.controller._replace(beta=beta)
+        state = dataclasses.replace(state, controller=controller)
+
+        def step(state, _):
+            rollout, logp_ref = sample(state, reference, prompts)
+            rewards = jnp.mean((rollout.tokens == 1).astype(jnp.float32), axis=1)
+            batch = Batch(rollout=rollout, logp_ref=logp_ref, rewards=rewards)
+            state, metrics = train_step(state, batch)
+            return state, metrics["reward"]
+
+        return jax.lax.scan(step, state, length=steps)[1]
+
+    return run
+
+
+def main(*, repeats: int = 5, steps: int = 100) -> str:
+    runs = {
+        "tabular policy": make_run(
+            exact.make_tabular_apply(vocab_size=VOCABULARY, horizon=TOKENS),
+            lambda key: exact.tabular_init(
+                key, prompts=1, vocab_size=VOCABULARY, horizon=TOKENS
+            ),
+            steps=steps,
+        ),
+        "tiny language model": make_run(
+            functional.make_apply(TINY),
+            lambda key: functional.init(TINY, key),
+            steps=steps,
+        ),
+    }
+    seeds, betas = jnp.arange(8), jnp.array([0.01, 0.03, 0.1, 0.3])
+    keys = jax.vmap(jax.random.key)(jnp.repeat(seeds, 4))
+    strengths = jnp.tile(betas, 8)
+    lines = []
+    for name, run in runs.items():
+        one, all_at_once = jax.jit(run), jax.jit(jax.vmap(run))
+
+        def sequential(one=one):
+            return jnp.stack(
+                [one(key, beta) for key, beta in zip(keys, strengths, strict=True)]
+            )
+
+        def together(all_at_once=all_at_once):
+            return all_at_once(keys, strengths)
+
+        np.testing.assert_allclose(
+            sequential()[:, :5], together()[:, :5], rtol=1e-3, atol=1e-3
+        )
+        seconds = timing.interleaved(
+            {"sequential": sequential, "together": together}, repeats=repeats
+        )
+        ratio = np.median(seconds["sequential"]) / np.median(seconds["together"])
+        lines.append(
+            [name, *(timing.spread(x) for x in seconds.values()), f"{ratio:.1f}"]
+        )
+    return timing.table(
+        [f"32 runs of {steps} steps", "one after another", "in one program", "factor"],
+        lines,
+    )
+
+
+if __name__ == "__main__":
+    print(timing.machine(), main(), sep="\n\n")
