@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import types
+import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,6 +11,8 @@ import jax.numpy as jnp
 
 from alignax.types import InputError
 
+NORMS = ("rms", "rms_offset", "layer")
+ACTIVATIONS = ("silu", "gelu_tanh")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -38,14 +42,49 @@ class DecoderConfig:
     """Positions, of prompt and completion together."""
     rope_theta: float = 10_000.0
     """Base of the rotary frequencies."""
+    rope_factor: float = 1.0
+    """Divides them: all, or with the three below only low ones (Llama 3)."""
+    rope_low: float | None = None
+    """Turns over ``rope_original_length`` below which a frequency is divided."""
+    rope_high: float | None = None
+    """Turns above which it is not; in between, in part."""
+    rope_original_length: int | None = None
+    """Positions that the model was first trained for."""
+    learned_positions: bool = False
+    """A table of positions is added to the embedding, and nothing is rotated."""
+    norm: str = "rms"
+    """Of ``NORMS``: rms; rms_offset, whose scale is 1 more than its parameter; layer,
+    with mean and bias."""
     norm_eps: float = 1e-6
-    """Added to the mean square in RMSNorm."""
+    """Added to the mean square in a norm."""
+    post_norms: bool = False
+    """A norm behind attention and MLP, too."""
     tie_embeddings: bool = True
     """The head is the embedding."""
+    scale_embeddings: bool = False
+    """The embedding is multiplied by the root of the width."""
     attention_bias: bool = False
     """Biases on queries, keys and values."""
+    linear_bias: bool = False
+    """Biases on the other linear maps."""
     qk_norm: bool = False
-    """RMSNorm of each head's queries and keys."""
+    """A norm of each head's queries and keys."""
+    query_size: int | None = None
+    """Scores are divided by its root; None for ``head_dim``."""
+    attention_soft_cap: float | None = None
+    """Scores z become ``cap · tanh(z / cap)``."""
+    logit_soft_cap: float | None = None
+    """And logits."""
+    window: int | None = None
+    """Tokens that one of ``local_layers`` sees, itself included."""
+    local_layers: tuple[int, ...] = ()
+    """Numbers of the layers with a window."""
+    local_rope_theta: float | None = None
+    """Theirs, with a factor of 1; None for ``rope_theta`` and its factor."""
+    activation: str = "silu"
+    """Of ``ACTIVATIONS``."""
+    gated_mlp: bool = True
+    """The MLP multiplies two maps of its input; otherwise it has one."""
     initializer_range: float = 0.02
     """Standard deviation of fresh matrices."""
     param_dtype: str = "float32"
@@ -65,12 +104,27 @@ class DecoderConfig:
             raise InputError(
                 f"head_dim must be even for rotary positions, got {self.head_dim}"
             )
-        for name in ("param_dtype", "dtype"):
+        words = {"param_dtype": DTYPES, "dtype": DTYPES}
+        words |= {"norm": NORMS, "activation": ACTIVATIONS}
+        for name, known in words.items():
             value = getattr(self, name)
-            if value not in DTYPES:
+            if value not in known:
                 raise InputError(
-                    f"{name} must be one of {sorted(DTYPES)}, got {value!r}"
+                    f"{name} must be one of {sorted(known)}, got {value!r}"
                 )
+        partial = [self.rope_low, self.rope_high, self.rope_original_length]
+        if any(x is None for x in partial) != all(x is None for x in partial):
+            raise InputError(
+                "rope_low, rope_high and rope_original_length must be given together, "
+                f"got {partial}"
+            )
+        if self.local_layers and self.window is None:
+            raise InputError("window must be a number where there are local_layers")
+        if any(not 0 <= i < self.num_layers for i in self.local_layers):
+            raise InputError(
+                f"local_layers must be among the {self.num_layers} layers, got "
+                f"{self.local_layers}"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON, for a checkpoint."""
@@ -92,11 +146,23 @@ class DecoderConfig:
                 "the decoder's configuration must have DecoderConfig's fields; "
                 f"missing: {missing}, unknown: {unknown}"
             )
+        values = dict(values)
+        if isinstance(values.get("local_layers"), list):
+            values["local_layers"] = tuple(values["local_layers"])
         return cls(**values)
 
 
 def _check(name: str, kind: Any, value: Any) -> None:
     """A field's value has its type, and numbers are positive and finite."""
+    if isinstance(kind, types.UnionType):
+        if value is None:
+            return
+        [kind] = set(typing.get_args(kind)) - {types.NoneType}
+    if typing.get_origin(kind) is tuple:
+        whole = isinstance(value, tuple) and all(type(x) is int for x in value)
+        if not whole:
+            raise InputError(f"{name} must be a tuple of integers, got {value!r}")
+        return
     allowed = (int, float) if kind is float else kind
     # A bool is an int to Python.
     if not isinstance(value, allowed) or isinstance(value, bool) != (kind is bool):

@@ -1,13 +1,14 @@
 """One decoder-only causal language model; its configuration spells the differences.
 
-RMSNorm before each block, rotary positions, grouped-query attention, a gated MLP
-with SiLU, a tied or untied head; optionally biases in attention (Qwen2) and a norm
-of queries and keys (Qwen3). Everybody outside ``alignax.models`` sees it as
+A norm before each block, grouped-query attention, an MLP, a tied or untied head. What
+else there is, from biases (GPT-2, Qwen2) and norms of queries and keys (Qwen3) to
+windows, capped scores and norms behind each block (Gemma), are fields of
+``DecoderConfig``. Everybody outside ``alignax.models`` sees it as
 ``(apply_fn, params)``, from ``alignax.models.functional``.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,14 +17,22 @@ from jaxtyping import Array, Bool, Float, Int
 
 from alignax.models import attention
 from alignax.models.config import DTYPES, DecoderConfig
-from alignax.models.layers import MLP, Linear, RMSNorm, make_param, rotate
+from alignax.models.layers import (
+    MLP,
+    Linear,
+    Norm,
+    frequencies,
+    make_param,
+    rotate,
+)
 
 
 class Attention(nnx.Module):
     """Grouped-query attention with rotary positions and an optional cache."""
 
-    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
+    def __init__(self, config: DecoderConfig, layer: int, rngs: nnx.Rngs):
         self.config = config
+        self.local = layer in config.local_layers
         width, head = config.hidden_size, config.head_dim
         bias = config.attention_bias
         queries, keys = config.num_heads * head, config.num_kv_heads * head
@@ -34,9 +43,11 @@ class Attention(nnx.Module):
         self.value = Linear(
             (width, keys), ("embed", "kv_heads"), config, rngs, bias=bias
         )
-        self.out = Linear((queries, width), ("heads", "embed"), config, rngs)
-        self.query_norm = RMSNorm(head, config, rngs) if config.qk_norm else None
-        self.key_norm = RMSNorm(head, config, rngs) if config.qk_norm else None
+        self.out = Linear(
+            (queries, width), ("heads", "embed"), config, rngs, bias=config.linear_bias
+        )
+        self.query_norm = Norm(head, config, rngs) if config.qk_norm else None
+        self.key_norm = Norm(head, config, rngs) if config.qk_norm else None
 
     def __call__(
         self,
@@ -57,21 +68,31 @@ class Attention(nnx.Module):
         v = self.value(x).reshape(batch, length, config.num_kv_heads, head)
         if self.query_norm is not None and self.key_norm is not None:
             q, k = self.query_norm(q), self.key_norm(k)
-        q = rotate(q, positions, config.rope_theta)
-        k = rotate(k, positions, config.rope_theta)
+        if not config.learned_positions:
+            turns = frequencies(config, local=self.local)
+            q, k = rotate(q, positions, turns), rotate(k, positions, turns)
         keys, values = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
         if cache is not None and index is not None:
             write = jax.lax.dynamic_update_slice_in_dim
             keys = write(cache["key"], keys, index, axis=2)
             values = write(cache["value"], values, index, axis=2)
+        scale = (config.query_size or head) ** -0.5
         if length == 0:
             mixed = q
-        elif prefix is None and cache is None:
+        elif prefix is None and cache is None and config.attention_soft_cap is None:
             # Flash attention where the device has it.
-            mixed = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
+            mixed = jax.nn.dot_product_attention(
+                q, k, v, mask=mask[:, None], scale=scale
+            )
         else:
             mixed = attention.attend(
-                q, keys, values, mask, prefix=prefix, scale=head**-0.5
+                q,
+                keys,
+                values,
+                mask,
+                prefix=prefix,
+                scale=scale,
+                soft_cap=config.attention_soft_cap,
             )
         kept = {"key": keys, "value": values}
         return self.out(mixed.reshape(batch, length, config.num_heads * head)), kept
@@ -80,18 +101,35 @@ class Attention(nnx.Module):
 class Block(nnx.Module):
     """Attention and MLP, each behind a norm and added to the stream."""
 
-    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
-        self.attention_norm = RMSNorm(config.hidden_size, config, rngs)
-        self.attention = Attention(config, rngs)
-        self.mlp_norm = RMSNorm(config.hidden_size, config, rngs)
-        self.mlp = MLP(config, rngs)
+    def __init__(self, config: DecoderConfig, layer: int, rngs: nnx.Rngs):
+        def norm():
+            return Norm(config.hidden_size, config, rngs)
 
-    def __call__(self, x, positions, mask, prefix, cache, index):
+        self.attention_norm = norm()
+        self.attention = Attention(config, layer, rngs)
+        self.attention_post_norm = norm() if config.post_norms else None
+        self.mlp_norm = norm()
+        self.mlp = MLP(config, rngs)
+        self.mlp_post_norm = norm() if config.post_norms else None
+
+    def __call__(self, x, positions, masks: "Masks", prefix, cache, index):
+        """``masks`` and ``prefix`` are those of all layers and of the local ones."""
+        local = self.attention.local
         mixed, kept = self.attention(
-            self.attention_norm(x), positions, mask, prefix, cache, index
+            self.attention_norm(x),
+            positions,
+            masks.local if local else masks.all,
+            _shared(prefix, masks.local_prefix if local else masks.prefix),
+            cache,
+            index,
         )
+        if self.attention_post_norm is not None:
+            mixed = self.attention_post_norm(mixed)
         x = x + mixed
-        return x + self.mlp(self.mlp_norm(x)), kept
+        mixed = self.mlp(self.mlp_norm(x))
+        if self.mlp_post_norm is not None:
+            mixed = self.mlp_post_norm(mixed)
+        return x + mixed, kept
 
 
 # What the reverse pass of a block keeps; the rest it computes again.
@@ -112,8 +150,21 @@ class Decoder(nnx.Module):
         self.embedding = make_param(
             rngs, config, table, ("vocab", "embed"), scale=scale
         )
-        self.blocks = nnx.List([Block(config, rngs) for _ in range(config.num_layers)])
-        self.norm = RMSNorm(config.hidden_size, config, rngs)
+        self.positions = (
+            make_param(
+                rngs,
+                config,
+                (config.max_length, config.hidden_size),
+                (None, "embed"),
+                scale=scale,
+            )
+            if config.learned_positions
+            else None
+        )
+        self.blocks = nnx.List(
+            [Block(config, i, rngs) for i in range(config.num_layers)]
+        )
+        self.norm = Norm(config.hidden_size, config, rngs)
         self.head = (
             None
             if config.tie_embeddings
@@ -126,12 +177,27 @@ class Decoder(nnx.Module):
         return table.astype(DTYPES[self.config.dtype])
 
     def logits(self, hidden: Float[Array, "b s d"]) -> Float[Array, "b s V"]:
-        return jnp.einsum(
+        """In float32, capped where the configuration has a cap."""
+        logits = jnp.einsum(
             "bsd,vd->bsv",
             hidden,
             self.head_table(),
             preferred_element_type=jnp.float32,
         )
+        cap = self.config.logit_soft_cap
+        return logits if cap is None else cap * jnp.tanh(logits / cap)
+
+    def embed(
+        self, tokens: Int[Array, "b s"], positions: Int[Array, "b s"]
+    ) -> Float[Array, "b s d"]:
+        config = self.config
+        x = self.embedding[...][tokens].astype(DTYPES[config.dtype])
+        if config.scale_embeddings:
+            # Rounded to the computation's dtype, as in the published code.
+            x = x * jnp.asarray(config.hidden_size**0.5, x.dtype)
+        if self.positions is not None:
+            x = x + self.positions[...][positions].astype(x.dtype)
+        return x
 
     def __call__(
         self,
@@ -155,11 +221,12 @@ class Decoder(nnx.Module):
             prefix = cache.get("prefix")
         index = None if cache is None else cache["index"]
         seen = _seen(batch, prefix, cache)
-        count = jnp.cumsum(mask, axis=1, dtype=jnp.int32)
+        before = jnp.cumsum(mask, axis=1, dtype=jnp.int32) - mask
+        ranks = seen[:, None] + before
         if positions is None:
-            positions = seen[:, None] + count - mask
+            positions = ranks
             if segments is not None:
-                positions = positions - _segment_start(positions, segments)
+                positions = ranks - _segment_start(ranks, segments)
         if cache is None or index is None:
             slots, valid = jnp.arange(length), mask
         else:
@@ -171,15 +238,16 @@ class Decoder(nnx.Module):
         attend = causal[None] & valid[:, None, :]
         if segments is not None:
             attend = attend & (segments[:, :, None] == segments[:, None, :])
+        masks = _masks(self.config, ranks, attend, valid, prefix)
 
-        x = self.embedding[...][tokens].astype(DTYPES[self.config.dtype])
+        x = self.embed(tokens, positions)
         layers = {}
         for i, block in enumerate(self.blocks):
             layer = None if cache is None else cache["layers"][str(i)]
-            shared = _shared(prefix, str(i))
+            shared = None if prefix is None else prefix["layers"][str(i)]
 
             def run(x, block=block, layer=layer, shared=shared):
-                return block(x, positions, attend, shared, layer, index)
+                return block(x, positions, masks, shared, layer, index)
 
             if remat != "none":
                 run = jax.checkpoint(run, policy=REMAT[remat])
@@ -220,8 +288,42 @@ def _segment_start(
     return jax.lax.cummax(jnp.where(first, positions, 0), axis=1)
 
 
-def _shared(prefix: Any, layer: str) -> attention.Prefix | None:
+class Masks(NamedTuple):
+    """Who may look where, by number of real tokens between them in local layers."""
+
+    all: Bool[Array, "b s l"]
+    local: Bool[Array, "b s l"]
+    prefix: Bool[Array, "n q p"] | None
+    local_prefix: Bool[Array, "n q p"] | None
+
+
+def _masks(
+    config: DecoderConfig,
+    ranks: Int[Array, "b s"],
+    attend: Bool[Array, "b s l"],
+    valid: Bool[Array, "b l"],
+    prefix: Any,
+) -> Masks:
+    far = None if prefix is None else prefix["mask"][:, None]
+    if config.window is None or not config.local_layers:
+        return Masks(attend, attend, far, far)
+    # Keys are ranked by the real tokens before them, those of the prefix first.
+    own = jnp.cumsum(valid, axis=1, dtype=jnp.int32) - valid
+    if prefix is not None:
+        copies = len(ranks) // len(prefix["seen"])
+        own = own + jnp.repeat(prefix["seen"], copies)[:, None]
+    near = ranks[:, :, None] - own[:, None, :] < config.window
     if prefix is None:
+        return Masks(attend, attend & near, None, None)
+    first = jnp.cumsum(prefix["mask"], axis=1, dtype=jnp.int32) - prefix["mask"]
+    queries = ranks.reshape(len(first), -1, 1)
+    close = queries - first[:, None, :] < config.window
+    return Masks(attend, attend & near, far, far & close)
+
+
+def _shared(
+    kept: dict[str, Array] | None, mask: Bool[Array, "n q p"] | None
+) -> attention.Prefix | None:
+    if kept is None or mask is None:
         return None
-    kept = prefix["layers"][layer]
-    return attention.Prefix(kept["key"], kept["value"], prefix["mask"][:, None])
+    return attention.Prefix(kept["key"], kept["value"], mask)

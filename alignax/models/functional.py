@@ -214,7 +214,7 @@ def make_hidden(config: DecoderConfig, *, remat: str = "none") -> HiddenFn:
             logits_from=logits_from,
             remat=remat,
         )
-        return HiddenOutput(hidden, model.head_table(), None, cache)
+        return HiddenOutput(hidden, model.head_table(), config.logit_soft_cap, cache)
 
     return hidden_fn
 

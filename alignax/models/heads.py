@@ -27,7 +27,8 @@ class RewardModel(Decoder):
     """Tokens to ``outputs`` numbers at every position."""
 
     def __init__(self, config: DecoderConfig, outputs: int, rngs: nnx.Rngs):
-        super().__init__(dataclasses.replace(config, tie_embeddings=False), rngs)
+        body = dataclasses.replace(config, tie_embeddings=False, logit_soft_cap=None)
+        super().__init__(body, rngs)
         shape, axes = (outputs, config.hidden_size), (None, "embed")
         self.head = make_param(
             rngs, config, shape, axes, scale=(config.hidden_size + 1) ** -0.5

@@ -1,4 +1,4 @@
-"""Local Hugging Face folders: Llama, Qwen2 and Qwen3 weights in and out.
+"""Local Hugging Face folders in and out: Llama, Qwen2, Qwen3, Gemma 2 and 3, GPT-2.
 
 Only ``config.json`` and safetensors are read; neither pickle nor a folder's own code
 ever runs. What a family has that the decoder lacks is refused by its key.
@@ -7,7 +7,6 @@ ever runs. What a family has that the decoder lacks is refused by its key.
 import json
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,64 +17,10 @@ from safetensors.numpy import save_file
 from transformers import AutoConfig
 
 from alignax.models import functional
+from alignax.models import hf_families as families
 from alignax.models.config import DTYPES, DecoderConfig
+from alignax.models.hf_families import FAMILIES, Tensor
 from alignax.types import InputError, Params
-
-# Architecture: transformers' model type, and what the decoder adds for it.
-FAMILIES: Mapping[str, tuple[str, dict[str, bool]]] = {
-    "LlamaForCausalLM": ("llama", {"attention_bias": False, "qk_norm": False}),
-    "Qwen2ForCausalLM": ("qwen2", {"attention_bias": True, "qk_norm": False}),
-    "Qwen3ForCausalLM": ("qwen3", {"attention_bias": False, "qk_norm": True}),
-}
-
-# Field of DecoderConfig: key of config.json.
-KEYS: Mapping[str, str] = {
-    "vocab_size": "vocab_size",
-    "hidden_size": "hidden_size",
-    "num_layers": "num_hidden_layers",
-    "num_heads": "num_attention_heads",
-    "num_kv_heads": "num_key_value_heads",
-    "mlp_size": "intermediate_size",
-    "max_length": "max_position_embeddings",
-    "norm_eps": "rms_norm_eps",
-    "tie_embeddings": "tie_word_embeddings",
-    "initializer_range": "initializer_range",
-}
-
-# Keys of config.json with the one value that the decoder computes.
-REQUIRED: Mapping[str, Any] = {
-    "hidden_act": "silu",
-    "attention_bias": False,
-    "mlp_bias": False,
-    "use_sliding_window": False,
-    "quantization_config": None,
-}
-
-# Hugging Face's name, our path, whether one is the other's transpose; {} is a layer.
-TENSORS: tuple[tuple[str, str, bool], ...] = (
-    ("model.embed_tokens.weight", "embedding", False),
-    ("model.norm.weight", "norm.scale", False),
-    ("lm_head.weight", "head", False),
-    *(
-        (f"model.layers.{{}}.{name}", f"blocks.{{}}.{path}", transposed)
-        for name, path, transposed in (
-            ("input_layernorm.weight", "attention_norm.scale", False),
-            ("self_attn.q_proj.weight", "attention.query.kernel", True),
-            ("self_attn.k_proj.weight", "attention.key.kernel", True),
-            ("self_attn.v_proj.weight", "attention.value.kernel", True),
-            ("self_attn.q_proj.bias", "attention.query.bias", False),
-            ("self_attn.k_proj.bias", "attention.key.bias", False),
-            ("self_attn.v_proj.bias", "attention.value.bias", False),
-            ("self_attn.o_proj.weight", "attention.out.kernel", True),
-            ("self_attn.q_norm.weight", "attention.query_norm.scale", False),
-            ("self_attn.k_norm.weight", "attention.key_norm.scale", False),
-            ("post_attention_layernorm.weight", "mlp_norm.scale", False),
-            ("mlp.gate_proj.weight", "mlp.gate.kernel", True),
-            ("mlp.up_proj.weight", "mlp.up.kernel", True),
-            ("mlp.down_proj.weight", "mlp.down.kernel", True),
-        )
-    ),
-)
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
@@ -119,7 +64,7 @@ def _hf_config(folder: Path) -> Any:
             f"architectures in {file} must be one of {list(FAMILIES)}, got "
             f"{architecture}"
         )
-    model_type, _ = FAMILIES[architecture]
+    model_type = FAMILIES[architecture].model_type
     if raw.get("model_type") != model_type:
         raise InputError(
             f"model_type in {file} must be {model_type!r} for {architecture}, got "
@@ -133,14 +78,6 @@ def _hf_config(folder: Path) -> Any:
         raise InputError(
             f"transformers must be able to read {file}, got: {_line(error)}"
         ) from error
-
-
-def _refuse(file: Path, key: str, needed: Any, got: Any) -> None:
-    if got != needed:
-        raise InputError(
-            f"{key} in {file} must be {needed!r}, the only kind that the decoder "
-            f"computes, got {got!r}"
-        )
 
 
 def read_config(
@@ -165,24 +102,35 @@ def read_config(
     """
     folder = Path(folder)
     hf, file = _hf_config(folder), folder / "config.json"
-    for key, needed in REQUIRED.items():
-        _refuse(file, key, needed, getattr(hf, key, needed))
-    full = ["full_attention"] * hf.num_hidden_layers
-    _refuse(file, "layer_types", full, getattr(hf, "layer_types", full))
-    rope = hf.rope_parameters
-    kind = rope.get("rope_type", "default")
-    _refuse(file, "rope_type (of rope_parameters or rope_scaling)", "default", kind)
-    part = rope.get("partial_rotary_factor", 1.0)
-    _refuse(file, "partial_rotary_factor", 1.0, part)
-    fields = {field: getattr(hf, key) for field, key in KEYS.items()}
-    heads = hf.hidden_size // hf.num_attention_heads
+    family = FAMILIES[hf.architectures[0]]
+
+    def refuse(key: str, needed: Any, got: Any) -> None:
+        if got != needed:
+            raise InputError(
+                f"{key} in {file} must be {needed!r}, the only kind that the decoder "
+                f"computes, got {got!r}"
+            )
+
+    for key, needed in family.required.items():
+        got = getattr(hf, key, needed)
+        refuse(key, needed, False if needed is False and got is None else got)
+    fields: dict[str, Any] = {
+        field: getattr(hf, key, None) for field, key in family.keys.items()
+    }
+    fields["head_dim"] = fields.get("head_dim") or (
+        fields["hidden_size"] // fields["num_heads"]
+    )
+    if family.rotary:
+        fields |= families.rope_fields(hf, family, refuse)
+    else:
+        fields["num_kv_heads"] = fields["num_heads"]
+        fields["mlp_size"] = getattr(hf, "n_inner", None) or 4 * fields["hidden_size"]
+    if not fields.get("local_layers"):
+        fields["window"] = None
+    if fields.get("query_size") is not None:
+        fields["query_size"] = int(fields["query_size"])
     return DecoderConfig(
-        **fields,
-        **FAMILIES[hf.architectures[0]][1],
-        head_dim=getattr(hf, "head_dim", None) or heads,
-        rope_theta=float(rope["rope_theta"]),
-        param_dtype=param_dtype,
-        dtype=dtype,
+        **fields, **family.structure, param_dtype=param_dtype, dtype=dtype
     )
 
 
@@ -194,15 +142,20 @@ def _flat(tree: Params) -> dict[str, Any]:
     }
 
 
-def _names(config: DecoderConfig) -> dict[str, tuple[str, bool]]:
-    """Hugging Face's names of this configuration's tensors: our path, transposed."""
-    ours = _flat(functional.shapes(config))
-    names = {}
-    for name, path, transposed in TENSORS:
-        for i in range(config.num_layers if "{}" in name else 1):
-            if path.format(i) in ours:
-                names[name.format(i)] = (path.format(i), transposed)
-    return names
+def tensors(config: DecoderConfig) -> dict[str, Tensor]:
+    """The tensors that a folder of this configuration has, by name.
+
+    Args:
+      config: the architecture.
+
+    Returns:
+      for each name our dotted paths, several where theirs is fused along its last
+      axis, and whether one is the other's transpose.
+
+    Raises:
+      InputError: no family has this architecture.
+    """
+    return families.tensors_of(config, set(_flat(functional.shapes(config))))
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -230,6 +183,16 @@ def _weight_files(folder: Path) -> list[Path]:
             "transformers' save_pretrained"
         )
     raise InputError(f"{folder} must hold {WEIGHTS} or {INDEX}, got neither")
+
+
+def _parts(file: Path, tensor: Tensor, value: np.ndarray) -> list[np.ndarray]:
+    count = len(tensor.paths)
+    if value.shape[-1] % count:
+        raise InputError(
+            f"{tensor.name} in {file} must hold {count} equal parts along its last "
+            f"axis, got shape {value.shape}"
+        )
+    return np.split(value, count, axis=-1)
 
 
 def _check_shape(file: Path, name: str, value: np.ndarray, like: Any) -> None:
@@ -270,30 +233,36 @@ def load(
     """
     folder = Path(folder)
     config = read_config(folder, param_dtype=param_dtype, dtype=dtype)
-    names, shapes = _names(config), _flat(functional.shapes(config))
+    known, shapes = tensors(config), _flat(functional.shapes(config))
     places = {} if shardings is None else _flat(shardings)
+    prefix = families.family_of(config).prefix
     flat, unknown = {}, []
     for file in _weight_files(folder):
         try:
-            with safe_open(file, framework="numpy") as tensors:
-                for name in tensors.keys():  # noqa: SIM118 (no mapping)
-                    if name not in names:
+            with safe_open(file, framework="numpy") as held:
+                for name in held.keys():  # noqa: SIM118 (no mapping)
+                    tensor = known.get(name) or known.get(f"{prefix}.{name}")
+                    if tensor is None:
                         unknown.append(name)
                         continue
-                    path, transposed = names[name]
-                    value = tensors.get_tensor(name)
-                    value = value.T if transposed else value
-                    _check_shape(file, name, value, shapes[path])
-                    value = value.astype(DTYPES[param_dtype])
-                    flat[path] = jax.device_put(value, places.get(path))
+                    value = held.get_tensor(name)
+                    value = value.T if tensor.transposed else value
+                    for path, part in zip(
+                        tensor.paths, _parts(file, tensor, value), strict=True
+                    ):
+                        _check_shape(file, name, part, shapes[path])
+                        part = part.astype(DTYPES[param_dtype])
+                        flat[path] = jax.device_put(part, places.get(path))
         except (SafetensorError, OSError) as error:
             raise InputError(
                 f"{file} must be a whole safetensors file, got: {error}"
             ) from error
-    missing = sorted(name for name, (path, _) in names.items() if path not in flat)
-    # A tied head may be written twice; rotary frequencies follow from config.json.
+    missing = sorted(n for n, tensor in known.items() if tensor.paths[0] not in flat)
+    # A tied head may be written twice; rotary frequencies follow from config.json, and
+    # old GPT-2 folders hold the causal mask.
     tied = {"lm_head.weight"} if config.tie_embeddings else set()
-    unknown = [n for n in unknown if n not in tied and "rotary_emb" not in n]
+    constant = ("rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
+    unknown = [n for n in unknown if n not in tied and not n.endswith(constant)]
     if missing or unknown:
         raise InputError(
             f"the tensors in {folder} must be those of its config.json; missing: "
@@ -315,7 +284,7 @@ def save(
 
     Args:
       folder: made if need be; ``config.json`` and ``model.safetensors`` are replaced.
-      config: the architecture, one of Llama's, Qwen2's or Qwen3's.
+      config: the architecture of one of the families.
       params: written in their own dtypes.
       source: the folder that the model was loaded from, to copy the tokenizer's
         files and the special tokens' numbers from; None writes neither.
@@ -324,42 +293,41 @@ def save(
       InputError: no family has this architecture, or the parameters are another's.
     """
     folder = Path(folder)
-    extras = {"attention_bias": config.attention_bias, "qk_norm": config.qk_norm}
-    families = {name: kind for name, (kind, has) in FAMILIES.items() if has == extras}
-    if not families:
-        raise InputError(
-            f"attention_bias and qk_norm must not both be True in a folder for "
-            f"{list(FAMILIES)}, got {extras}"
-        )
+    family = families.family_of(config)
     functional.check_params(config, params)
-    [(architecture, model_type)] = families.items()
-    fields = {key: getattr(config, field) for field, key in KEYS.items()}
+    fields = {key: getattr(config, field) for field, key in family.keys.items()}
+    if family.rotary:
+        fields |= families.rope_keys(config, family)
+    else:
+        fields["n_inner"] = config.mlp_size
+    if "query_size" in family.keys and config.query_size is None:
+        fields["query_pre_attn_scalar"] = config.head_dim
     ids = dict.fromkeys(TOKEN_IDS)
     if source is not None:
         ids = {name: getattr(_hf_config(Path(source)), name) for name in TOKEN_IDS}
     try:
         hf = AutoConfig.for_model(
-            model_type,
+            family.model_type,
             **fields,
             **ids,
-            head_dim=config.head_dim,
-            rope_parameters={"rope_type": "default", "rope_theta": config.rope_theta},
-            architectures=[architecture],
+            architectures=[family.architecture],
             dtype=config.param_dtype,
         )
     except Exception as error:  # its checks raise all kinds
         raise InputError(
-            f"config must be one that {architecture} can have, got: {_line(error)}"
+            f"config must be one that {family.architecture} can have, got: "
+            f"{_line(error)}"
         ) from error
     flat = _flat(params)
-    tensors = {}
-    for name, (path, transposed) in _names(config).items():
-        value = np.asarray(jax.device_get(flat[path]))
-        tensors[name] = np.ascontiguousarray(value.T if transposed else value)
+    written = {}
+    for name, tensor in tensors(config).items():
+        parts = [np.asarray(jax.device_get(flat[path])) for path in tensor.paths]
+        value = np.concatenate(parts, axis=-1)
+        written[name] = np.ascontiguousarray(value.T if tensor.transposed else value)
     folder.mkdir(parents=True, exist_ok=True)
     # Renamed into place: a half-written file never stands for the model.
     half = folder / f"{WEIGHTS}.half"
-    save_file(tensors, half, metadata={"format": "pt"})
+    save_file(written, half, metadata={"format": "pt"})
     hf.save_pretrained(folder)
     half.replace(folder / WEIGHTS)
     if source is not None and Path(source).resolve() != folder.resolve():

@@ -1,6 +1,6 @@
-"""Parameters, norms, linear maps and rotary positions of the decoder."""
+"""Parameters, norms, linear maps, rotary positions and the MLP of the decoder."""
 
-import functools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from alignax.models.config import DTYPES, DecoderConfig
 
 
 # Compiled once a shape, not once a layer.
-@functools.partial(jax.jit, static_argnames="shape")
+@partial(jax.jit, static_argnames="shape")
 def _normal(key: Key[Array, ""], shape: tuple[int, ...]) -> Array:
     return jax.random.normal(key, shape, jnp.float32)
 
@@ -28,21 +28,35 @@ def make_param(rngs: nnx.Rngs, config: DecoderConfig, shape, axes, *, scale: flo
     return nnx.Param(value.astype(dtype), axes=axes)
 
 
-class RMSNorm(nnx.Module):
-    """``x / √(mean x² + eps) · scale``, in float32."""
+class Norm(nnx.Module):
+    """``x / √(mean x² + eps) · scale`` in float32; layer norm subtracts the mean from
+    x first and adds a bias, rms_offset has 1 + scale."""
 
     def __init__(self, size: int, config: DecoderConfig, rngs: nnx.Rngs):
-        self.scale = make_param(rngs, config, (size,), (None,), scale=1.0)
-        self.eps = config.norm_eps
+        self.kind, self.eps = config.norm, config.norm_eps
+        start = 0.0 if self.kind == "rms_offset" else 1.0
+        self.scale = make_param(rngs, config, (size,), (None,), scale=start)
+        self.bias = (
+            make_param(rngs, config, (size,), (None,), scale=0.0)
+            if self.kind == "layer"
+            else None
+        )
 
     def __call__(self, x: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
         wide = x.astype(jnp.float32)
+        if self.kind == "layer":
+            wide = wide - jnp.mean(wide, axis=-1, keepdims=True)
         square = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
         # Not ``wide * rsqrt(...)``: of that, XLA's CPU backend (jaxlib 0.10.2)
         # compiles the vmapped reverse pass wrongly.
         normed = wide / jnp.sqrt(square + self.eps)
-        scale = jnp.broadcast_to(self.scale[...], x.shape)
-        return (normed * scale).astype(x.dtype)
+        scale = self.scale[...].astype(jnp.float32)
+        if self.kind == "rms_offset":
+            scale = 1 + scale
+        normed = normed * jnp.broadcast_to(scale, x.shape)
+        if self.bias is not None:
+            normed = normed + jnp.broadcast_to(self.bias[...], x.shape)
+        return normed.astype(x.dtype)
 
 
 class Linear(nnx.Module):
@@ -70,34 +84,60 @@ class Linear(nnx.Module):
         return y
 
 
-def rotate(
-    x: Float[Array, "b s n h"], positions: Int[Array, "b s"], theta: float
-) -> Float[Array, "b s n h"]:
-    """Rotary position embedding, angles in float32.
+def frequencies(config: DecoderConfig, *, local: bool) -> np.ndarray:
+    """``[head_dim / 2]`` turns a token, in radians.
 
     Reference:
-      Su et al., "RoFormer", arXiv 2104.09864, eq. 34, with the two halves of a
-      head paired as in GPT-NeoX.
+      Su et al., "RoFormer", arXiv 2104.09864, eq. 34; for the scaling of low ones
+      Grattafiori et al., "The Llama 3 herd of models", arXiv 2407.21783, in the form
+      of the model's published code.
     """
-    half = x.shape[-1] // 2
-    frequencies = np.power(theta, -np.arange(half) / half).astype(np.float32)
-    angles = positions.astype(jnp.float32)[..., None, None] * frequencies.reshape(
-        1, 1, 1, half
-    )
+    half = config.head_dim // 2
+    powers = -np.arange(half) / half
+    if local and config.local_rope_theta is not None:
+        return np.power(config.local_rope_theta, powers)
+    turns = np.power(config.rope_theta, powers)
+    slow = turns / config.rope_factor
+    low, high = config.rope_low, config.rope_high
+    if low is None or high is None or config.rope_original_length is None:
+        return slow
+    # Whole turns over the length of the first training.
+    count = config.rope_original_length * turns / (2 * np.pi)
+    kept = np.clip((count - low) / (high - low), 0, 1)
+    return kept * turns + (1 - kept) * slow
+
+
+def rotate(
+    x: Float[Array, "b s n h"], positions: Int[Array, "b s"], turns: np.ndarray
+) -> Float[Array, "b s n h"]:
+    """Rotary position embedding, angles in float32; the two halves of a head are
+    paired as in GPT-NeoX."""
+    turns = turns.astype(np.float32).reshape(1, 1, 1, -1)
+    angles = positions.astype(jnp.float32)[..., None, None] * turns
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     left, right = jnp.split(x.astype(jnp.float32), 2, axis=-1)
     turned = (left * cos - right * sin, right * cos + left * sin)
     return jnp.concatenate(turned, axis=-1).astype(x.dtype)
 
 
+ACTIVATION = {"silu": jax.nn.silu, "gelu_tanh": partial(jax.nn.gelu, approximate=True)}
+
+
 class MLP(nnx.Module):
-    """``(SiLU(x G) ⊙ x U) D``."""
+    """``(f(x G) ⊙ x U) D``, or ``f(x U) D`` where it is not gated."""
 
     def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
-        inside = (config.hidden_size, config.mlp_size)
-        self.gate = Linear(inside, ("embed", "mlp"), config, rngs)
-        self.up = Linear(inside, ("embed", "mlp"), config, rngs)
-        self.down = Linear(inside[::-1], ("mlp", "embed"), config, rngs)
+        inside, bias = (config.hidden_size, config.mlp_size), config.linear_bias
+        axes = ("embed", "mlp")
+        self.activation = config.activation
+        self.gate = (
+            Linear(inside, axes, config, rngs, bias=bias) if config.gated_mlp else None
+        )
+        self.up = Linear(inside, axes, config, rngs, bias=bias)
+        self.down = Linear(inside[::-1], axes[::-1], config, rngs, bias=bias)
 
     def __call__(self, x: Float[Array, "b s d"]) -> Float[Array, "b s d"]:
-        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+        f = ACTIVATION[self.activation]
+        if self.gate is None:
+            return self.down(f(self.up(x)))
+        return self.down(f(self.gate(x)) * self.up(x))

@@ -33,6 +33,40 @@ CONFIGS = {
     # More than ten layers: "10" sorts before "2".
     "deep": DecoderConfig(**(SIZES | {"num_layers": 11})),
 }
+GEMMA = {
+    "norm": "rms_offset",
+    "post_norms": True,
+    "scale_embeddings": True,
+    "activation": "gelu_tanh",
+    "query_size": 6,
+    "window": 3,
+    "local_layers": (0,),
+}
+# Compared with transformers' models in test_hf_parity.
+FAMILIES = {
+    "llama3": DecoderConfig(
+        **SIZES,
+        rope_factor=4.0,
+        rope_low=1.0,
+        rope_high=4.0,
+        rope_original_length=8,
+    ),
+    "gemma2": DecoderConfig(
+        **SIZES, **GEMMA, attention_soft_cap=2.0, logit_soft_cap=3.0
+    ),
+    "gemma3": DecoderConfig(
+        **SIZES, **GEMMA, qk_norm=True, local_rope_theta=50.0, rope_factor=2.0
+    ),
+    "gpt2": DecoderConfig(
+        **(SIZES | {"num_kv_heads": 4, "head_dim": 2}),
+        learned_positions=True,
+        norm="layer",
+        attention_bias=True,
+        linear_bias=True,
+        activation="gelu_tanh",
+        gated_mlp=False,
+    ),
+}
 
 
 @functools.lru_cache

@@ -1,6 +1,7 @@
 """The decoder against its numpy twin; padding, causality, gradients, dtypes."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -200,6 +201,23 @@ BAD = {
     "mlp_size": "12",
     "max_length": 0,
     "rope_theta": float("inf"),
+    "rope_factor": -1.0,
+    "rope_low": "1",
+    "rope_high": 0.0,
+    "rope_original_length": 1.5,
+    "learned_positions": 0,
+    "norm": "batch",
+    "post_norms": None,
+    "scale_embeddings": 1,
+    "linear_bias": "yes",
+    "query_size": 0,
+    "attention_soft_cap": -50.0,
+    "logit_soft_cap": True,
+    "window": 0,
+    "local_layers": [0],
+    "local_rope_theta": float("nan"),
+    "activation": "relu",
+    "gated_mlp": 2,
     "norm_eps": float("nan"),
     "tie_embeddings": 1,
     "attention_bias": None,
@@ -219,8 +237,8 @@ def test_every_field_is_checked(name, monkeypatch):
 
 
 def test_a_config_is_json_and_back():
-    config = CONFIGS["one key"]
-    assert DecoderConfig.from_dict(config.to_dict()) == config
+    config = dataclasses.replace(CONFIGS["one key"], window=3, local_layers=(1,))
+    assert DecoderConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     assert hash(DecoderConfig.from_dict(config.to_dict())) == hash(config)
     with pytest.raises(InputError, match=r"unknown: \['colour'\]"):
         DecoderConfig.from_dict(config.to_dict() | {"colour": 1})
@@ -228,6 +246,19 @@ def test_a_config_is_json_and_back():
     del values["head_dim"]
     with pytest.raises(InputError, match=r"missing: \['head_dim'\]"):
         DecoderConfig.from_dict(values)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"rope_low": 1.0}, "must be given together"),
+        ({"local_layers": (0,)}, "window must be a number"),
+        ({"local_layers": (5,), "window": 2}, "among the 2 layers"),
+    ],
+)
+def test_fields_that_need_each_other(fields, message):
+    with pytest.raises(InputError, match=message):
+        DecoderConfig(**(SIZES | fields))
 
 
 def test_vmapped_gradients_are_right():

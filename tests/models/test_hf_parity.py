@@ -25,12 +25,73 @@ SIZES = {
     "eos_token_id": None,
     "pad_token_id": None,
 }
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+GEMMA = {
+    "head_dim": 8,
+    "query_pre_attn_scalar": 12,
+    "sliding_window": 4,
+    "final_logit_softcapping": 3.0,
+    "tie_word_embeddings": True,
+}
 FAMILIES = {
     "llama": ("Llama", {"rope_theta": 500.0}),
     "llama tied": ("Llama", {"tie_word_embeddings": True, "rms_norm_eps": 1e-3}),
     "qwen2": ("Qwen2", {"tie_word_embeddings": True}),
     "qwen2 head_dim": ("Qwen2", {"head_dim": 8}),
     "qwen3": ("Qwen3", {"head_dim": 8, "num_key_value_heads": 1}),
+    "llama3": ("Llama", {"rope_parameters": LLAMA3}),
+    "llama linear": (
+        "Llama",
+        {
+            "rope_parameters": {
+                "rope_type": "linear",
+                "rope_theta": 500.0,
+                "factor": 4.0,
+            }
+        },
+    ),
+    # Windows of 4 tokens, far shorter than the rows; scores beyond the caps.
+    "gemma2": ("Gemma2", GEMMA | {"attn_logit_softcapping": 2.0}),
+    "gemma2 no caps": (
+        "Gemma2",
+        GEMMA | {"attn_logit_softcapping": None, "final_logit_softcapping": None},
+    ),
+    "gemma3": (
+        "Gemma3",
+        GEMMA
+        | {
+            "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+            "final_logit_softcapping": None,
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
+                "full_attention": {
+                    "rope_type": "linear",
+                    "rope_theta": 500.0,
+                    "factor": 2.0,
+                },
+            },
+        },
+    ),
+    "gpt2": (
+        "GPT2",
+        {
+            "n_embd": 24,
+            "n_layer": 3,
+            "n_head": 4,
+            "n_positions": 64,
+            "n_inner": 40,
+            "resid_pdrop": 0.0,
+            "embd_pdrop": 0.0,
+            "attn_pdrop": 0.0,
+        },
+    ),
 }
 TOKENS = np.random.default_rng(0).integers(0, 29, (3, 8))
 MASK = np.array([[1] * 8, [0] * 3 + [1] * 5, [0] * 1 + [1] * 7])
@@ -44,12 +105,20 @@ def pair(request, tmp_path_factory):
     import transformers
 
     family, extra = FAMILIES[request.param]
-    config = getattr(transformers, f"{family}Config")(**(SIZES | extra))
+    sizes = SIZES
+    if family == "GPT2":
+        ours = ("hidden_size", "intermediate_size", "max_position_embeddings")
+        sizes = {k: v for k, v in SIZES.items() if k not in ours and "num_" not in k}
+    kind = "Gemma3Text" if family == "Gemma3" else family
+    config = getattr(transformers, f"{kind}Config")(
+        **(sizes | extra), attn_implementation="eager"
+    )
     torch.manual_seed(0)
-    model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
+    name = "GPT2LMHeadModel" if family == "GPT2" else f"{family}ForCausalLM"
+    model = getattr(transformers, name)(config).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if "norm" in name or "bias" in name:
+            if any(part in name for part in ("norm", "bias", "ln_")):
                 weight.add_(0.3 * torch.randn_like(weight))
     folder = tmp_path_factory.mktemp("hf")
     model.save_pretrained(folder)
@@ -89,15 +158,13 @@ def test_gradients(pair):
         for path, leaf in jax.tree.leaves_with_path(slopes(params))
     }
     seen = 0
-    for name, path, transposed in hf.TENSORS:
-        for i in range(config.num_layers if "{}" in name else 1):
-            if path.format(i) in flat:
-                got = flat[path.format(i)]
-                truth = grads.pop(name.format(i))
-                np.testing.assert_allclose(
-                    got.T if transposed else got, truth, err_msg=name, **CLOSE
-                )
-                seen += 1
+    for name, tensor in hf.tensors(config).items():
+        got = np.concatenate([flat[path] for path in tensor.paths], axis=-1)
+        truth = grads.pop(name)
+        np.testing.assert_allclose(
+            got.T if tensor.transposed else got, truth, err_msg=name, **CLOSE
+        )
+        seen += len(tensor.paths)
     assert not grads
     assert seen == len(flat)
 
@@ -134,7 +201,7 @@ def test_what_is_saved_transformers_loads(pair, tmp_path):
 
     hf.save(tmp_path, config, jax.tree.map(lambda x: 1.5 * x, params))
     again, report = AutoModelForCausalLM.from_pretrained(
-        tmp_path, output_loading_info=True
+        tmp_path, output_loading_info=True, attn_implementation="eager"
     )
     assert type(again) is type(model)
     assert not any(report.values()), report

@@ -8,7 +8,7 @@ import pytest
 from alignax import logprobs
 from alignax.models import attention, functional
 from alignax.types import HiddenFn, InputError
-from tests.models.cases import CONFIGS, jitted, random_params, random_tokens
+from tests.models.cases import CONFIGS, FAMILIES, jitted, random_params, random_tokens
 
 CLOSE = {"rtol": 2e-5, "atol": 2e-5}
 N, K, P, S = 2, 3, 4, 5
@@ -172,6 +172,27 @@ def test_rematerialisation_costs_work_and_changes_nothing():
 
 def prefix_of():
     return jitted(CONFIG)(PARAMS, PROMPTS, mask=PROMPT_MASK, cache_length=P).cache
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_each_family_shares_prefixes_and_decodes(name):
+    """Windows reach into the prefix, by the number of real tokens between."""
+    config = FAMILIES[name]
+    apply_fn, params = jitted(config), random_params(config)
+    expected = apply_fn(params, WHOLE, mask=WHOLE_MASK, logits_from=P).logits
+    prefix = apply_fn(params, PROMPTS, mask=PROMPT_MASK, cache_length=P).cache
+    at_once = apply_fn(params, TOKENS, mask=MASK, prefix=prefix).logits
+    np.testing.assert_allclose(at_once[MASK], expected[MASK], **CLOSE)
+    part = {"mask": MASK[:, :2], "prefix": prefix, "cache_length": S}
+    out = apply_fn(params, TOKENS[:, :2], **part)
+    rest = apply_fn(params, TOKENS[:, 2:], mask=MASK[:, 2:], cache=out.cache)
+    steps = np.concatenate([out.logits, rest.logits], axis=1)
+    np.testing.assert_allclose(steps[MASK], expected[MASK], **CLOSE)
+    hidden = functional.make_hidden(config)(params, WHOLE, mask=WHOLE_MASK)
+    logits = hidden.hidden[:, P:] @ hidden.head.T
+    if hidden.soft_cap is not None:
+        logits = hidden.soft_cap * np.tanh(logits / hidden.soft_cap)
+    np.testing.assert_allclose(logits[MASK], expected[MASK], **CLOSE)
 
 
 @pytest.mark.parametrize(
