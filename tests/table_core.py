@@ -81,6 +81,11 @@ ROWS = [
         args=(logits,),
     ),
     Row(
+        name="sampling.inverse_cdf",
+        fn=lambda x: sampling.inverse_cdf(jax.nn.sigmoid(x[:, :2]), x),
+        args=(logits,),
+    ),
+    Row(
         name="reduce.group_tokens",
         fn=partial(reduce.group_tokens, completions=2),
         args=(mask,),

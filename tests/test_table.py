@@ -29,7 +29,7 @@ ROWS = [
 IDS = [f"{row.name}-{i}" for i, row in enumerate(ROWS)]
 every_row = pytest.mark.parametrize("row", ROWS, ids=IDS)
 # What is long: of the core by default, of all with -m slow.
-CORE = {"divergences", "estimators", "reduce", "logprobs", "sampling", "targets"}
+CORE = {"estimators", "reduce", "logprobs", "sampling"}
 heavy_row = pytest.mark.parametrize(
     "row",
     [

@@ -75,7 +75,7 @@ def test_first_measurement_is_the_reference(unbroken):
 
 def test_the_model_loads_again(unbroken):
     config, params = checkpoint.load_model(unbroken.out / "beta_0.1" / "model")
-    model = decoder.DecoderConfig(**config)
+    model = decoder.DecoderConfig.from_dict(config)
     logits, _ = functional.make_apply(model)(params, jnp.array([[257, 49, 43, 50, 61]]))
     assert logits.shape == (1, 5, 259)
     assert np.isfinite(logits).all()
@@ -89,7 +89,7 @@ SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    "after", [pytest.param(0, marks=SLOW), 30, pytest.param(61, marks=SLOW), 65]
+    "after", [30, *(pytest.param(steps, marks=SLOW) for steps in (0, 61, 65))]
 )
 def test_resumed_run_equals_an_unbroken_one(unbroken, tmp_path, monkeypatch, after):
     """Bit for bit: the log, every policy's parameters, the samples."""

@@ -95,6 +95,7 @@ def relative_gap(logp, logp_ref, rewards, beta):
     return float((best - reached) / (best - start)), float(best), float(reached)
 
 
+@pytest.mark.slow
 def test_training_a_decoder_reaches_the_optimum(sequences):
     """Within 2 % of β log Z, and of the improvement that is possible."""
     config = decoder.DecoderConfig(
@@ -165,6 +166,7 @@ def stationary(apply_fn, reference, world, beta, kl, kl_in):
     return logp_of(apply_fn, params, world), logp_ref
 
 
+@pytest.mark.slow
 def test_where_each_placement_of_the_penalty_leads(sequences, tabular):
     """k1 in the reward leads to π*; k2 and k3 in the loss lead elsewhere.
 

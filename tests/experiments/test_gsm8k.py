@@ -77,7 +77,7 @@ def test_everything_is_written(unbroken):
         assert record["answer"] in samples
     assert samples.count("before:") == samples.count("after:") == 3
     config, params = checkpoint.load_model(out / "model")
-    functional.check_params(decoder.DecoderConfig(**config), params)
+    functional.check_params(decoder.DecoderConfig.from_dict(config), params)
 
 
 @pytest.mark.slow

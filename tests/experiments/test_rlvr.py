@@ -48,6 +48,7 @@ def check_run(tmp_path, methods):
     return config
 
 
+@pytest.mark.slow
 def test_a_run(tmp_path):
     config = check_run(tmp_path, ("grpo (TRL default)",))
     with pytest.raises(InputError, match="another configuration"):
