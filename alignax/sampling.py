@@ -120,8 +120,8 @@ _BLOCK = 128
 
 
 def inverse_cdf(
-    uniforms: Float[Array, "B 2"], logits: Float[Array, "B V"]
-) -> tuple[Int[Array, " B"], Float[Array, " B"]]:
+    uniforms: Float[Array, "*batch 2"], logits: Float[Array, "*batch V"]
+) -> tuple[Int[Array, "*batch"], Float[Array, "*batch"]]:
     """One draw a row from ``softmax(logits)``, by the inverse of its distribution
     function on two levels: a block of 128 tokens, then one token of the block.
 
@@ -129,8 +129,8 @@ def inverse_cdf(
     variate for every token, which on CPUs costs more than the model's head.
 
     Args:
-      uniforms: in [0, 1), independent.
-      logits: −inf for what is never drawn; one of each row is finite.
+      uniforms: ``[..., 2]`` in [0, 1), independent.
+      logits: ``[..., V]``, −inf for what is never drawn; one of each row is finite.
 
     Returns:
       tokens int32, and the row's ``logsumexp`` float32: the log-probability of a
@@ -146,25 +146,27 @@ def inverse_cdf(
       >>> print(*inverse_cdf(jnp.array([[0.0, 0.6]]), logits))
       [1] [0.]
     """
-    rows, size = logits.shape
     logits = logits.astype(jnp.float32)
     top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     mass = jnp.exp(logits - top)
-    mass = jnp.pad(mass, ((0, 0), (0, -size % _BLOCK))).reshape(rows, -1, _BLOCK)
+    *batch, size = logits.shape
+    mass = jnp.pad(mass, [(0, 0)] * len(batch) + [(0, -size % _BLOCK)])
+    mass = mass.reshape(*batch, -1, _BLOCK)
     sums = jnp.sum(mass, axis=-1)
-    block = _place(uniforms[:, 0], sums)
-    inside = jnp.take_along_axis(mass, block[:, None, None], axis=1)[:, 0]
-    token = block * _BLOCK + _place(uniforms[:, 1], inside)
-    return token, top[:, 0] + jnp.log(jnp.sum(sums, axis=-1))
+    block = _place(uniforms[..., 0], sums)
+    inside = jnp.take_along_axis(mass, block[..., None, None], axis=-2)[..., 0, :]
+    token = block * _BLOCK + _place(uniforms[..., 1], inside)
+    return token, top[..., 0] + jnp.log(jnp.sum(sums, axis=-1))
 
 
-def _place(uniform: Float[Array, " B"], mass: Float[Array, "B n"]) -> Int[Array, " B"]:
+def _place(
+    uniform: Float[Array, "*batch"], mass: Float[Array, "*batch n"]
+) -> Int[Array, "*batch"]:
     """The first place of positive mass whose cumulated mass is above ``uniform`` of
     the whole; the last one of positive mass where rounding leaves none."""
     cumulated = jnp.cumsum(mass, axis=-1)
-    above = cumulated > uniform[:, None] * cumulated[:, -1:]
     # A parallel sum's roundings may lift the cumulated mass where there is none.
-    place = jnp.argmax(above & (mass > 0), axis=-1)
-    last = mass.shape[-1] - 1 - jnp.argmax(mass[:, ::-1] > 0, axis=-1)
-    found = jnp.take_along_axis(above & (mass > 0), place[:, None], axis=-1)[:, 0]
-    return jnp.where(found, place, last).astype(jnp.int32)
+    above = (cumulated > uniform[..., None] * cumulated[..., -1:]) & (mass > 0)
+    last = mass.shape[-1] - 1 - jnp.argmax(mass[..., ::-1] > 0, axis=-1)
+    place = jnp.where(jnp.any(above, axis=-1), jnp.argmax(above, axis=-1), last)
+    return place.astype(jnp.int32)

@@ -82,7 +82,7 @@ ROWS = [
     ),
     Row(
         name="sampling.inverse_cdf",
-        fn=lambda x: sampling.inverse_cdf(jax.nn.sigmoid(x[:, :2]), x),
+        fn=lambda x: sampling.inverse_cdf(jax.nn.sigmoid(x[..., :2]), x),
         args=(logits,),
     ),
     Row(
