@@ -82,7 +82,7 @@ def by_alignax(
 
 def by_trl(batch: Batch, groups: int) -> Callable[[], object]:
     import torch
-    from trl.trainer.utils import selective_log_softmax  # pyrefly: ignore
+    from trl.trainer.utils import selective_log_softmax
 
     model = peer_model(SMALL)
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-6)
@@ -162,7 +162,7 @@ def report_memory(name: str) -> None:
     if name == PEER:
         import torch  # noqa: F401
         from transformers import Qwen3ForCausalLM  # noqa: F401
-        from trl.trainer.utils import selective_log_softmax  # noqa: F401 # pyrefly: ignore
+        from trl.trainer.utils import selective_log_softmax  # noqa: F401
     before = peak()
     run = PROGRAMS[name]()
     for _ in range(2):
