@@ -128,7 +128,7 @@ def normalised_margin(pair: Pair) -> Float[Array, "..."]:
       ``[...]``; an empty completion has ratio 0.
 
     Reference:
-      Ahrabian et al., "The hitchhiker's guide to human alignment with *PO",
+      Ahrabian et al., "The hitchhiker's guide to human alignment with ``*PO``",
       arXiv 2407.15229; Lambert et al., "Tülu 3", arXiv 2411.15124.
 
     Example:
