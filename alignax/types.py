@@ -80,7 +80,8 @@ class ApplyFn(Protocol):
     for L tokens, filled with these S; ``cache=`` continues one. ``prefix=`` is a
     cache of fewer rows: each comes before B / N adjacent rows of tokens, shared and
     not written to; with ``cache_length`` the fresh cache goes on from it. Tokens may
-    be none, ``[B, 0]``, to open a cache. Logits come for the positions from
+    be none, ``[B, 0]``, to open a cache. A full cache is a ring: one more token, given
+    by itself, takes the oldest one's place. Logits come for the positions from
     ``logits_from`` (static) on, in float32.
     """
 

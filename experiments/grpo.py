@@ -54,6 +54,8 @@ class GRPO:
     """Sample from this many likeliest tokens only."""
     top_p: float | None = None
     """Sample from the likeliest tokens of this mass only."""
+    slots: int | None = None
+    """Rows decoded at a time, where finished ones make room for the next; None: all."""
     learning_rate: float = 3e-4
     """At the peak of its warm-up and cosine schedule."""
     warmup: int = 10
@@ -153,6 +155,7 @@ def make_sampler(
         temperature=config.temperature,
         top_k=config.top_k,
         top_p=config.top_p,
+        slots=config.slots,
     )
 
     @jax.jit

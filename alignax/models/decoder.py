@@ -219,7 +219,6 @@ class Decoder(nnx.Module):
             mask = jnp.ones((batch, length), bool)
         if cache is not None:
             prefix = cache.get("prefix")
-        index = None if cache is None else cache["index"]
         seen = _seen(batch, prefix, cache)
         before = jnp.cumsum(mask, axis=1, dtype=jnp.int32) - mask
         ranks = seen[:, None] + before
@@ -227,18 +226,23 @@ class Decoder(nnx.Module):
             positions = ranks
             if segments is not None:
                 positions = ranks - _segment_start(ranks, segments)
-        if cache is None or index is None:
-            slots, valid = jnp.arange(length), mask
-        else:
-            slots = index + jnp.arange(length)
-            valid = jax.lax.dynamic_update_slice_in_dim(
-                cache["mask"], mask, index, axis=1
-            )
-        causal = jnp.arange(valid.shape[1])[None, :] <= slots[:, None]
-        attend = causal[None] & valid[:, None, :]
+        index, valid, own = None, mask, ranks
+        slots = jnp.arange(length)
+        attend = (slots[None, :] <= slots[:, None])[None] & mask[:, None, :]
+        if cache is not None:
+            room = cache["mask"].shape[1]
+            # A token that finds the cache full takes the oldest one's place.
+            index = cache["index"] % room
+            write = jax.lax.dynamic_update_slice_in_dim
+            valid = write(cache["mask"], mask, index, axis=1)
+            own = write(cache["ranks"], ranks, index, axis=1)
+            # The new ones see each other from the past, and all else that is kept.
+            age = jnp.arange(room)[None, :] - index
+            attend = (age <= slots[:, None]) | (age >= length)
+            attend = attend[None] & valid[:, None, :]
         if segments is not None:
             attend = attend & (segments[:, :, None] == segments[:, None, :])
-        masks = _masks(self.config, ranks, attend, valid, prefix)
+        masks = _masks(self.config, ranks, own, attend, prefix)
 
         x = self.embed(tokens, positions)
         layers = {}
@@ -261,12 +265,13 @@ class Decoder(nnx.Module):
             layers = jax.tree.map(
                 lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, room), (0, 0))), layers
             )
-            valid = jnp.pad(valid, ((0, 0), (0, room)))
+            valid, own = (jnp.pad(x, ((0, 0), (0, room))) for x in (valid, own))
         kept = {
             "layers": layers,
             "mask": valid,
+            "ranks": own,
             "seen": seen + jnp.sum(mask, axis=1, dtype=jnp.int32),
-            "index": (0 if index is None else index) + jnp.int32(length),
+            "index": (0 if cache is None else cache["index"]) + jnp.int32(length),
         }
         return hidden, kept if prefix is None else kept | {"prefix": prefix}
 
@@ -300,24 +305,20 @@ class Masks(NamedTuple):
 def _masks(
     config: DecoderConfig,
     ranks: Int[Array, "b s"],
+    own: Int[Array, "b l"],
     attend: Bool[Array, "b s l"],
-    valid: Bool[Array, "b l"],
     prefix: Any,
 ) -> Masks:
+    """``ranks`` are the numbers of real tokens before the queries, ``own`` before the
+    keys."""
     far = None if prefix is None else prefix["mask"][:, None]
     if config.window is None or not config.local_layers:
         return Masks(attend, attend, far, far)
-    # Keys are ranked by the real tokens before them, those of the prefix first.
-    own = jnp.cumsum(valid, axis=1, dtype=jnp.int32) - valid
-    if prefix is not None:
-        copies = len(ranks) // len(prefix["seen"])
-        own = own + jnp.repeat(prefix["seen"], copies)[:, None]
     near = ranks[:, :, None] - own[:, None, :] < config.window
     if prefix is None:
         return Masks(attend, attend & near, None, None)
-    first = jnp.cumsum(prefix["mask"], axis=1, dtype=jnp.int32) - prefix["mask"]
-    queries = ranks.reshape(len(first), -1, 1)
-    close = queries - first[:, None, :] < config.window
+    queries = ranks.reshape(len(prefix["mask"]), -1, 1)
+    close = queries - prefix["ranks"][:, None, :] < config.window
     return Masks(attend, attend & near, far, far & close)
 
 

@@ -113,8 +113,9 @@ def check_params(config: DecoderConfig, params: Params) -> None:
 def make_apply(config: DecoderConfig) -> ApplyFn:
     """The decoder as a pure function; the same one for equal configurations.
 
-    A cache has room for a fixed number of tokens. Writing past its end cannot be
-    seen from shapes: ask for all the room you will need.
+    A cache has room for a fixed number of tokens. Those given one at a time when it is
+    full take the places of the oldest, which are forgotten; several at once must not go
+    past its end, which cannot be seen from shapes: ask for all the room you will need.
 
     Args:
       config: the architecture.

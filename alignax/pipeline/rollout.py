@@ -1,58 +1,14 @@
 """Sampling completions: prompts and a model in, tokens and log-probs out."""
 
 from collections.abc import Callable
+from functools import partial
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Key
 
-from alignax import logprobs, sampling
+from alignax import logprobs
+from alignax.pipeline import decoding
 from alignax.types import ApplyFn, HiddenFn, InputError, Params, Prompts, Rollout
-
-
-def left_padded(prompts: Prompts) -> Prompts:
-    """The same prompts with their padding, wherever it was, on the left."""
-    order = jnp.argsort(prompts.mask, axis=-1, stable=True)
-    return Prompts(
-        tokens=jnp.take_along_axis(prompts.tokens, order, axis=-1),
-        mask=jnp.take_along_axis(prompts.mask, order, axis=-1),
-        index=prompts.index,
-    )
-
-
-def row_keys(
-    key: Key[Array, ""], index: Int[Array, " N"], completions: int
-) -> Key[Array, " B"]:
-    """One key a completion, from the prompt's record number and the completion's.
-
-    So a row's sample does not depend on which rows it shares a batch or a device
-    with. A record that stands in the batch twice gets other keys the second time.
-    """
-    same = index[:, None] == index[None, :]
-    occurrence = jnp.sum(jnp.tril(same, -1), axis=-1)
-
-    def keys_of(index, occurrence):
-        base = jax.random.fold_in(jax.random.fold_in(key, index), occurrence)
-        return jax.vmap(lambda k: jax.random.fold_in(base, k))(jnp.arange(completions))
-
-    return jax.vmap(keys_of)(index, occurrence).reshape(-1)
-
-
-def sampling_logits(
-    logits: Float[Array, "B V"],
-    *,
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
-) -> Float[Array, "B V"]:
-    """Logits of the law that is sampled: temperature, then top-k, then top-p."""
-    if temperature != 1:
-        logits = sampling.tempered(logits, temperature=temperature)
-    if top_k is not None:
-        logits = sampling.top_k(logits, k=top_k)
-    if top_p is not None:
-        logits = sampling.top_p(logits, p=top_p)
-    return logits
 
 
 def generate(
@@ -68,12 +24,19 @@ def generate(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    slots: int | None = None,
 ) -> Rollout:
     """Sample ``completions`` completions of up to ``max_tokens`` for each prompt.
 
     Prompts are prefilled once and their cache shared by the completions; the loop
     ends early when every row has ended. Meant to be jitted with all but the
     arrays bound: shapes depend on nothing else.
+
+    With ``slots``, that many rows are decoded at a time, and one that has ended makes
+    room for the next completion: long ones hold up nobody, and memory is that of the
+    slots and of the prompts' cache. The samples are the same. It pays where lengths
+    differ and ``slots`` rows keep the device busy; each slot reads a prompt's cache of
+    its own.
 
     Args:
       apply_fn: the model.
@@ -87,6 +50,8 @@ def generate(
       temperature: of the sampling law; 0 is greedy.
       top_k: keep only this many likeliest tokens; None for all.
       top_p: keep the likeliest tokens of this mass; None for all.
+      slots: rows decoded at a time, at least 1; None for all. The model's caches must
+        be the rings that ``ApplyFn`` describes.
 
     Returns:
       a rollout of B = N·K rows. ``logp_behaviour`` is under the tempered,
@@ -110,89 +75,29 @@ def generate(
         raise InputError(
             f"temperature must not be negative, got {temperature}; 0 is greedy"
         )
-    prompts = left_padded(prompts)
-    length = prompts.tokens.shape[1]
-    keys = row_keys(key, prompts.index, completions)
-
-    def repeated(tree):
-        return jax.tree.map(
-            lambda x: jnp.repeat(x, completions, axis=0) if x.ndim else x, tree
-        )
-
-    def draw(t, logits):
-        """Tokens, their log-probability under the sampled law, and the policy's."""
-        if temperature == 0:
-            token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-            logp_old = logprobs.token_logp(logits, token)
-            return token, jnp.zeros_like(logp_old), logp_old
-        law = sampling_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p)
-        uniforms = jax.vmap(
-            lambda row: jax.random.uniform(jax.random.fold_in(row, t), (2,))
-        )(keys)
-        token, normaliser = sampling.inverse_cdf(uniforms, law)
-        picked = jnp.take_along_axis(law, token[:, None], axis=-1)[:, 0]
-        logp = picked - normaliser
-        return (
-            token,
-            logp,
-            logp if law is logits else logprobs.token_logp(logits, token),
-        )
-
-    def write(t, out, logits):
-        """Sample position t from ``logits`` and write it down."""
-        token, logp_behaviour, logp_old = draw(t, logits)
-        alive = ~out["finished"]
-
-        def put(name, value):
-            return out[name].at[:, t].set(jnp.where(alive, value, out[name][:, t]))
-
-        return {
-            "tokens": put("tokens", token),
-            "mask": put("mask", True),
-            "logp_behaviour": put("logp_behaviour", logp_behaviour),
-            "logp_old": put("logp_old", logp_old),
-            "finished": out["finished"]
-            | (False if eos_id is None else token == eos_id),
-        }
-
-    prefill = apply_fn(
+    if slots is not None and slots < 1:
+        raise InputError(f"slots must be None or at least 1, got {slots}")
+    prompts = decoding.left_padded(prompts)
+    keys = decoding.row_keys(key, prompts.index, completions)
+    draw = decoding.make_draw(temperature=temperature, top_k=top_k, top_p=top_p)
+    decode = decoding.at_once
+    if slots is not None and slots < len(keys):
+        decode = partial(decoding.in_slots, slots=slots)
+    out = decode(
+        apply_fn,
         params,
-        prompts.tokens,
-        mask=prompts.mask,
-        cache_length=length,
-        logits_from=length - 1,
+        prompts,
+        keys,
+        draw,
+        completions=completions,
+        max_tokens=max_tokens,
+        eos_id=eos_id,
+        pad_id=pad_id,
     )
-    rows = prompts.tokens.shape[0] * completions
-    zeros = jnp.zeros((rows, max_tokens), jnp.float32)
-    out = {
-        "tokens": jnp.full((rows, max_tokens), pad_id, prompts.tokens.dtype),
-        "mask": jnp.zeros((rows, max_tokens), bool),
-        "logp_behaviour": zeros,
-        "logp_old": zeros,
-        "finished": jnp.zeros((rows,), bool),
-    }
-    out = write(0, out, repeated(prefill.logits[:, -1]))
-
-    def unfinished(carry):
-        t, out, _ = carry
-        return (t < max_tokens) & ~jnp.all(out["finished"])
-
-    def step(carry):
-        t, out, cache = carry
-        last = jax.lax.dynamic_slice_in_dim(out["tokens"], t - 1, 1, axis=1)
-        logits, cache = apply_fn(params, last, cache=cache)
-        return t + 1, write(t, out, logits[:, -1]), cache
-
-    if max_tokens > 1:
-        # A prompt's cache is shared by its completions; their own is opened empty.
-        nothing = out["tokens"][:, :0]
-        opened = apply_fn(
-            params, nothing, prefix=prefill.cache, cache_length=max_tokens - 1
-        )
-        carry = (jnp.int32(1), out, opened.cache)
-        _, out, _ = jax.lax.while_loop(unfinished, step, carry)
-    prompt = repeated({"tokens": prompts.tokens, "mask": prompts.mask})
-    return Rollout(prompt_tokens=prompt["tokens"], prompt_mask=prompt["mask"], **out)
+    tokens, mask = (
+        jnp.repeat(x, completions, axis=0) for x in (prompts.tokens, prompts.mask)
+    )
+    return Rollout(prompt_tokens=tokens, prompt_mask=mask, **out)
 
 
 def completion_logits(

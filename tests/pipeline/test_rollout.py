@@ -190,13 +190,55 @@ def test_sharded_prompts_give_the_same_samples(params):
     mesh = sharding.make_mesh(data=4)
     prompts = prompts_of(*[[2, 3, 4], [5], [3, 2], [4]] * 2)
     expected = generate(params, jax.random.key(0), prompts)
-    actual = generate(params, jax.random.key(0), sharding.shard_rows(prompts, mesh))
-    np.testing.assert_array_equal(actual.tokens, expected.tokens)
-    np.testing.assert_allclose(actual.logp_old, expected.logp_old, atol=1e-6)
+    sharded = sharding.shard_rows(prompts, mesh)
+    for options in ({}, {"slots": 8}):
+        actual = generate(params, jax.random.key(0), sharded, **options)
+        np.testing.assert_array_equal(actual.tokens, expected.tokens)
+        np.testing.assert_allclose(actual.logp_old, expected.logp_old, atol=1e-6)
 
 
 @pytest.mark.parametrize(
-    "options", [{"completions": 0}, {"max_tokens": 0}, {"temperature": -1.0}]
+    ("slots", "options"),
+    [(1, {}), (5, {}), (11, {"temperature": 1.5, "top_k": 5}), (12, {})],
+)
+def test_slots_do_not_change_the_samples(params, slots, options):
+    expected = generate(params, jax.random.key(3), PROMPTS, **options)
+    actual = generate(params, jax.random.key(3), PROMPTS, slots=slots, **options)
+    assert len(set(np.asarray(expected.mask).sum(axis=1).tolist())) > 3
+    chex.assert_trees_all_close(actual, expected, atol=1e-6)
+
+
+def test_slots_take_no_more_steps_than_they_must(params):
+    """Every slot is busy until no completion waits."""
+    steps = []
+
+    def counting(*args, **kwargs):
+        if args[1].size:
+            jax.debug.callback(lambda: steps.append(1))
+        return toy.apply_fn(*args, **kwargs)
+
+    out = rollouts.generate(
+        counting,
+        params,
+        jax.random.key(3),
+        PROMPTS,
+        completions=8,
+        max_tokens=7,
+        eos_id=EOS,
+        slots=3,
+    )
+    jax.effects_barrier()
+    lengths = np.asarray(out.mask).sum(axis=1)
+    until = np.zeros(3, int)
+    for length in lengths:
+        until[until.argmin()] += length
+    # One call is the prefill.
+    assert len(steps) == until.max() + 1 < 7 * 8
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"completions": 0}, {"max_tokens": 0}, {"temperature": -1.0}, {"slots": 0}],
 )
 def test_out_of_range_is_named(params, options):
     with pytest.raises(InputError, match=next(iter(options))):

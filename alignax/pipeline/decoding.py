@@ -1,0 +1,260 @@
+"""The two loops behind ``rollout.generate``, and what they share."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from alignax import logprobs, sampling
+from alignax.types import ApplyFn, Params, Prompts
+
+
+def left_padded(prompts: Prompts) -> Prompts:
+    """The same prompts with their padding, wherever it was, on the left."""
+    order = jnp.argsort(prompts.mask, axis=-1, stable=True)
+    return Prompts(
+        tokens=jnp.take_along_axis(prompts.tokens, order, axis=-1),
+        mask=jnp.take_along_axis(prompts.mask, order, axis=-1),
+        index=prompts.index,
+    )
+
+
+def row_keys(
+    key: Key[Array, ""], index: Int[Array, " N"], completions: int
+) -> Key[Array, " B"]:
+    """One key a completion, from the prompt's record number and the completion's.
+
+    So a row's sample does not depend on which rows it shares a batch or a device
+    with. A record that stands in the batch twice gets other keys the second time.
+    """
+    same = index[:, None] == index[None, :]
+    occurrence = jnp.sum(jnp.tril(same, -1), axis=-1)
+
+    def keys_of(index, occurrence):
+        base = jax.random.fold_in(jax.random.fold_in(key, index), occurrence)
+        return jax.vmap(lambda k: jax.random.fold_in(base, k))(jnp.arange(completions))
+
+    return jax.vmap(keys_of)(index, occurrence).reshape(-1)
+
+
+def sampling_logits(
+    logits: Float[Array, "B V"],
+    *,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+) -> Float[Array, "B V"]:
+    """Logits of the law that is sampled: temperature, then top-k, then top-p."""
+    if temperature != 1:
+        logits = sampling.tempered(logits, temperature=temperature)
+    if top_k is not None:
+        logits = sampling.top_k(logits, k=top_k)
+    if top_p is not None:
+        logits = sampling.top_p(logits, p=top_p)
+    return logits
+
+
+Draw = Callable[
+    [Key[Array, " B"], Int[Array, " B"], Float[Array, "B V"]],
+    tuple[Int[Array, " B"], Float[Array, " B"], Float[Array, " B"]],
+]
+"""``(row keys, positions, logits) -> (tokens, log-probabilities under the sampled law,
+and under the policy's softmax)``."""
+
+
+def make_draw(*, temperature: float, top_k: int | None, top_p: float | None) -> Draw:
+    """The draw of one token a row, from its key and its position in the completion."""
+
+    def draw(keys, positions, logits):
+        if temperature == 0:
+            token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
+            logp_old = logprobs.token_logp(logits, token)
+            return token, jnp.zeros_like(logp_old), logp_old
+        law = sampling_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p)
+        uniforms = jax.vmap(
+            lambda row, t: jax.random.uniform(jax.random.fold_in(row, t), (2,))
+        )(keys, positions)
+        token, normaliser = sampling.inverse_cdf(uniforms, law)
+        picked = jnp.take_along_axis(law, token[:, None], axis=-1)[:, 0]
+        logp = picked - normaliser
+        same = law is logits
+        return token, logp, logp if same else logprobs.token_logp(logits, token)
+
+    return draw
+
+
+Out = dict[str, Array]
+"""A rollout's fields that are sampled."""
+
+
+def _empty(rows: int, max_tokens: int, pad_id: int, dtype: Any) -> Out:
+    zeros = jnp.zeros((rows, max_tokens), jnp.float32)
+    return {
+        "tokens": jnp.full((rows, max_tokens), pad_id, dtype),
+        "mask": jnp.zeros((rows, max_tokens), bool),
+        "logp_behaviour": zeros,
+        "logp_old": zeros,
+        "finished": jnp.zeros((rows,), bool),
+    }
+
+
+def _ends(token: Int[Array, " B"], eos_id: int | None) -> Bool[Array, " B"]:
+    return jnp.zeros(token.shape, bool) if eos_id is None else token == eos_id
+
+
+def at_once(
+    apply_fn: ApplyFn,
+    params: Params,
+    prompts: Prompts,
+    keys: Key[Array, " B"],
+    draw: Draw,
+    *,
+    completions: int,
+    max_tokens: int,
+    eos_id: int | None,
+    pad_id: int,
+) -> Out:
+    """All rows in step, a group's prompt held once for all of its completions."""
+    rows, length = len(keys), prompts.tokens.shape[1]
+
+    def write(t, out, logits):
+        """Sample position t from ``logits`` and write it down."""
+        token, *logps = draw(keys, jnp.full((rows,), t), logits)
+        alive = ~out["finished"]
+
+        def put(name, value):
+            return out[name].at[:, t].set(jnp.where(alive, value, out[name][:, t]))
+
+        values = (token, True, *logps)
+        names = ("tokens", "mask", "logp_behaviour", "logp_old")
+        new = {name: put(name, x) for name, x in zip(names, values, strict=True)}
+        return new | {"finished": out["finished"] | _ends(token, eos_id)}
+
+    prefill = apply_fn(
+        params,
+        prompts.tokens,
+        mask=prompts.mask,
+        cache_length=length,
+        logits_from=length - 1,
+    )
+    out = _empty(rows, max_tokens, pad_id, prompts.tokens.dtype)
+    out = write(0, out, jnp.repeat(prefill.logits[:, -1], completions, axis=0))
+    if max_tokens == 1:
+        return out
+
+    def unfinished(carry):
+        t, out, _ = carry
+        return (t < max_tokens) & ~jnp.all(out["finished"])
+
+    def step(carry):
+        t, out, cache = carry
+        last = jax.lax.dynamic_slice_in_dim(out["tokens"], t - 1, 1, axis=1)
+        logits, cache = apply_fn(params, last, cache=cache)
+        return t + 1, write(t, out, logits[:, -1]), cache
+
+    # A prompt's cache is shared by its completions; their own is opened empty.
+    nothing = out["tokens"][:, :0]
+    opened = apply_fn(
+        params, nothing, prefix=prefill.cache, cache_length=max_tokens - 1
+    )
+    _, out, _ = jax.lax.while_loop(unfinished, step, (jnp.int32(1), out, opened.cache))
+    return out
+
+
+def in_slots(
+    apply_fn: ApplyFn,
+    params: Params,
+    prompts: Prompts,
+    keys: Key[Array, " B"],
+    draw: Draw,
+    *,
+    slots: int,
+    completions: int,
+    max_tokens: int,
+    eos_id: int | None,
+    pad_id: int,
+) -> Out:
+    """``slots`` rows at a time; one that has ended makes room for the next.
+
+    All slots write at one place of their caches, which are rings, so that no write is
+    a scatter; what a slot's last row left there is masked.
+    """
+    total, tokens, mask = len(keys), prompts.tokens, prompts.mask
+    if tokens.shape[1] == 1:
+        tokens, mask = (jnp.pad(x, ((0, 0), (1, 0))) for x in (tokens, mask))
+    # A prompt's last token is a row's first step: nobody waits for a refill's logits.
+    before = tokens.shape[1] - 1
+    prefill = apply_fn(
+        params,
+        tokens[:, :-1],
+        mask=mask[:, :-1],
+        cache_length=before,
+        logits_from=before - 1,
+    ).cache
+
+    def opened(cache, rows):
+        nothing = jnp.zeros((rows, 0), tokens.dtype)
+        return apply_fn(params, nothing, prefix=cache, cache_length=max_tokens).cache
+
+    def renewed(cache, slot, prompt):
+        """The cache with a slot begun anew behind a prompt."""
+
+        def pick(x):
+            return jax.lax.dynamic_slice_in_dim(x, prompt, 1) if x.ndim else x
+
+        def put(old, new):
+            if not old.ndim:
+                return old
+            return jax.lax.dynamic_update_slice_in_dim(old, new, slot, axis=0)
+
+        return jax.tree.map(put, cache, opened(jax.tree.map(pick, prefill), 1))
+
+    def step(carry):
+        waiting, row, position, last, cache, out = carry
+        logits, cache = apply_fn(params, last[:, None], cache=cache)
+        known = jnp.minimum(row, total - 1)
+        token, *logps = draw(keys[known], position, logits[:, -1])
+        values = (token, True, *logps)
+        names = ("tokens", "mask", "logp_behaviour", "logp_old")
+        # Idle slots stand at row ``total``, whose writes are dropped.
+        out = {
+            name: out[name].at[row, position].set(x, mode="drop")
+            for name, x in zip(names, values, strict=True)
+        } | {"finished": out["finished"].at[row].set(_ends(token, eos_id), mode="drop")}
+
+        free = (row < total) & (_ends(token, eos_id) | (position + 1 == max_tokens))
+        next_row = waiting + jnp.cumsum(free, dtype=jnp.int32) - free
+        row = jnp.where(free, jnp.minimum(next_row, total), row)
+        fresh = free & (row < total)
+        prompt = jnp.minimum(row, total - 1) // completions
+        first = jnp.argsort(~fresh, stable=True)
+        cache = jax.lax.fori_loop(
+            0,
+            jnp.sum(fresh, dtype=jnp.int32),
+            lambda i, cache: renewed(cache, first[i], prompt[first[i]]),
+            cache,
+        )
+        return (
+            waiting + jnp.sum(free, dtype=jnp.int32),
+            row,
+            jnp.where(free, 0, position + 1),
+            jnp.where(fresh, tokens[prompt, -1], token),
+            cache,
+            out,
+        )
+
+    row = jnp.arange(slots, dtype=jnp.int32)
+    prompt = row // completions
+    held = jax.tree.map(lambda x: x[prompt] if x.ndim else x, prefill)
+    carry = (
+        jnp.int32(slots),
+        row,
+        jnp.zeros_like(row),
+        tokens[prompt, -1],
+        opened(held, slots),
+        _empty(total, max_tokens, pad_id, tokens.dtype),
+    )
+    *_, out = jax.lax.while_loop(lambda carry: jnp.any(carry[1] < total), step, carry)
+    return out

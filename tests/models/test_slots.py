@@ -1,0 +1,56 @@
+"""Caches as rings, and rows that begin anew behind other prompts."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alignax.models import functional
+from alignax.pipeline import rollout as rollouts
+from alignax.types import Prompts
+from tests.models.cases import CONFIGS, FAMILIES, jitted, random_params, random_tokens
+
+CLOSE = {"rtol": 2e-5, "atol": 2e-5}
+
+
+def test_a_full_cache_forgets_its_oldest_tokens():
+    """The keys that are left are those of one layer's inputs, which see no others."""
+    config = CONFIGS["qwen3"]
+    config = type(config)(**(config.to_dict() | {"num_layers": 1}))
+    apply_fn, params = jitted(config), random_params(config)
+    tokens = random_tokens(config, (2, 7))
+    cache = apply_fn(params, tokens[:, :3], cache_length=4).cache
+    for t in range(3, 7):
+        out = apply_fn(params, tokens[:, t : t + 1], cache=cache)
+        cache = out.cache
+        kept = slice(max(t - 3, 0), t + 1)
+        positions = jnp.broadcast_to(jnp.arange(7)[kept], (2, 4))
+        expected = apply_fn(params, tokens[:, kept], positions=positions).logits
+        np.testing.assert_allclose(out.logits[:, 0], expected[:, -1], **CLOSE)
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gpt2"])
+def test_slots_do_not_change_the_samples(name):
+    """Left-padded prompts, one of a single token, windows of 3, caches that turn."""
+    config = FAMILIES[name]
+    prompts = Prompts(
+        tokens=jnp.asarray(random_tokens(config, (3, 4))),
+        mask=jnp.asarray(np.arange(4)[None] >= np.array([[3], [0], [2]])),
+        index=jnp.arange(3),
+    )
+    fixed = {"completions": 8, "max_tokens": 6, "eos_id": 2, "temperature": 5.0}
+
+    def sample(**options):
+        apply_fn = functional.make_apply(config)
+        run = jax.jit(partial(rollouts.generate, apply_fn, **fixed, **options))
+        return run(random_params(config), jax.random.key(1), prompts)
+
+    expected, actual = sample(), sample(slots=5)
+    assert len(set(np.asarray(expected.mask).sum(axis=1).tolist())) > 2
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4),
+        actual,
+        expected,
+    )
