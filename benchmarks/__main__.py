@@ -2,6 +2,8 @@
 
 pip install -c constraints.txt -e '.[parity]'
 python -m benchmarks
+
+``benchmarks.tunix_peer`` says how to add Tunix.
 """
 
 from pathlib import Path
@@ -17,7 +19,8 @@ TEXT = """# Performance
 Measured on: {machine}.
 
 Written by `python -m benchmarks`, which runs alignax beside the peers that are
-installed (the extra `parity` brings transformers and TRL), one run of each in turn.
+installed (the extra `parity` brings transformers and TRL; `benchmarks/tunix_peer.py`
+says how to add Tunix), one run of each in turn.
 Seconds are medians with their range. Only ratios in one table mean something: another
 machine, or another hour of this one, has other seconds.
 
@@ -31,7 +34,8 @@ Batch 32, prompts of 64 tokens, 128 new ones, from a Qwen3-shaped decoder: vocab
 32,000, width 256, 4 layers, 4 heads on 2, MLP 768, tied, float32. Tokens are drawn by
 the inverse distribution function on two levels (`sampling.inverse_cdf`), prompts are
 prefilled once for all of their completions and their cache is shared. The limit is the
-time of the products with the parameters alone.
+time of the products with the parameters alone. Where completions end early, `slots=`
+lets the next one take a finished one's place.
 
 {decode}
 
@@ -42,7 +46,10 @@ forward, backward, clipping, AdamW. Completion positions alone reach the head, a
 logits of all of them never exist at once (`logprobs.from_hidden`); a group's prompt is
 encoded once (`rollout.score_by_hidden`). Memory is the peak of a process of its own
 above its imports. A first run also holds what XLA needs to compile; the next ones find
-the program in JAX's compilation cache (`JAX_COMPILATION_CACHE_DIR`).
+the program in JAX's compilation cache (`JAX_COMPILATION_CACHE_DIR`). The frugal form
+has two microbatches, loops over the layers (`make_hidden(scan=True)`), computes their
+activations again in the reverse pass (`remat="block"`), and is compiled with
+`xla_cpu_use_fusion_emitters` off, which on CPU takes most of the compiler's memory.
 
 {step}
 

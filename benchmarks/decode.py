@@ -6,6 +6,7 @@ A Qwen3-shaped decoder with random parameters, every completion of full length. 
 limit is the time of the products of one step with the parameters, alone.
 """
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 
@@ -16,8 +17,8 @@ import numpy as np
 from alignax.models import functional
 from alignax.models.config import DecoderConfig
 from alignax.pipeline import rollout as rollouts
-from alignax.types import Prompts
-from benchmarks import timing
+from alignax.types import ApplyFn, ModelOutput, Prompts
+from benchmarks import timing, tunix_peer
 
 SMALL = DecoderConfig(
     vocab_size=32_000,
@@ -109,15 +110,50 @@ def by_transformers(config: DecoderConfig, prompts: Prompts, new_tokens: int):
     return run
 
 
-def sampler(config: DecoderConfig, completions: int, new_tokens: int):
-    return jax.jit(
-        partial(
-            rollouts.generate,
-            functional.make_apply(config),
-            completions=completions,
-            max_tokens=new_tokens,
-            eos_id=None,
-        )
+def sampler(config: DecoderConfig, completions: int, new_tokens: int, **options):
+    fixed = {"completions": completions, "max_tokens": new_tokens, "eos_id": None}
+    apply_fn = functional.make_apply(config)
+    return jax.jit(partial(rollouts.generate, apply_fn, **(fixed | options)))
+
+
+def ending(apply_fn: ApplyFn, eos_id: int, chance: float) -> ApplyFn:
+    """The model with another logit of one token: lengths are geometric."""
+
+    def ending(params, tokens, **options):
+        logits, cache = apply_fn(params, tokens, **options)
+        others = jax.nn.logsumexp(logits, axis=-1)
+        odds = jnp.log(chance / (1 - chance))
+        return ModelOutput(logits.at[..., eos_id].set(others + odds), cache)
+
+    return ending
+
+
+def refill(config: DecoderConfig, params, *, slots: int, repeats: int) -> str:
+    """A queue of completions of all lengths: a batch after another, or refilled."""
+    batches, prompt, most, mean = 8, 64, 128, 32
+    prompts = prompts_of(config, batches * slots, prompt)
+    fixed = {"completions": 1, "max_tokens": most, "eos_id": 1}
+    apply_fn = ending(functional.make_apply(config), 1, 1 / mean)
+    run = jax.jit(
+        partial(rollouts.generate, apply_fn, **fixed), static_argnames="slots"
+    )
+    key = jax.random.key(3)
+    parts = [
+        jax.tree.map(lambda x, i=i: x[i * slots : (i + 1) * slots], prompts)
+        for i in range(batches)
+    ]
+    programs = {
+        "batches": lambda: [run(params, key, part).tokens for part in parts],
+        "refilled": lambda: run(params, key, prompts, slots=slots).tokens,
+    }
+    seconds = timing.interleaved(programs, repeats=repeats)
+    lengths = np.asarray(run(params, key, prompts, slots=slots).mask).sum(axis=1)
+    ratio = np.median(seconds["batches"]) / np.median(seconds["refilled"])
+    return (
+        f"{batches * slots} completions of {lengths.mean():.0f} tokens in the mean, "
+        f"{most} at the most, {slots} at a time: in batches "
+        f"{timing.spread(seconds['batches'])}, refilled "
+        f"{timing.spread(seconds['refilled'])}: {ratio:.2f} × as fast."
     )
 
 
@@ -134,15 +170,24 @@ def main(
     key = jax.random.key(1)
     apart, groups = prompts_of(config, rows, prompt), prompts_of(config, 4, prompt)
     one, group = sampler(config, 1, new_tokens), sampler(config, rows // 4, new_tokens)
+    sizes = dataclasses.asdict(config)
+    tunix = None
+    if tunix_peer.available():
+        tunix = tunix_peer.Child(
+            "sampling", sizes=sizes, rows=rows, prompt=prompt, tokens=new_tokens
+        )
     programs = {
         "alignax": lambda: one(params, key, apart),
         f"alignax, 4 groups of {rows // 4}": lambda: group(params, key, groups),
         "transformers": by_transformers(config, apart, new_tokens),
+        tunix_peer.NAME: tunix,
         "products alone (limit)": products(config, params, rows, new_tokens),
     }
     absent = [name for name, program in programs.items() if program is None]
     programs = {name: run for name, run in programs.items() if run is not None}
     seconds = timing.interleaved(programs, repeats=repeats)
+    if tunix is not None:
+        tunix.close()
     base = seconds.get("transformers", seconds["alignax"])
     lines = [
         [
@@ -158,7 +203,9 @@ def main(
         ["sampling", "seconds", "tokens/s", f"speed / {against}'s"], lines
     )
     skipped = f"\n\nNot installed: {', '.join(absent)}." if absent else ""
-    return f"{text}{skipped}\n\n{prefill(config, params, repeats)}", seconds
+    queue = refill(config, params, slots=rows, repeats=repeats)
+    parts = (f"{text}{skipped}", prefill(config, params, repeats), queue)
+    return "\n\n".join(parts), seconds
 
 
 def prefill(config: DecoderConfig, params, repeats: int) -> str:

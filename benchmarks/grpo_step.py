@@ -9,12 +9,13 @@ plain one on 4 groups of 8, prompts of 256 and completions of 64.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
@@ -24,7 +25,7 @@ import numpy as np
 from alignax.models import functional
 from alignax.pipeline import rollout as rollouts
 from alignax.types import Batch, Rollout
-from benchmarks import timing
+from benchmarks import timing, tunix_peer
 from benchmarks.decode import SMALL, peer_model
 from experiments import grpo
 
@@ -53,9 +54,18 @@ def batch_of(*, groups: int, completions: int, prompt: int, tokens: int) -> Batc
 
 
 def by_alignax(
-    batch: Batch, *, groups: int, shared: bool, microbatches: int = 1
+    batch: Batch,
+    *,
+    groups: int,
+    shared: bool,
+    microbatches: int = 1,
+    frugal: bool = False,
 ) -> Callable[[], object]:
-    """A step of the experiments' own train step."""
+    """A step of the experiments' own train step.
+
+    ``frugal``: a loop over the layers, whose activations the reverse pass computes
+    again, and a compiler without the CPU backend's newer and larger way of fusing.
+    """
     completions = len(batch.rewards) // groups
     config = grpo.GRPO(
         prompts=groups,
@@ -65,12 +75,18 @@ def by_alignax(
         advantage="group_standardised",
         microbatches=microbatches,
     )
+    hidden_fn = functional.make_hidden(
+        SMALL, remat="block" if frugal else "none", scan=frugal
+    )
     score = rollouts.score_by_hidden(
-        functional.make_hidden(SMALL), completions=completions if shared else 1
+        hidden_fn, completions=completions if shared else 1
     )
     key = jax.random.key(0)
     state = grpo.init_state(config, functional.init(SMALL, key), BETA, key)
     step = grpo.make_train_step(config, score)
+    if frugal:
+        again = jax.jit(step, donate_argnums=0).lower(state, batch)
+        step = again.compile({"xla_cpu_use_fusion_emitters": False})
 
     def run():
         nonlocal state
@@ -123,31 +139,44 @@ PROGRAMS: dict[str, Callable[[], Callable[[], object]]] = {
     "alignax, 2 microbatches": lambda: by_alignax(
         batch_of(**STEP), groups=2, shared=True, microbatches=2
     ),
+    "alignax, frugal": lambda: by_alignax(
+        batch_of(**STEP), groups=2, shared=True, microbatches=2, frugal=True
+    ),
     PEER: lambda: by_trl(batch_of(**STEP), 2),
+    tunix_peer.NAME: lambda: tunix_child(),
 }
+
+
+def tunix_child(env: Mapping[str, str] | None = None) -> tunix_peer.Child:
+    return tunix_peer.Child("step", env=env, sizes=dataclasses.asdict(SMALL), **STEP)
 
 
 def peak_memory(name: str) -> list[float]:
     """GB at the peak of a process of its own, above its imports: the first time, and
     once more, when JAX finds its programs in the compilation cache."""
-    command = [sys.executable, "-m", "benchmarks.grpo_step", "--memory-of", name]
     peaks = []
     with tempfile.TemporaryDirectory() as cache:
-        settings = {
+        env = os.environ | {
             "JAX_COMPILATION_CACHE_DIR": cache,
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
         for _ in range(2):
-            done = subprocess.run(
-                command,
-                capture_output=True,
-                text=True,
-                check=True,
-                env=os.environ | settings,
-            )
-            before, after = json.loads(done.stdout.splitlines()[-1])
-            peaks.append(after - before)
+            peaks.append(tunix_peak(env) if name == tunix_peer.NAME else own(name, env))
     return peaks
+
+
+def tunix_peak(env: Mapping[str, str]) -> float:
+    child = tunix_child(env)
+    peaks = [child() for _ in range(2)]
+    child.close()
+    return float(peaks[-1])
+
+
+def own(name: str, env: Mapping[str, str]) -> float:
+    command = [sys.executable, "-m", "benchmarks.grpo_step", "--memory-of", name]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
+    before, after = json.loads(done.stdout.splitlines()[-1])
+    return after - before
 
 
 def peak() -> float:
@@ -172,13 +201,16 @@ def report_memory(name: str) -> None:
 
 def main(*, repeats: int = 5) -> tuple[str, timing.Seconds]:
     """The report, and what its table was made from."""
-    absent = timing.missing("torch", "transformers", "trl")
-    names = [name for name in PROGRAMS if not (absent and name == PEER)]
+    absent = [PEER] if timing.missing("torch", "transformers", "trl") else []
+    absent += [] if tunix_peer.available() else [tunix_peer.NAME]
+    names = [name for name in PROGRAMS if name not in absent]
     memory = {name: peak_memory(name) for name in names}
-    seconds = timing.interleaved(
-        {name: PROGRAMS[name]() for name in names}, repeats=repeats
-    )
-    peer = names[-1]
+    programs = {name: PROGRAMS[name]() for name in names}
+    seconds = timing.interleaved(programs, repeats=repeats)
+    tunix = programs.get(tunix_peer.NAME)
+    if isinstance(tunix, tunix_peer.Child):
+        tunix.close()
+    peer = next(name for name in (PEER, tunix_peer.NAME, *names) if name in names)
     lines = [
         [
             name,

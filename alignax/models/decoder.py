@@ -30,9 +30,8 @@ from alignax.models.layers import (
 class Attention(nnx.Module):
     """Grouped-query attention with rotary positions and an optional cache."""
 
-    def __init__(self, config: DecoderConfig, layer: int, rngs: nnx.Rngs):
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
         self.config = config
-        self.local = layer in config.local_layers
         width, head = config.hidden_size, config.head_dim
         bias = config.attention_bias
         queries, keys = config.num_heads * head, config.num_kv_heads * head
@@ -57,6 +56,7 @@ class Attention(nnx.Module):
         prefix: attention.Prefix | None,
         cache: dict[str, Array] | None,
         index: Int[Array, ""] | None,
+        local: bool | Bool[Array, ""],
     ):
         """Mixed values, and the heads-first keys and values: the cache's, where there
         is one, with the new ones written at ``index``; otherwise the new ones."""
@@ -69,7 +69,7 @@ class Attention(nnx.Module):
         if self.query_norm is not None and self.key_norm is not None:
             q, k = self.query_norm(q), self.key_norm(k)
         if not config.learned_positions:
-            turns = frequencies(config, local=self.local)
+            turns = _pick(local, *(frequencies(config, local=x) for x in (True, False)))
             q, k = rotate(q, positions, turns), rotate(k, positions, turns)
         keys, values = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
         if cache is not None and index is not None:
@@ -101,27 +101,27 @@ class Attention(nnx.Module):
 class Block(nnx.Module):
     """Attention and MLP, each behind a norm and added to the stream."""
 
-    def __init__(self, config: DecoderConfig, layer: int, rngs: nnx.Rngs):
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
         def norm():
             return Norm(config.hidden_size, config, rngs)
 
         self.attention_norm = norm()
-        self.attention = Attention(config, layer, rngs)
+        self.attention = Attention(config, rngs)
         self.attention_post_norm = norm() if config.post_norms else None
         self.mlp_norm = norm()
         self.mlp = MLP(config, rngs)
         self.mlp_post_norm = norm() if config.post_norms else None
 
-    def __call__(self, x, positions, masks: "Masks", prefix, cache, index):
-        """``masks`` and ``prefix`` are those of all layers and of the local ones."""
-        local = self.attention.local
+    def __call__(self, x, positions, masks: "Masks", prefix, cache, index, local):
+        """``masks`` are those of all layers and of the ``local`` ones."""
         mixed, kept = self.attention(
             self.attention_norm(x),
             positions,
-            masks.local if local else masks.all,
-            _shared(prefix, masks.local_prefix if local else masks.prefix),
+            _pick(local, masks.local, masks.all),
+            _shared(prefix, _pick(local, masks.local_prefix, masks.prefix)),
             cache,
             index,
+            local,
         )
         if self.attention_post_norm is not None:
             mixed = self.attention_post_norm(mixed)
@@ -161,9 +161,7 @@ class Decoder(nnx.Module):
             if config.learned_positions
             else None
         )
-        self.blocks = nnx.List(
-            [Block(config, i, rngs) for i in range(config.num_layers)]
-        )
+        self.blocks = nnx.List([Block(config, rngs) for _ in range(config.num_layers)])
         self.norm = Norm(config.hidden_size, config, rngs)
         self.head = (
             None
@@ -199,6 +197,52 @@ class Decoder(nnx.Module):
             x = x + self.positions[...][positions].astype(x.dtype)
         return x
 
+    def _unrolled(self, x, positions, masks, prefix, cache, index, remat, _):
+        layers = {}
+        for i, block in enumerate(self.blocks):
+            layer = None if cache is None else cache["layers"][str(i)]
+            shared = None if prefix is None else prefix["layers"][str(i)]
+            local = i in self.config.local_layers
+
+            def run(x, block=block, layer=layer, shared=shared, local=local):
+                return block(x, positions, masks, shared, layer, index, local)
+
+            if remat != "none":
+                run = jax.checkpoint(run, policy=REMAT[remat])
+            x, layers[str(i)] = run(x)
+        return x, layers
+
+    def _scan(self, x, positions, masks, prefix, cache, index, remat, keep):
+        """One block in a loop: it is compiled once, and what the reverse pass computes
+        again cannot be merged with the first time, as XLA does on CPU."""
+        assert cache is None
+        names = [str(i) for i in range(self.config.num_layers)]
+        graph, _ = nnx.split(self.blocks[0])
+        each = [
+            (
+                nnx.split(block)[1],
+                jnp.asarray(i in self.config.local_layers),
+                None if prefix is None else prefix["layers"][names[i]],
+            )
+            for i, block in enumerate(self.blocks)
+        ]
+
+        def run(x, part):
+            state, local, shared = part
+            block = nnx.merge(graph, state)
+            x, kept = block(x, positions, masks, shared, None, index, local)
+            return x, kept if keep else None
+
+        if remat != "none":
+            run = jax.checkpoint(run, policy=REMAT[remat], prevent_cse=False)
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
+        x, kept = jax.lax.scan(run, x, stacked)
+        layers = {
+            name: jax.tree.map(lambda leaf, i=i: leaf[i], kept)
+            for i, name in enumerate(names)
+        }
+        return x, layers
+
     def __call__(
         self,
         tokens: Int[Array, "b s"],
@@ -211,6 +255,7 @@ class Decoder(nnx.Module):
         cache_length: int | None = None,
         logits_from: int = 0,
         remat: str = "none",
+        scan: bool = False,
     ) -> tuple[Float[Array, "b n d"], Any]:
         """Hidden states ``[b, s - logits_from, d]`` behind the last norm, and the
         cache where one was given or asked for."""
@@ -245,19 +290,11 @@ class Decoder(nnx.Module):
         masks = _masks(self.config, ranks, own, attend, prefix)
 
         x = self.embed(tokens, positions)
-        layers = {}
-        for i, block in enumerate(self.blocks):
-            layer = None if cache is None else cache["layers"][str(i)]
-            shared = None if prefix is None else prefix["layers"][str(i)]
-
-            def run(x, block=block, layer=layer, shared=shared):
-                return block(x, positions, masks, shared, layer, index)
-
-            if remat != "none":
-                run = jax.checkpoint(run, policy=REMAT[remat])
-            x, layers[str(i)] = run(x)
+        keep = cache is not None or cache_length is not None
+        run = self._scan if scan else self._unrolled
+        x, layers = run(x, positions, masks, prefix, cache, index, remat, keep)
         hidden = self.norm(x[:, logits_from:])
-        if cache is None and cache_length is None:
+        if not keep:
             return hidden, None
         if cache is None and cache_length is not None:
             # A fresh cache is the new keys with room behind them.
@@ -320,6 +357,13 @@ def _masks(
     queries = ranks.reshape(len(prefix["mask"]), -1, 1)
     close = queries - prefix["ranks"][:, None, :] < config.window
     return Masks(attend, attend & near, far, far & close)
+
+
+def _pick(local: bool | Bool[Array, ""], one: Any, other: Any) -> Any:
+    """``one`` in a local layer, the ``other`` in the rest."""
+    if isinstance(local, bool):
+        return one if local else other
+    return None if one is None else jnp.where(local, one, other)
 
 
 def _shared(

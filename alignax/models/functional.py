@@ -163,7 +163,9 @@ def make_apply(config: DecoderConfig) -> ApplyFn:
 
 
 @functools.lru_cache(maxsize=64)
-def make_hidden(config: DecoderConfig, *, remat: str = "none") -> HiddenFn:
+def make_hidden(
+    config: DecoderConfig, *, remat: str = "none", scan: bool = False
+) -> HiddenFn:
     """The decoder up to its head; with ``logprobs.from_hidden``, no logits.
 
     Args:
@@ -171,6 +173,8 @@ def make_hidden(config: DecoderConfig, *, remat: str = "none") -> HiddenFn:
       remat: what the reverse pass computes again to save memory: ``none``;
         ``products``, all but the results of matrix products; ``block``, all but
         each block's input.
+      scan: loop over the layers, which compiles one of them instead of all, in less
+        time and memory; the parameters of all are copied into one array each.
 
     Returns:
       a ``HiddenFn``, which raises what ``make_apply``'s function does.
@@ -214,6 +218,7 @@ def make_hidden(config: DecoderConfig, *, remat: str = "none") -> HiddenFn:
             cache_length=cache_length,
             logits_from=logits_from,
             remat=remat,
+            scan=scan,
         )
         return HiddenOutput(hidden, model.head_table(), config.logit_soft_cap, cache)
 

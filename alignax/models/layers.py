@@ -108,11 +108,13 @@ def frequencies(config: DecoderConfig, *, local: bool) -> np.ndarray:
 
 
 def rotate(
-    x: Float[Array, "b s n h"], positions: Int[Array, "b s"], turns: np.ndarray
+    x: Float[Array, "b s n h"],
+    positions: Int[Array, "b s"],
+    turns: np.ndarray | Float[Array, " t"],
 ) -> Float[Array, "b s n h"]:
     """Rotary position embedding, angles in float32; the two halves of a head are
     paired as in GPT-NeoX."""
-    turns = turns.astype(np.float32).reshape(1, 1, 1, -1)
+    turns = turns.astype(jnp.float32).reshape(1, 1, 1, -1)
     angles = positions.astype(jnp.float32)[..., None, None] * turns
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     left, right = jnp.split(x.astype(jnp.float32), 2, axis=-1)

@@ -1,5 +1,7 @@
 """A prefix shared by adjacent rows, packed segments, rematerialisation."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -168,6 +170,40 @@ def test_rematerialisation_costs_work_and_changes_nothing():
         )
         work.append(program.cost_analysis()["flops"])
     assert work[0] < work[1] < work[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "remat"), [("qwen3", "none"), ("gemma3", "block"), ("gpt2", "products")]
+)
+def test_scanned_layers_are_the_layers(name, remat):
+    """Values and gradients, behind a shared prefix, with windows in some layers."""
+    config = (CONFIGS | FAMILIES)[name]
+
+    def compiled(**options):
+        hidden_fn = functional.make_hidden(config, **options)
+
+        def loss(params):
+            out = hidden_fn(params, PROMPTS, mask=PROMPT_MASK, cache_length=P)
+            rest = hidden_fn(params, TOKENS, mask=MASK, prefix=out.cache).hidden
+            return jnp.sum(jnp.where(MASK[..., None], jnp.sin(rest), 0))
+
+        return jax.jit(jax.value_and_grad(loss))(random_params(config))
+
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-4, atol=2e-4),
+        compiled(scan=True, remat=remat),
+        compiled(),
+    )
+
+
+def test_a_scan_compiles_one_layer():
+    def size(layers, scan):
+        config = dataclasses.replace(CONFIG, num_layers=layers)
+        hidden_fn = functional.make_hidden(config, scan=scan)
+        lowered = jax.jit(hidden_fn).lower(functional.shapes(config), TOKENS)
+        return lowered.as_text().count("dot_general")
+
+    assert size(4, scan=True) == size(2, scan=True) < size(4, scan=False)
 
 
 def prefix_of():
