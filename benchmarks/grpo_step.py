@@ -96,6 +96,28 @@ def by_alignax(
     return run
 
 
+def products(*, groups: int, completions: int, prompt: int, tokens: int):
+    """Only the three products with each matrix that values and gradients need."""
+    rows = groups * completions
+    body, head = groups * prompt + rows * (tokens - 1), rows * tokens
+    params = functional.init(SMALL, jax.random.key(0))
+    matrices = [x for x in jax.tree.leaves(params) if x.ndim == 2]
+
+    @jax.jit
+    def run(matrices):
+        total = []
+        for matrix in matrices:
+            wide = matrix.shape[0] == SMALL.vocab_size
+            matrix = matrix.T if wide else matrix
+            count = head if wide else body
+            x = jnp.full((count, matrix.shape[0]), 0.01)
+            y = x @ matrix
+            total += [jnp.max(y @ matrix.T), jnp.max(x.T @ y)]
+        return total
+
+    return lambda: run(matrices)
+
+
 def by_trl(batch: Batch, groups: int) -> Callable[[], object]:
     import torch
     from trl.trainer.utils import selective_log_softmax
@@ -206,6 +228,7 @@ def main(*, repeats: int = 5) -> tuple[str, timing.Seconds]:
     names = [name for name in PROGRAMS if name not in absent]
     memory = {name: peak_memory(name) for name in names}
     programs = {name: PROGRAMS[name]() for name in names}
+    programs |= {"products alone (limit)": products(**STEP)}
     seconds = timing.interleaved(programs, repeats=repeats)
     tunix = programs.get(tunix_peer.NAME)
     if isinstance(tunix, tunix_peer.Child):
@@ -216,14 +239,17 @@ def main(*, repeats: int = 5) -> tuple[str, timing.Seconds]:
             name,
             timing.spread(values),
             f"{np.median(seconds[peer]) / np.median(values):.2f}",
-            *(f"{peak:.2f} GB" for peak in memory[name]),
+            *(f"{peak:.2f} GB" for peak in memory.get(name, ())),
             *(
-                f"{peak / least:.2f}"
-                for peak, least in zip(memory[name], memory[peer], strict=True)
+                f"{peak / theirs:.2f}"
+                for peak, theirs in zip(
+                    memory.get(name, ()), memory[peer], strict=name in memory
+                )
             ),
         ]
         for name, values in seconds.items()
     ]
+    lines[-1] += [""] * 4
     columns = [
         "GRPO step",
         "seconds",

@@ -7,6 +7,7 @@ ever runs. What a family has that the decoder lacks is refused by its key.
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from transformers import AutoConfig
 
 from alignax.models import functional
 from alignax.models import hf_families as families
-from alignax.models.config import DTYPES, DecoderConfig
+from alignax.models.config import DecoderConfig
 from alignax.models.hf_families import FAMILIES, Tensor
 from alignax.types import InputError, Params
 
@@ -185,22 +186,42 @@ def _weight_files(folder: Path) -> list[Path]:
     raise InputError(f"{folder} must hold {WEIGHTS} or {INDEX}, got neither")
 
 
-def _parts(file: Path, tensor: Tensor, value: np.ndarray) -> list[np.ndarray]:
+def _check_shape(file: Path, tensor: Tensor, shape: Sequence[int], like: Any) -> None:
+    """A tensor's shape in a file, against that of each of our parts."""
     count = len(tensor.paths)
-    if value.shape[-1] % count:
+    if shape[-1] % count:
         raise InputError(
             f"{tensor.name} in {file} must hold {count} equal parts along its last "
-            f"axis, got shape {value.shape}"
+            f"axis, got shape {tuple(shape)}"
         )
-    return np.split(value, count, axis=-1)
-
-
-def _check_shape(file: Path, name: str, value: np.ndarray, like: Any) -> None:
-    if value.shape != like.shape:
+    ours = (*shape[:-1], shape[-1] // count)
+    ours = ours[::-1] if tensor.transposed else ours
+    if ours != like.shape:
         raise InputError(
-            f"{name} in {file} must have the shape that config.json asks for, "
-            f"{like.shape} as we hold it, got {value.shape}"
+            f"{tensor.name} in {file} must have the shape that config.json asks for, "
+            f"{like.shape} as we hold it, got {ours}"
         )
+
+
+def _read(held: Any, tensor: Tensor, part: int, like: Any, place: Any) -> jax.Array:
+    """One of a tensor's parts; of each, a device's own piece alone is read."""
+    whole = held.get_slice(tensor.name)
+    dtype = like.dtype
+
+    def piece(index: tuple[slice, ...] | None) -> np.ndarray:
+        index = index or (slice(None),) * len(like.shape)
+        spans = [s.indices(n)[:2] for s, n in zip(index, like.shape, strict=True)]
+        if tensor.transposed:
+            spans = spans[::-1]
+        if len(tensor.paths) > 1:
+            shift = part * like.shape[-1]
+            spans[-1] = (spans[-1][0] + shift, spans[-1][1] + shift)
+        value = whole[tuple(slice(*span) for span in spans)]
+        return (value.T if tensor.transposed else value).astype(dtype)
+
+    if place is None:
+        return jax.device_put(piece(None))
+    return jax.make_array_from_callback(like.shape, place, piece)
 
 
 def load(
@@ -217,7 +238,8 @@ def load(
       param_dtype: what the parameters are converted to.
       dtype: of the computation.
       shardings: where each parameter goes, structured as ``functional.shapes`` of
-        ``read_config(folder)``; None for the default device.
+        ``read_config(folder)``, each device's piece read for itself; None for the
+        default device.
 
     Returns:
       the configuration and the parameters.
@@ -245,14 +267,13 @@ def load(
                     if tensor is None:
                         unknown.append(name)
                         continue
-                    value = held.get_tensor(name)
-                    value = value.T if tensor.transposed else value
-                    for path, part in zip(
-                        tensor.paths, _parts(file, tensor, value), strict=True
-                    ):
-                        _check_shape(file, name, part, shapes[path])
-                        part = part.astype(DTYPES[param_dtype])
-                        flat[path] = jax.device_put(part, places.get(path))
+                    tensor = tensor._replace(name=name)
+                    shape = held.get_slice(name).get_shape()
+                    for i, path in enumerate(tensor.paths):
+                        _check_shape(file, tensor, shape, shapes[path])
+                        flat[path] = _read(
+                            held, tensor, i, shapes[path], places.get(path)
+                        )
         except (SafetensorError, OSError) as error:
             raise InputError(
                 f"{file} must be a whole safetensors file, got: {error}"

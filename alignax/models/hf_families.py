@@ -52,6 +52,7 @@ KEYS: Mapping[str, str] = {
     "tie_embeddings": "tie_word_embeddings",
     "initializer_range": "initializer_range",
 }
+QWEN_KEYS: Mapping[str, str] = {**KEYS, "window": "sliding_window"}
 GEMMA_KEYS: Mapping[str, str] = {
     **KEYS,
     "query_size": "query_pre_attn_scalar",
@@ -73,7 +74,6 @@ REQUIRED: Mapping[str, Any] = {
     "hidden_act": "silu",
     "attention_bias": False,
     "mlp_bias": False,
-    "use_sliding_window": False,
     "quantization_config": None,
 }
 GEMMA_REQUIRED: Mapping[str, Any] = {
@@ -182,7 +182,7 @@ FAMILIES: Mapping[str, Family] = {
             "Qwen2ForCausalLM",
             "qwen2",
             {"attention_bias": True},
-            KEYS,
+            QWEN_KEYS,
             REQUIRED,
             LLAMA_TENSORS,
             "model",
@@ -191,7 +191,7 @@ FAMILIES: Mapping[str, Family] = {
             "Qwen3ForCausalLM",
             "qwen3",
             {"qk_norm": True},
-            KEYS,
+            QWEN_KEYS,
             REQUIRED,
             LLAMA_TENSORS,
             "model",
@@ -327,6 +327,8 @@ def rope_keys(config: DecoderConfig, family: Family) -> dict[str, Any]:
         }
     keys: dict[str, Any] = {"rope_parameters": rope}
     if config.window is not None:
+        if family.keys is QWEN_KEYS:
+            keys["use_sliding_window"] = True
         keys["layer_types"] = [
             "sliding_attention" if i in config.local_layers else "full_attention"
             for i in range(config.num_layers)

@@ -1,5 +1,6 @@
 """Parameters, norms, linear maps, rotary positions and the MLP of the decoder."""
 
+import math
 from functools import partial
 
 import jax
@@ -78,10 +79,13 @@ class Linear(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "b s i"]) -> Float[Array, "b s o"]:
-        y = x @ self.kernel[...].astype(x.dtype)
+        # Of matrices: for three axes, XLA's CPU backend transposes a copy of what the
+        # kernel's gradient contracts, which takes longer than the product.
+        *rows, width = x.shape
+        y = x.reshape(math.prod(rows), width) @ self.kernel[...].astype(x.dtype)
         if self.bias is not None:
-            y = y + self.bias[...].astype(x.dtype)[None, None]
-        return y
+            y = y + self.bias[...].astype(x.dtype)[None]
+        return y.reshape(*rows, y.shape[-1])
 
 
 def frequencies(config: DecoderConfig, *, local: bool) -> np.ndarray:

@@ -302,13 +302,22 @@ def test_keys_that_stop_it(tmp_path, message):
     assert "\n" not in str(caught.value)
 
 
-def test_sliding_windows_stop_it(tmp_path):
+def test_sliding_windows(tmp_path):
+    """Of Qwen's layers behind the first few, where the folder turns them on."""
     window = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
-    with pytest.raises(InputError, match="use_sliding_window"):
-        hf.load(write(tmp_path / "m", QWEN3 | window, tensors_of(QWEN3)))
+    config, params = hf.load(write(tmp_path / "m", QWEN3 | window, tensors_of(QWEN3)))
+    assert (config.window, config.local_layers) == (4, (1,))
+    hf.save(tmp_path / "again", config, params)
+    assert hf.load(tmp_path / "again")[0] == config
+    window["use_sliding_window"] = False
+    config = hf.read_config(write(tmp_path / "n", QWEN3 | window, tensors_of(QWEN3)))
+    assert (config.window, config.local_layers) == (None, ())
     layers = {"layer_types": ["full_attention", "sliding_attention"]}
+    with pytest.raises(InputError, match="window must be a number"):
+        hf.load(write(tmp_path / "o", QWEN3 | layers, tensors_of(QWEN3)))
+    layers = {"layer_types": ["full_attention", "chunked_attention"]}
     with pytest.raises(InputError, match="layer_types"):
-        hf.load(write(tmp_path / "m", QWEN3 | layers, tensors_of(QWEN3)))
+        hf.load(write(tmp_path / "p", QWEN3 | layers, tensors_of(QWEN3)))
 
 
 def test_the_folders_code_never_runs(tmp_path):

@@ -46,6 +46,10 @@ FAMILIES = {
     "qwen2": ("Qwen2", {"tie_word_embeddings": True}),
     "qwen2 head_dim": ("Qwen2", {"head_dim": 8}),
     "qwen3": ("Qwen3", {"head_dim": 8, "num_key_value_heads": 1}),
+    "qwen2 windows": (
+        "Qwen2",
+        {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
+    ),
     "llama3": ("Llama", {"rope_parameters": LLAMA3}),
     "llama linear": (
         "Llama",

@@ -292,3 +292,29 @@ def test_a_process_encodes_only_its_rows():
     seen.clear()
     assert [RECORDS[i]["q"] for i in next(batches).index.tolist()] == seen
     assert len(seen) == 1
+
+
+@pytest.mark.parametrize("batches_of", [prompts_of, supervised_of])
+def test_several_widths(batches_of):
+    """A batch's width is that of its longest row on any process; its rows are those
+    of one width."""
+    short = [{"q": "1+1=", "a": "2"}] * 6
+    changes = {"records": [*short, *RECORDS], "batch_size": 2, "num_epochs": 2}
+    wide = list(batches_of(length=12, **changes))
+    parts = [
+        list(batches_of(length=(12, 5, 7), process_index=i, process_count=2, **changes))
+        for i in (0, 1)
+    ]
+    widths = set()
+    for whole, *pieces in zip(wide, *parts, strict=True):
+        needed = int(whole.mask.sum(axis=1).max())
+        width = next(w for w in (5, 7, 12) if w >= needed)
+        widths.add(width)
+        assert [piece.tokens.shape for piece in pieces] == [(1, width)] * 2
+        rows = np.concatenate([piece.mask for piece in pieces])
+        np.testing.assert_array_equal(rows.sum(axis=1), whole.mask.sum(axis=1))
+        index = np.concatenate([piece.index for piece in pieces])
+        np.testing.assert_array_equal(index, whole.index)
+    assert len(widths) > 1
+    with pytest.raises(InputError, match=r"length: \(\) was given"):
+        batches_of(length=())

@@ -177,9 +177,23 @@ def encode_supervised(
     )
 
 
+def _widths(length: int | Sequence[int]) -> list[int]:
+    widths = [length] if isinstance(length, int) else sorted(set(length))
+    if not widths or widths[0] < 1:
+        raise InputError(
+            f"length: {length!r} was given; a width of at least 1 token, or several, "
+            "would do."
+        )
+    return widths
+
+
+def _narrowest(widths: list[int], lengths: list[int]) -> int:
+    return next(width for width in widths if width >= max(lengths))
+
+
 def _batches(
     numbers: list[int],
-    encode: Callable[[list[int]], Rows],
+    encode: Callable[[list[int], list[int]], Rows],
     *,
     batch_size: int,
     seed: int,
@@ -187,7 +201,10 @@ def _batches(
     process_index: int | None,
     process_count: int | None,
 ) -> grain.DatasetIterator[Rows]:
-    """Shuffle record numbers, batch them, give this process its block, encode."""
+    """Shuffle record numbers, batch them, give this process its block, encode.
+
+    ``encode`` gets this process's numbers, and those of the whole batch.
+    """
     count = jax.process_count() if process_count is None else process_count
     index = jax.process_index() if process_index is None else process_index
     if not 0 <= index < count:
@@ -210,8 +227,8 @@ def _batches(
     rows = batch_size // count
 
     def local(positions: np.ndarray) -> Rows:
-        mine = positions[index * rows : (index + 1) * rows]
-        return encode([numbers[i] for i in mine.tolist()])
+        whole = [numbers[i] for i in positions.tolist()]
+        return encode(whole[index * rows : (index + 1) * rows], whole)
 
     dataset = (
         grain.MapDataset.range(len(numbers))
@@ -232,7 +249,7 @@ def prompt_batches(
     *,
     prompt: Template,
     batch_size: int,
-    length: int,
+    length: int | Sequence[int],
     seed: int,
     num_epochs: int | None = None,
     on_long: str = "error",
@@ -253,7 +270,9 @@ def prompt_batches(
       tokenizer: encodes the prompts.
       prompt: the text of a record's prompt, such as ``lambda r: r["question"]``.
       batch_size: prompts in a batch, over all processes.
-      length: P, the width of the rows in tokens.
+      length: P, the width of the rows in tokens; or several, of which a batch gets
+        the narrowest that holds all of its prompts, so that a step is compiled for
+        few widths and short batches are not padded to the longest.
       seed: of the order.
       num_epochs: passes over the records; None never ends.
       on_long: ``"drop"`` or ``"error"``, as in ``encode_prompts``.
@@ -274,16 +293,17 @@ def prompt_batches(
       >>> sorted(next(batches).index.tolist())
       [0, 1]
     """
-    lengths = []
+    widths, lengths = _widths(length), []
     for number in range(len(records)):
         ids = _prompt_ids(prompt(records[number]), tokenizer)
         _check_prompt(ids, number)
         lengths.append(len(ids))
-    numbers = _select(lengths, range(len(records)), length, on_long)
+    numbers = _select(lengths, range(len(records)), widths[-1], on_long)
 
-    def encode(mine: list[int]) -> Prompts:
+    def encode(mine: list[int], whole: list[int]) -> Prompts:
         texts = [prompt(records[i]) for i in mine]
-        return encode_prompts(texts, tokenizer, length=length, indices=mine)
+        width = _narrowest(widths, [lengths[i] for i in whole])
+        return encode_prompts(texts, tokenizer, length=width, indices=mine)
 
     return _batches(
         numbers,
@@ -303,7 +323,7 @@ def supervised_batches(
     prompt: Template,
     answer: Template,
     batch_size: int,
-    length: int,
+    length: int | Sequence[int],
     seed: int,
     num_epochs: int | None = None,
     on_long: str = "error",
@@ -318,7 +338,8 @@ def supervised_batches(
       prompt: the text of a record's prompt.
       answer: the text of a record's answer.
       batch_size: rows in a batch, over all processes.
-      length: S, the width of the rows in tokens: prompt, answer and ``eos_id``.
+      length: S, the width of the rows in tokens: prompt, answer and ``eos_id``; or
+        several, as in ``prompt_batches``.
       seed: of the order.
       num_epochs: passes over the records; None never ends.
       on_long: ``"drop"`` or ``"error"``, as in ``encode_prompts``.
@@ -341,20 +362,20 @@ def supervised_batches(
       >>> next(batches).tokens.tolist()
       [[257, 49, 43, 49, 61, 50, 258, 256]]
     """
-    lengths = []
+    widths, lengths = _widths(length), []
     for number in range(len(records)):
         head = _prompt_ids(prompt(records[number]), tokenizer)
         _check_prompt(head, number)
         lengths.append(len(head) + len(tokenizer.encode(answer(records[number]))) + 1)
-    numbers = _select(lengths, range(len(records)), length, on_long)
+    numbers = _select(lengths, range(len(records)), widths[-1], on_long)
 
-    def encode(mine: list[int]) -> Supervised:
+    def encode(mine: list[int], whole: list[int]) -> Supervised:
         rows = [records[i] for i in mine]
         return encode_supervised(
             [prompt(row) for row in rows],
             [answer(row) for row in rows],
             tokenizer,
-            length=length,
+            length=_narrowest(widths, [lengths[i] for i in whole]),
             indices=mine,
         )
 

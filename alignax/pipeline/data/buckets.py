@@ -131,7 +131,7 @@ def _bucketed(
         on_long=on_long,
     )
 
-    def local(numbers: list[int]) -> Rows:
+    def local(numbers: list[int], _: list[int]) -> Rows:
         width, members = bricks[numbers[0]]
         rows = len(members) // processes
         return encode(width, members[process * rows : (process + 1) * rows])
