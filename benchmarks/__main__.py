@@ -8,6 +8,7 @@ python -m benchmarks
 
 from pathlib import Path
 
+import jax
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -91,6 +92,8 @@ def main() -> None:
         parts[name] = benchmark()
         print(parts[name][0])
     texts = {name: text for name, (text, _) in parts.items()}
+    if jax.default_backend() != "cpu":
+        texts["decode"] += f"\n\nQwen2.5-0.5B's shape, bfloat16:\n\n{decode.absolute()}"
     texts["logprobs"] = logprobs.main(*logprobs.LAPTOP, repeats=5)
     texts["vmapped"] = vmapped.main()
     (DOCS / "performance.md").write_text(

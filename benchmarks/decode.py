@@ -34,6 +34,23 @@ SMALL = DecoderConfig(
 )
 
 
+# Qwen2.5-0.5B's shape, for machines with an accelerator.
+HALF_BILLION = DecoderConfig(
+    vocab_size=151_936,
+    hidden_size=896,
+    num_layers=24,
+    num_heads=14,
+    num_kv_heads=2,
+    head_dim=64,
+    mlp_size=4864,
+    max_length=1024,
+    attention_bias=True,
+    rope_theta=1e6,
+    param_dtype="bfloat16",
+    dtype="bfloat16",
+)
+
+
 def prompts_of(config: DecoderConfig, rows: int, length: int) -> Prompts:
     tokens = np.random.default_rng(0).integers(0, config.vocab_size, (rows, length))
     return Prompts(
@@ -53,9 +70,9 @@ def products(config: DecoderConfig, params, rows: int, steps: int):
             for matrix in matrices:
                 # The head, or another one: contract what is not the vocabulary.
                 axis = 1 if matrix.shape[0] == config.vocab_size else 0
-                x = jnp.full((rows, matrix.shape[axis]), 1e-3 * i)
+                x = jnp.full((rows, matrix.shape[axis]), 1e-3 * i).astype(matrix.dtype)
                 y = jax.lax.dot_general(x, matrix, (((1,), (axis,)), ((), ())))
-                total += jnp.max(y)
+                total += jnp.max(y).astype(total.dtype)
             return total, None
 
         return jax.lax.scan(step, 0.0, jnp.arange(steps, dtype=jnp.float32))[0]
@@ -206,6 +223,43 @@ def main(
     queue = refill(config, params, slots=rows, repeats=repeats)
     parts = (f"{text}{skipped}", prefill(config, params, repeats), queue)
     return "\n\n".join(parts), seconds
+
+
+def absolute(
+    config: DecoderConfig = HALF_BILLION,
+    *,
+    prompt: int = 256,
+    new_tokens: int = 256,
+    batches: tuple[int, ...] = (1, 16, 64, 256),
+    repeats: int = 5,
+) -> str:
+    """A larger model by itself: what part of the device's own speed it reaches.
+
+    The bandwidth counts each parameter once a step; the limit is the products' time on
+    the same device.
+    """
+    params, key = functional.init(config, jax.random.key(0)), jax.random.key(1)
+    size = sum(x.nbytes for x in jax.tree.leaves(params))
+    lines = []
+    for rows in batches:
+        run = sampler(config, 1, new_tokens)
+        prompts = prompts_of(config, rows, prompt)
+        programs = {
+            "sampling": partial(run, params, key, prompts),
+            "products": products(config, params, rows, new_tokens),
+        }
+        seconds = timing.interleaved(programs, repeats=repeats)
+        middle = {name: float(np.median(x)) for name, x in seconds.items()}
+        lines.append(
+            [
+                str(rows),
+                timing.spread(seconds["sampling"]),
+                f"{rows * new_tokens / middle['sampling']:,.0f}",
+                f"{size * new_tokens / middle['sampling'] / 1e9:,.0f}",
+                f"{middle['products'] / middle['sampling']:.2f}",
+            ]
+        )
+    return timing.table(["batch", "seconds", "tokens/s", "GB/s", "of the limit"], lines)
 
 
 def prefill(config: DecoderConfig, params, repeats: int) -> str:

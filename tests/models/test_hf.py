@@ -167,7 +167,11 @@ def test_sharded_equals_whole(tmp_path, folder):
             hf.load(split)
 
 
-def test_straight_onto_devices(folder):
+@pytest.mark.parametrize("fused", [False, True])
+def test_straight_onto_devices(tmp_path, folder, fused):
+    if fused:
+        config, folder = FAMILIES["gpt2"], tmp_path / "gpt2"
+        hf.save(folder, config, random_params(config))
     config = hf.read_config(folder)
     mesh = sharding.make_mesh(data=4, model=2)
     places = sharding.param_shardings(
