@@ -363,7 +363,7 @@ def _pick(local: bool | Bool[Array, ""], one: Any, other: Any) -> Any:
     """``one`` in a local layer, the ``other`` in the rest."""
     if isinstance(local, bool):
         return one if local else other
-    return None if one is None else jnp.where(local, one, other)
+    return one if one is other else jnp.where(local, one, other)
 
 
 def _shared(
