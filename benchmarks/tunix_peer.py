@@ -9,6 +9,7 @@ an environment of its own, whose Python ``ALIGNAX_TUNIX_PYTHON`` names:
 This file imports nothing of alignax. It reads a line for each run and answers with one.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -46,7 +47,9 @@ class Child:
 
     def close(self) -> None:
         self._process.terminate()
-        self._process.wait()
+        # It also closes the pipes.
+        with contextlib.suppress(BrokenPipeError):
+            self._process.communicate()
 
 
 def available() -> bool:

@@ -1,0 +1,70 @@
+"""The benchmarks' own parts run, on models of no size; their times are nobody's."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alignax.models import functional
+from benchmarks import decode, grpo_step, timing, tunix_peer
+from tests.models.cases import CONFIGS, random_params, random_tokens
+
+
+def test_programs_take_turns():
+    calls = []
+    programs = {name: lambda name=name: calls.append(name) for name in "ab"}
+    seconds = timing.interleaved(programs, repeats=2)
+    assert calls == list("ababab")
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 2, "b": 2}
+
+
+def test_an_end_of_a_given_chance():
+    config = CONFIGS["qwen3"]
+    apply_fn = decode.ending(functional.make_apply(config), 3, 0.2)
+    tokens = random_tokens(config, (2, 4))
+    logits = jax.jit(apply_fn)(random_params(config), tokens).logits
+    plain = jax.jit(functional.make_apply(config))(random_params(config), tokens).logits
+    chances = jax.nn.softmax(logits)
+    # The rest keep their odds; the old chance of the token itself is added to 4 to 1.
+    others = np.delete(np.asarray(jax.nn.softmax(plain)), 3, axis=-1)
+    odds = np.asarray(chances)[..., 3] / np.delete(np.asarray(chances), 3, -1).sum(-1)
+    np.testing.assert_allclose(odds, 0.25 / others.sum(-1), rtol=1e-5)
+
+
+def test_tables_of_a_small_model():
+    config = dataclasses.replace(
+        decode.HALF_BILLION, hidden_size=16, num_layers=1, vocab_size=64, mlp_size=8
+    )
+    text = decode.absolute(config, prompt=4, new_tokens=3, batches=(1, 2), repeats=1)
+    rows = [line.split(" | ") for line in text.splitlines()]
+    assert [row[0] for row in rows[2:]] == ["| 1", "| 2"]
+    assert all(float(row[-1].strip(" |")) > 0 for row in rows[2:])
+
+
+def test_a_step_and_its_limit(monkeypatch):
+    small = dataclasses.replace(CONFIGS["qwen3"], max_length=16)
+    monkeypatch.setattr(grpo_step, "SMALL", small)
+    shape = {"groups": 2, "completions": 2, "prompt": 3, "tokens": 4}
+    batch = grpo_step.batch_of(**shape)
+    plain, frugal = (
+        grpo_step.by_alignax(batch, groups=2, shared=True, frugal=frugal)()
+        for frugal in (False, True)
+    )
+    for name in ("loss", "grad_norm", "entropy"):
+        np.testing.assert_allclose(frugal[name], plain[name], rtol=1e-3)
+    assert all(jnp.isfinite(x) for x in grpo_step.products(**shape)())
+
+
+def test_a_peer_that_fails_is_not_waited_for(monkeypatch, tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho other\nexit 3\n")
+    python.chmod(0o755)
+    monkeypatch.delenv(tunix_peer.PYTHON, raising=False)
+    assert not tunix_peer.available()
+    monkeypatch.setenv(tunix_peer.PYTHON, str(python))
+    child = tunix_peer.Child("step", rows=1)
+    with pytest.raises((RuntimeError, BrokenPipeError), match=r"ended with 3|Broken"):
+        child()
+    child.close()
