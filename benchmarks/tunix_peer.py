@@ -185,6 +185,7 @@ def _peak() -> float:
 
 
 def main() -> None:
+    # For their memory alone, which is not the program's.
     import tunix.generate.sampler
     import tunix.rl.grpo.grpo_learner  # noqa: F401
 

@@ -173,8 +173,10 @@ def make_hidden(
       remat: what the reverse pass computes again to save memory: ``none``;
         ``products``, all but the results of matrix products; ``block``, all but
         each block's input.
-      scan: loop over the layers, which compiles one of them instead of all, in less
-        time and memory; the parameters of all are copied into one array each.
+      scan: loop over the layers, of which one is compiled: sooner for a deep model,
+        and only so does ``remat`` save memory on CPU, where XLA merges the second
+        computation with the first otherwise. The layers' parameters are copied into
+        one array each.
 
     Returns:
       a ``HiddenFn``, which raises what ``make_apply``'s function does.
