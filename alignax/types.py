@@ -164,6 +164,18 @@ class Batch:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Counters:
+    """Updates that left the parameters where they were: ``skipped`` in all and
+    ``skipped_in_row`` since the last good one because a number was not finite, and
+    ``no_signal`` because there was nothing to learn from."""
+
+    skipped: Leaf  # int32 []
+    skipped_in_row: Leaf  # int32 []
+    no_signal: Leaf  # int32 []
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainState:
     """All that a run needs to go on: saved whole, restored whole."""
 
@@ -171,6 +183,7 @@ class TrainState:
     params: Params
     opt_state: Any
     controller: Any
+    counters: Counters
     key: Leaf  # key []
 
 

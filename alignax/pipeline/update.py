@@ -1,16 +1,17 @@
 """From a loss to a step: exact microbatches, optimiser, metrics."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from alignax import reduce
 from alignax.controllers import Controller
-from alignax.types import InputError, Metrics, Params, TrainState
+from alignax.types import Counters, InputError, Metrics, Params, TrainState
 
 Fraction = reduce.Fraction
 LossFn = Callable[[Params, Any], tuple[Array, Array, dict[str, Fraction]]]
@@ -81,6 +82,9 @@ def init_state(
         params=params,
         opt_state=tx.init(params),
         controller=controller.init(),
+        counters=Counters(
+            skipped=jnp.int32(0), skipped_in_row=jnp.int32(0), no_signal=jnp.int32(0)
+        ),
         key=key,
     )
 
@@ -111,8 +115,22 @@ def state_shardings(
         params,
         transform_non_params=lambda _: replicated,
     )
-    fields = (shared.step, params, opt_state, shared.controller, shared.key)
-    return jax.tree.unflatten(jax.tree.structure(state), jax.tree.leaves(fields))
+    return dataclasses.replace(shared, params=params, opt_state=opt_state)
+
+
+def where(ok: Bool[Array, ""], new: Any, old: Any) -> Any:
+    """``new`` where ``ok`` is true, else ``old``: a choice between two whole trees.
+
+    Args:
+      ok: one truth for all leaves, on the device.
+      new: a pytree of arrays, of any numbers.
+      old: the same structure, shapes and dtypes.
+
+    Returns:
+      the same structure. Nothing of the tree that is not chosen comes through, not
+      even a NaN.
+    """
+    return jax.tree.map(lambda n, o: jnp.where(ok, n, o), new, old)
 
 
 def _split(batch: Any, microbatches: int, group: int) -> Any:
@@ -196,6 +214,10 @@ def make_update(
     batch: the same for any number of microbatches or devices. Jit it with
     ``donate_argnums=0``; batch and state may be sharded.
 
+    Where the loss, the gradient or what the optimiser makes of it is not finite,
+    parameters and optimiser state stay as they were, and ``state.counters`` counts
+    it: one bad reward costs one update, not the run. ``step`` goes on.
+
     Args:
       loss_fn: see ``LossFn``.
       tx: the optimiser.
@@ -203,8 +225,9 @@ def make_update(
       group: adjacent rows that stay together.
 
     Returns:
-      the update. Its metrics: ``loss``, ``grad_norm`` and the fractions of
-      ``aux``, as float32 scalars on the device.
+      the update. Its metrics: ``loss``, ``grad_norm``, ``skipped`` (1 where the
+      parameters stayed, else 0) and the fractions of ``aux``, as float32 scalars on
+      the device.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -221,17 +244,41 @@ def make_update(
         gradient = jax.tree.map(
             lambda g, p: (g * scale).astype(p.dtype), gradient, state.params
         )
+        loss, norm = numerator * scale, _norm(gradient)
         updates, opt_state = tx.update(gradient, state.opt_state, state.params)
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.isfinite(_norm(updates))
+        params, opt_state = where(
+            finite,
+            (optax.apply_updates(state.params, updates), opt_state),
+            (state.params, state.opt_state),
+        )
+        skipped = 1 - finite.astype(jnp.int32)
+        counters = dataclasses.replace(
+            state.counters,
+            skipped=state.counters.skipped + skipped,
+            skipped_in_row=(state.counters.skipped_in_row + skipped) * skipped,
+        )
         metrics = {name: reduce.divide(*fraction) for name, fraction in aux.items()}
-        metrics["loss"] = numerator * scale
-        metrics["grad_norm"] = optax.tree.norm(gradient)
-        state = TrainState(
+        metrics |= {
+            "loss": loss,
+            "grad_norm": norm,
+            "skipped": skipped.astype(jnp.float32),
+        }
+        state = dataclasses.replace(
+            state,
             step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
+            params=params,
             opt_state=opt_state,
-            controller=state.controller,
-            key=state.key,
+            counters=counters,
         )
         return state, metrics
 
     return update
+
+
+def _norm(tree: Any) -> Float[Array, ""]:
+    # In float32: half a precision's squares overflow long before their numbers do.
+    wide = jax.tree.map(
+        lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree
+    )
+    return optax.tree.norm(wide)

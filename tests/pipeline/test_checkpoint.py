@@ -14,7 +14,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from alignax import controllers
 from alignax.pipeline import checkpoint
-from alignax.types import InputError, TrainState
+from alignax.types import Counters, InputError, TrainState
 
 CONFIG = {"layers": 2, "embed": 4, "names": ["a"], "tie": None, "nested": {"rate": 0.0}}
 
@@ -41,6 +41,9 @@ def make_state(seed=0, *, impl=None):
         controller=Moving(
             beta=controllers.fixed(beta=0.1).init().beta,
             reference={"params": params["embed"] * jnp.inf},
+        ),
+        counters=Counters(
+            skipped=jnp.int32(seed), skipped_in_row=jnp.int32(0), no_signal=jnp.int32(1)
         ),
         key=jax.random.key(7 + seed, impl=impl),
     )

@@ -65,6 +65,66 @@ def test_nothing_counted_moves_nothing(batch):
     assert metrics["loss"] == 0
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_number_that_is_not_finite_costs_one_update(batch, value):
+    """Twice bad, once good: what stays is one good update of a fresh state."""
+    tx = update.optimiser(learning_rate=0.1, steps=10)
+    step = jax.jit(update.make_update(loss_fn, tx, microbatches=2))
+    bad = batch | {"y": batch["y"].at[1, 2].set(value)}
+    state = start(tx)
+    for count in (1, 2):
+        state, metrics = step(state, bad)
+        assert not np.isfinite(metrics["loss"])
+        assert metrics["skipped"] == 1
+        assert (state.counters.skipped, state.counters.skipped_in_row) == (count, count)
+    chex.assert_trees_all_equal(state.params, start(tx).params)
+    chex.assert_trees_all_equal(state.opt_state, start(tx).opt_state)
+    assert state.step == 2
+    state, metrics = step(state, batch)
+    expected, _ = step(start(tx), batch)
+    chex.assert_trees_all_equal(state.params, expected.params)
+    chex.assert_trees_all_equal(state.opt_state, expected.opt_state)
+    assert metrics["skipped"] == 0
+    assert (state.counters.skipped, state.counters.skipped_in_row) == (2, 0)
+    assert step._cache_size() == 1
+
+
+def test_a_gradient_or_an_update_that_is_not_finite_is_skipped(batch):
+    def steep(params, batch):
+        # Of a finite value: the root's slope at zero is not finite.
+        numerator, denominator, aux = loss_fn(params, batch)
+        return numerator + jnp.sqrt(params["b"]), denominator, aux
+
+    for loss, tx in ((steep, optax.sgd(1.0)), (loss_fn, optax.sgd(np.inf))):
+        state, metrics = jax.jit(update.make_update(loss, tx))(start(tx), batch)
+        assert np.isfinite(metrics["loss"])
+        assert metrics["skipped"] == 1
+        chex.assert_trees_all_equal(state.params, start(tx).params)
+
+
+def test_norm_of_half_precision_does_not_overflow():
+    """Squares of 300 do, in float16."""
+    tx = optax.sgd(1e-3)
+    params = {"w": jnp.ones((4,), jnp.float16)}
+    state = update.init_state(
+        params, tx, controllers.fixed(beta=0.1), jax.random.key(1)
+    )
+    step = update.make_update(
+        lambda params, _: (300.0 * jnp.sum(params["w"]), jnp.float32(1), {}), tx
+    )
+    state, metrics = step(state, None)
+    np.testing.assert_allclose(metrics["grad_norm"], 600, rtol=1e-6)
+    assert metrics["skipped"] == 0
+    np.testing.assert_allclose(state.params["w"], np.full(4, 0.7), rtol=1e-3)
+
+
+def test_where_chooses_whole_trees():
+    new = {"x": jnp.array([1.0, np.nan]), "key": jax.random.key(1), "n": jnp.int32(4)}
+    old = {"x": jnp.array([2.0, 3.0]), "key": jax.random.key(2), "n": jnp.int32(5)}
+    chex.assert_trees_all_equal(update.where(jnp.bool(True), new, old), new)
+    chex.assert_trees_all_equal(update.where(jnp.bool(False), new, old), old)
+
+
 def test_bfloat16_parameters_stay_bfloat16(batch):
     tx = optax.sgd(0.1)
     state = start(tx)
