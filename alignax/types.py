@@ -23,6 +23,7 @@ P prompt positions, T completion positions, S = P + T, V vocabulary.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -41,6 +42,15 @@ Metrics = dict[str, Array]
 Leaf = Any
 """A field of a record: an array of the shape beside it, or what JAX puts in its
 place (a tracer, a shape, a sharding), which is why it is not checked."""
+
+
+class Stateful(NamedTuple):
+    """What is kept from step to step: ``init(...) -> state`` and
+    ``update(state, ...) -> state``, as optax's ``GradientTransformation``. The state is
+    a pytree of arrays; it belongs in the train state, and so in the checkpoint."""
+
+    init: Callable[..., Any]
+    update: Callable[..., Any]
 
 
 class InputError(ValueError):

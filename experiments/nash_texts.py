@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from alignax import estimators, exact, games, logprobs, reduce
+from alignax import estimators, exact, games, logprobs, reduce, references
 from alignax.models import decoder, functional
 from alignax.pipeline import rollout as rollouts
 from alignax.pipeline import update
@@ -181,7 +181,7 @@ def make_runner(config: Texts, world: World, *, squared: bool):
         key, init_key = jax.random.split(key)
         reference = functional.init(model, init_key)
         logp_ref = law(reference)
-        average = games.moving_average(decay=method.decay)
+        average = references.moving_average(decay=method.decay)
         mass_ref = style_masses(logp_ref, world)
         scores = fit_reward_model(jnp.log(mass_ref))
         star = games.regularised_equilibrium(
@@ -251,7 +251,7 @@ def make_runner(config: Texts, world: World, *, squared: bool):
             carry = (
                 params,
                 opt_state,
-                average.update(mean, params),
+                average.update(mean, params, number + 1),
                 loop.update(prox, params),
             )
             return carry, None

@@ -1,11 +1,11 @@
-"""Rows of the small modules: numerics, reduce, sampling, controllers."""
+"""Rows of the small modules: numerics, reduce, sampling, controllers, references."""
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 
-from alignax import controllers, numerics, reduce, sampling
+from alignax import controllers, numerics, reduce, references, sampling
 from tests.row import Row
 
 keys = jax.random.split(jax.random.key(0), 4)
@@ -34,9 +34,20 @@ def _controlled(controller, kl):
     return controller.update(controller.init(), kl, 8).beta + 0 * kl
 
 
-def _float32_soup(x, y):
-    """A soup has its parameters' dtype; the table wants float32."""
-    return controllers.soup(x.astype(jnp.float32), y.astype(jnp.float32), weight=0.3)
+REFERENCES = {
+    "fixed": lambda others: references.fixed(),
+    "moving_average": lambda others: references.moving_average(decay=0.9),
+    "soup": lambda others: references.soup(others, weight=0.3),
+    "periodic_reset": lambda others: references.periodic_reset(every=2),
+    "snapshots": lambda others: references.snapshots(size=2, every=1),
+}
+
+
+def _referred(make, params, others):
+    """In float32: a reference has its parameters' dtype, the table wants that one."""
+    params, others = (x.astype(jnp.float32) for x in (params, others))
+    rule = make(others)
+    return rule.params(rule.update(rule.init(params), others, 2))
 
 
 ROWS = [
@@ -175,7 +186,16 @@ ROWS = [
         rowwise=False,
         grad=(),
     ),
-    Row(name="controllers.soup", fn=_float32_soup, args=(values, others), grad=(0, 1)),
+    *(
+        Row(
+            name=f"references.{name}",
+            fn=partial(_referred, make),
+            args=(values, others),
+            rowwise=name != "snapshots",
+            grad=(0, 1),
+        )
+        for name, make in REFERENCES.items()
+    ),
     Row(
         name="controllers.linear",
         fn=lambda x: controllers.linear(start=1.0, end=0.0, steps=4)(x),

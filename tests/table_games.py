@@ -68,11 +68,6 @@ def mixed(logits, logits_ref):
     return policy((logits, logits_ref), jnp.zeros((len(logits), 1), jnp.int32)).logits
 
 
-def averaged(params, others):
-    average = games.moving_average(decay=0.9)
-    return average.update(average.init(params), others)
-
-
 SOLVERS = {
     "mirror_descent": games.mirror_descent(eta=0.5),
     "nash_md": games.nash_md(),
@@ -258,5 +253,4 @@ ROWS = [
         rowwise=False,
         grad=(0, 1),
     ),
-    Row(name="games.moving_average", fn=averaged, args=(LOGP, LOGQ), grad=(0, 1)),
 ]

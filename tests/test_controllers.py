@@ -145,23 +145,6 @@ def test_entropy_coefficient_moves_towards_its_target():
         close(state.coefficient, expected)
 
 
-def test_soup_of_logits_is_a_geometric_mixture():
-    """SALSA and ReMix, divergences reference 9.a: the sum of two KLs is one KL to
-    the soup, up to a constant."""
-    first, second = jnp.log(jnp.array([[0.6, 0.3, 0.1], [0.2, 0.3, 0.5]]))
-    soup = jax.nn.softmax(controllers.soup(first, second))
-    close(soup, [0.3981648, 0.3448209, 0.2570143], 1e-6)
-    policy = jnp.array([0.5, 0.3, 0.2])
-
-    def kl(reference):
-        return jnp.sum(policy * (jnp.log(policy) - jnp.log(reference)))
-
-    both = (kl(jnp.exp(first)) + kl(jnp.exp(second))) / 2
-    close(both - kl(soup), 0.13924257, 1e-5)
-    tree = {"w": first.astype(jnp.bfloat16)}
-    assert controllers.soup(tree, tree, weight=0.9)["w"].dtype == jnp.bfloat16
-
-
 @pytest.mark.parametrize(
     "call",
     [
@@ -177,7 +160,6 @@ def test_soup_of_logits_is_a_geometric_mixture():
             controllers.entropy_init(), jnp.float32(0), target=0.1, step=0.0
         ),
         lambda: controllers.difficulty_strength(jnp.ones(1), easy=-1.0, hard=0.0),
-        lambda: controllers.soup(jnp.ones(1), jnp.ones(1), weight=2.0),
     ],
 )
 def test_bad_arguments_are_named(call):

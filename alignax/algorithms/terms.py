@@ -58,7 +58,7 @@ ROWS = {
         "2411.01798 eq. 4",
         "soup of two fine-tuned models as logp_ref · PPO",
         "weight .5",
-        "tests/test_controllers.py::test_soup_of_logits_is_a_geometric_mixture",
+        "tests/test_references.py::test_soup_of_logits_is_a_geometric_mixture",
         entry.gae_ppo,
     ),
     "safe": entry.row(

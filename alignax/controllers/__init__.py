@@ -6,7 +6,7 @@ train state and so in the checkpoint.
 - ``beta``: from a measured KL.
 - ``safe``: SAFE's KL budget with an entropy gate.
 - ``costs``: Lagrange multipliers of several constraints.
-- ``prompts``: strengths for each prompt, the entropy's coefficient, references.
+- ``prompts``: strengths for each prompt, the entropy's coefficient.
 """
 
 from alignax.controllers.beta import (
@@ -32,7 +32,6 @@ from alignax.controllers.prompts import (
     difficulty_weights,
     entropy_init,
     entropy_update,
-    soup,
 )
 from alignax.controllers.safe import (
     SAFE,
@@ -64,5 +63,4 @@ __all__ = [
     "pid_kl",
     "safe",
     "scheduled",
-    "soup",
 ]

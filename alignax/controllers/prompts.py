@@ -1,4 +1,4 @@
-"""Strengths for each prompt, the entropy's coefficient, and references that move."""
+"""Strengths for each prompt, and the entropy's coefficient."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from alignax.types import InputError, Params
+from alignax.types import InputError
 
 
 def difficulty_weights(accuracy: Float[Array, "*G"]) -> Float[Array, "*G"]:
@@ -126,40 +126,3 @@ def entropy_update(
         )
     sign = jnp.where(entropy.astype(jnp.float32) < target, 1.0, -1.0)
     return EntropyState(jnp.clip(state.coefficient + step * sign, 0, most))
-
-
-def soup(params: Params, others: Params, *, weight: float = 0.5) -> Params:
-    """``w θ + (1 − w) θ'``: a weight soup as reference, or a slow copy of a policy.
-
-    Of two fine-tuned models it is SALSA's reference. ``soup(reference, policy,
-    weight=decay)`` every few steps is an exponential moving average, weight 0 a reset
-    (ReMix's reincarnation). Where logits are linear in the parameters,
-    ``w KL(π‖π₁) + (1−w) KL(π‖π₂) = KL(π‖π_soup) − log Z``.
-
-    Args:
-      params: a pytree.
-      others: one of the same structure.
-      weight: w in [0, 1].
-
-    Returns:
-      the pytree, in the dtypes of ``params``.
-
-    Raises:
-      InputError: ``weight`` is outside [0, 1].
-
-    Reference:
-      Chegini et al., "SALSA: Soup-based alignment learning for stronger adaptation
-      in RLHF", arXiv 2411.01798, eq. 4; Liang et al., arXiv 2507.06892.
-
-    Example:
-      >>> print(soup({"w": jnp.zeros(2)}, {"w": jnp.ones(2)}, weight=0.75)["w"])
-      [0.25 0.25]
-    """
-    if not 0 <= weight <= 1:
-        raise InputError(f"weight must be in [0, 1], got {weight}")
-
-    def mix(x, y):
-        mean = weight * x.astype(jnp.float32) + (1 - weight) * y.astype(jnp.float32)
-        return mean.astype(x.dtype)
-
-    return jax.tree.map(mix, params, others)

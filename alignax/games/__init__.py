@@ -22,7 +22,7 @@ file                holds
 ``solvers``         ``init``/``update`` pairs of closed-form steps
 ``descent``         those that follow a loss: online IPO, IPO-MD, XPO
 ``losses``          the same for language models, on samples
-``opponents``       mixtures inside the sampler, averages, the proximal loop
+``opponents``       mixtures inside the sampler, the proximal loop
 ==================  ============================================================
 """
 
@@ -69,12 +69,9 @@ from alignax.games.mirror import (
     proximal_step,
 )
 from alignax.games.opponents import (
-    Average,
-    MirrorProxLoop,
     MirrorProxState,
     mirror_prox_loop,
     mixture_policy,
-    moving_average,
 )
 from alignax.games.solvers import (
     Solver,
@@ -92,9 +89,7 @@ from alignax.games.solvers import (
 )
 
 __all__ = [
-    "Average",
     "Game",
-    "MirrorProxLoop",
     "MirrorProxState",
     "Solver",
     "SolverState",
@@ -117,7 +112,6 @@ __all__ = [
     "mirror_descent",
     "mirror_prox_loop",
     "mixture_policy",
-    "moving_average",
     "nash_ema",
     "nash_md",
     "nash_mp",

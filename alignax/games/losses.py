@@ -10,7 +10,7 @@ opponent               method
 =====================  ==========================================================
 the policy             self-play: online IPO, or the policy gradient with m = 0
 ``mixture_policy``     Nash-MD-PG, IPO-MD
-a ``moving_average``   Nash-EMA-PG
+``moving_average``     Nash-EMA-PG; see ``alignax.references``
 ``mirror_prox_loop``   Nash-MP, with ``nash_mp_surrogate``
 the reference          best response to it; XPO
 =====================  ==========================================================

@@ -1,6 +1,5 @@
-"""Opponents of a language model: mixtures inside the sampler, averages, anchors."""
+"""Opponents of a language model: mixtures inside the sampler, the proximal loop."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from alignax.games.mirror import geometric_mixture
-from alignax.types import ApplyFn, InputError, ModelOutput, Params
+from alignax.types import ApplyFn, InputError, ModelOutput, Params, Stateful
 
 
 def mixture_policy(
@@ -91,55 +90,6 @@ def mixture_policy(
     return mixed
 
 
-class Average(NamedTuple):
-    """``init(params) -> average`` and ``update(average, params) -> average``: both
-    parameters in float32."""
-
-    init: Callable[[Params], Params]
-    update: Callable[[Params, Params], Params]
-
-
-def moving_average(*, decay: float | Float[Array, ""]) -> Average:
-    """``θ̄ ← d θ̄ + (1 − d) θ``: Nash-EMA's opponent.
-
-    For a softmax of free logits it is the *geometric* mean of past policies. Kept in
-    float32: in bfloat16 a small step would be lost.
-
-    Args:
-      decay: d in [0, 1); the paper's are 0.999 and 0.9995.
-
-    Returns:
-      an ``init``/``update`` pair over the parameters.
-
-    Raises:
-      InputError: ``decay`` is a number outside [0, 1).
-
-    Reference:
-      Munos et al., "Nash learning from human feedback", arXiv 2312.00886, §7.
-
-    Example:
-      >>> average = moving_average(decay=0.75)
-      >>> print(average.update(average.init({"w": jnp.zeros(2)}), {"w": jnp.ones(2)}))
-      {'w': Array([0.25, 0.25], dtype=float32)}
-    """
-    if isinstance(decay, (int, float)) and not 0 <= decay < 1:
-        raise InputError(f"decay must be in [0, 1), got {decay}")
-
-    def wide(x):
-        x = jnp.asarray(x)
-        return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-    def init(params):
-        return jax.tree.map(lambda x: jnp.array(wide(x)), params)
-
-    def update(average, params):
-        return jax.tree.map(
-            lambda a, x: a + (1 - decay) * (wide(x) - a), average, params
-        )
-
-    return Average(init, update)
-
-
 class MirrorProxState(NamedTuple):
     """``anchor`` is π_k, ``opponent`` π_k or π_{k+1/2}, ``count`` the updates since
     the anchor was set."""
@@ -149,15 +99,7 @@ class MirrorProxState(NamedTuple):
     count: Int[Array, ""]
 
 
-class MirrorProxLoop(NamedTuple):
-    """``init(params) -> state`` and ``update(state, params) -> state``, called after
-    each step of the policy's optimiser."""
-
-    init: Callable[[Params], MirrorProxState]
-    update: Callable[[MirrorProxState, Params], MirrorProxState]
-
-
-def mirror_prox_loop(*, inner_steps: int) -> MirrorProxLoop:
+def mirror_prox_loop(*, inner_steps: int) -> Stateful:
     """Nash mirror prox with an inner loop for each of its two proximal steps.
 
     For ``inner_steps`` updates the policy answers ``opponent = π_k``, which takes it
@@ -169,7 +111,8 @@ def mirror_prox_loop(*, inner_steps: int) -> MirrorProxLoop:
       inner_steps: optimiser steps for each half, at least 1.
 
     Returns:
-      an ``init``/``update`` pair over pytrees of parameters.
+      ``init(params) -> state`` and ``update(state, params) -> state``, called after
+      each step of the policy's optimiser.
 
     Raises:
       InputError: ``inner_steps`` is less than 1.
@@ -205,4 +148,4 @@ def mirror_prox_loop(*, inner_steps: int) -> MirrorProxLoop:
             jnp.where(whole, 0, count),
         )
 
-    return MirrorProxLoop(init, update)
+    return Stateful(init, update)

@@ -160,27 +160,6 @@ def test_two_decoders_keep_their_own_caches():
     np.testing.assert_allclose(rollout.logp_behaviour, logp, atol=2e-5)
 
 
-def test_moving_average_keeps_what_bfloat16_would_lose():
-    """A thousand steps of 1e-3: 1 − 0.999^1000 of the way, in float32."""
-    average = games.moving_average(decay=0.999)
-    state = average.init({"w": jnp.zeros(2, jnp.bfloat16)})
-    target = {"w": jnp.ones(2, jnp.bfloat16)}
-    state = jax.jit(
-        lambda s: jax.lax.fori_loop(0, 1000, lambda _, s: average.update(s, target), s)
-    )(state)
-    assert state["w"].dtype == jnp.float32
-    np.testing.assert_allclose(state["w"], 1 - 0.999**1000, rtol=1e-4)
-
-
-def test_moving_average_of_logits_is_a_geometric_mean():
-    average = games.moving_average(decay=0.25)
-    a, b = jnp.log(jnp.array([[0.6, 0.3, 0.1], [0.2, 0.2, 0.6]]))
-    found = jax.nn.log_softmax(average.update(average.init(a), b))
-    np.testing.assert_allclose(
-        found, games.geometric_mixture(a, b, mixture=0.75), atol=1e-6
-    )
-
-
 def test_mirror_prox_loop_alternates_half_and_full_steps():
     """Opponent: π_k, then π_{k+1/2}; the anchor moves after both."""
     loop = games.mirror_prox_loop(inner_steps=2)
@@ -228,7 +207,6 @@ def test_practical_mirror_prox_reaches_the_equilibrium():
     ("make", "message"),
     [
         (lambda: games.mixture_policy(APPLY, APPLY, mixture=1.5), "mixture"),
-        (lambda: games.moving_average(decay=1.0), "decay"),
         (lambda: games.mirror_prox_loop(inner_steps=0), "inner_steps"),
     ],
 )

@@ -1,0 +1,260 @@
+"""The policy that the penalty measures from: fixed, averaged, reset, or one of many.
+
+A reference is a rule over parameters. Its state lives in the train state, hence in
+the checkpoint, and is a copy: parameters may be donated to the next step.
+
+>>> from alignax import references
+>>> rule = references.moving_average(decay=0.75)
+>>> state = rule.init({"w": jnp.zeros(2)})
+>>> state = rule.update(state, {"w": jnp.ones(2)}, 1)
+>>> print(rule.params(state)["w"])
+[0.25 0.25]
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from alignax.types import InputError, Params
+
+__all__ = [
+    "Reference",
+    "Snapshots",
+    "fixed",
+    "moving_average",
+    "periodic_reset",
+    "snapshots",
+    "soup",
+]
+
+
+class Reference(NamedTuple):
+    """``init(params) -> state``; ``update(state, params, step) -> state`` after the
+    optimiser's ``step``-th step, counted from 1; ``params(state)``, the reference's
+    parameters, which keep the structure and shapes of the policy's."""
+
+    init: Callable[[Params], Any]
+    update: Callable[[Any, Params, int | Int[Array, ""]], Any]
+    params: Callable[[Any], Params]
+
+
+def fixed() -> Reference:
+    """The policy that training starts from.
+
+    Args: none.
+
+    Returns:
+      the rule. With adapters alone as parameters it holds no copy of the base: the
+      first adapter is the identity.
+
+    Example:
+      >>> rule = fixed()
+      >>> print(rule.update(rule.init(jnp.zeros(2)), jnp.ones(2), 1))
+      [0. 0.]
+    """
+    return Reference(_copy, lambda state, params, step: state, lambda state: state)
+
+
+def moving_average(*, decay: float | Float[Array, ""], every: int = 1) -> Reference:
+    """``θ̄ ← d θ̄ + (1 − d) θ``: a slow copy, Nash-EMA's opponent.
+
+    For a softmax of free logits it is the *geometric* mean of past policies. Kept in
+    float32: in bfloat16 a small step would be lost.
+
+    Args:
+      decay: d in [0, 1); Nash-EMA's are 0.999 and 0.9995.
+      every: steps between two updates, positive.
+
+    Returns:
+      the rule; its state is the average.
+
+    Raises:
+      InputError: ``decay`` is a number outside [0, 1) or ``every`` not positive.
+
+    Reference:
+      Munos et al., "Nash learning from human feedback", arXiv 2312.00886, §7.
+
+    Example:
+      >>> rule = moving_average(decay=0.75)
+      >>> print(rule.update(rule.init(jnp.zeros(2)), jnp.ones(2), 1))
+      [0.25 0.25]
+    """
+    if isinstance(decay, (int, float)) and not 0 <= decay < 1:
+        raise InputError(f"decay must be in [0, 1), got {decay}")
+    _check_every(every)
+
+    def init(params):
+        return jax.tree.map(lambda x: jnp.array(_wide(x)), params)
+
+    def update(average, params, step):
+        return _when_due(
+            step, every, lambda: _weighted(decay, average, params), average
+        )
+
+    return Reference(init, update, lambda average: average)
+
+
+def soup(*others: Params, weight: float = 0.5) -> Reference:
+    """``w θ₀ + (1 − w) mean(θ')``: fine-tuned models averaged, then held (SALSA).
+
+    Where logits are linear in the parameters the penalties to each add up to one:
+    ``w KL(π‖π₁) + (1−w) KL(π‖π₂) = KL(π‖π_soup) − log Z``.
+
+    Args:
+      others: at least one pytree with the policy's structure and shapes.
+      weight: w in [0, 1], of the parameters that training starts from.
+
+    Returns:
+      the rule; its state is the soup, in the dtypes of the policy's parameters.
+
+    Raises:
+      InputError: ``weight`` is outside [0, 1] or there are no others.
+
+    Reference:
+      Chegini et al., "SALSA: Soup-based alignment learning for stronger adaptation
+      in RLHF", arXiv 2411.01798, eq. 4.
+
+    Example:
+      >>> print(soup({"w": jnp.ones(2)}, weight=0.75).init({"w": jnp.zeros(2)})["w"])
+      [0.25 0.25]
+    """
+    if not (others and 0 <= weight <= 1):
+        raise InputError(
+            f"soup needs other parameters and a weight in [0, 1], got {len(others)} "
+            f"pytrees and weight {weight}"
+        )
+
+    def init(params):
+        def mean(first, *rest):
+            return sum(map(_wide, rest), start=_wide(first)) / len(others)
+
+        average = _weighted(weight, params, jax.tree.map(mean, *others))
+        return jax.tree.map(lambda x, like: x.astype(like.dtype), average, params)
+
+    return fixed()._replace(init=init)
+
+
+def periodic_reset(*, every: int) -> Reference:
+    """The policy itself, as it was at the last multiple of ``every`` steps.
+
+    ReMix's reincarnation is one reset; proximal steps of mirror descent are one each
+    ``every``.
+
+    Args:
+      every: steps between two resets, positive.
+
+    Returns:
+      the rule; its state is the reference.
+
+    Raises:
+      InputError: ``every`` is not positive.
+
+    Reference:
+      Liang et al., "Squeeze the soaked sponge: Efficient off-policy reinforcement
+      finetuning for large language model" (ReMix), arXiv 2507.06892, §4.
+
+    Example:
+      >>> rule, w = periodic_reset(every=2), jnp.arange(3.0)
+      >>> print(rule.update(w, w + 1, 1), rule.update(w, w + 1, 2))
+      [0. 1. 2.] [1. 2. 3.]
+    """
+    _check_every(every)
+
+    def update(state, params, step):
+        return _when_due(step, every, lambda: params, state)
+
+    return fixed()._replace(update=update)
+
+
+class Snapshots(NamedTuple):
+    """``pool``: parameters ``[N, ...]``, in a ring; ``count``: snapshots taken so far;
+    ``drawn``: the place of the one in use."""
+
+    pool: Params
+    count: Int[Array, ""]
+    drawn: Int[Array, ""]
+
+
+def snapshots(*, size: int, every: int, seed: int = 0) -> Reference:
+    """One of the last policies, drawn anew after each step: fictitious self-play.
+
+    The first is the one that training starts from; a full pool drops its oldest.
+
+    Args:
+      size: N snapshots kept, positive.
+      every: steps between two snapshots, positive.
+      seed: of the draws; each is a function of it and the step.
+
+    Returns:
+      the rule; its state is ``Snapshots``.
+
+    Raises:
+      InputError: ``size`` or ``every`` is not positive.
+
+    Reference:
+      Bansal et al., "Emergent complexity via multi-agent competition",
+      arXiv 1710.03748, opponent sampling.
+
+    Example:
+      >>> rule = snapshots(size=2, every=1)
+      >>> print(rule.update(rule.init(jnp.float32(0)), jnp.float32(1), 1).pool)
+      [0. 1.]
+    """
+    if size < 1:
+        raise InputError(f"size must be positive, got {size}")
+    _check_every(every)
+
+    def init(params):
+        pool = jax.tree.map(lambda x: jnp.stack([x] * size), params)
+        return Snapshots(pool, jnp.int32(1), jnp.int32(0))
+
+    def update(state, params, step):
+        def added():
+            pool = jax.tree.map(
+                lambda xs, x: xs.at[state.count % size].set(x), state.pool, params
+            )
+            return pool, state.count + 1
+
+        pool, count = _when_due(step, every, added, (state.pool, state.count))
+        key = jax.random.fold_in(jax.random.key(seed), step)
+        return Snapshots(
+            pool, count, jax.random.randint(key, (), 0, jnp.minimum(count, size))
+        )
+
+    def params(state):
+        return jax.tree.map(lambda x: x[state.drawn], state.pool)
+
+    return Reference(init, update, params)
+
+
+def _check_every(every: int) -> None:
+    if every < 1:
+        raise InputError(f"every must be a positive number of steps, got {every}")
+
+
+def _copy(params: Params) -> Params:
+    return jax.tree.map(jnp.array, params)
+
+
+def _wide(x: Array) -> Array:
+    x = jnp.asarray(x)
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def _weighted(weight: float | Array, params: Params, others: Params) -> Params:
+    """``w x + (1 − w) y``, exact where the two are equal."""
+    return jax.tree.map(
+        lambda x, y: _wide(x) + (1 - weight) * (_wide(y) - _wide(x)), params, others
+    )
+
+
+def _when_due(
+    step: int | Int[Array, ""], every: int, new: Callable[[], Any], old: Any
+) -> Any:
+    """``new()`` at each multiple of ``every``: between them nothing is computed."""
+    if every == 1:
+        return new()
+    return jax.lax.cond(step % every == 0, new, lambda: old)
