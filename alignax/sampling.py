@@ -6,7 +6,7 @@ gives the law that is really sampled.
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt8
 
 from alignax.types import InputError
 
@@ -113,6 +113,79 @@ def top_p(logits: Float[Array, "*batch V"], *, p: float) -> Float[Array, "*batch
 def _ordered(x: Float[Array, "*s"]) -> Int[Array, "*s"]:
     """Integers in the same order as these numbers, none of which is negative."""
     return jax.lax.bitcast_convert_type(x, jnp.int32)
+
+
+def support_bits(logits: Float[Array, "*batch V"]) -> UInt8[Array, "*batch bytes"]:
+    """Which tokens could be drawn, one bit each: those whose logit is not −inf.
+
+    A 32nd of the float32 logits' memory, and all that a scorer needs to restrict its
+    own logits to the law that was sampled.
+
+    Args:
+      logits: ``[..., V]``, −inf where removed.
+
+    Returns:
+      ``[..., ⌈V / 8⌉]`` uint8; token v is bit ``v % 8`` of byte ``v // 8``.
+
+    Example:
+      >>> print(support_bits(jnp.array([0.0, -jnp.inf, 0.0])))
+      [5]
+    """
+    return jnp.packbits(logits > -jnp.inf, axis=-1, bitorder="little")
+
+
+def restricted(
+    logits: Float[Array, "*batch V"], bits: UInt8[Array, "*batch bytes"]
+) -> Float[Array, "*batch V"]:
+    """Keep the tokens of a support that was taken down when another law was sampled.
+
+    Args:
+      logits: ``[..., V]``.
+      bits: ``[..., ⌈V / 8⌉]`` of ``support_bits``. A row of zeros, which no law has
+        and padding may, restricts nothing.
+
+    Returns:
+      ``[..., V]`` float32, −inf where removed.
+
+    Raises:
+      InputError: ``bits`` are not of V tokens.
+
+    Example:
+      >>> print(restricted(jnp.arange(3.0), jnp.array([5], jnp.uint8)))
+      [  0. -inf   2.]
+    """
+    size = logits.shape[-1]
+    bits = checked_support(bits, size)
+    kept = jnp.unpackbits(bits, axis=-1, count=size, bitorder="little") > 0
+    return jnp.where(kept, logits.astype(jnp.float32), -jnp.inf)
+
+
+def checked_support(
+    bits: UInt8[Array, "*batch bytes"], size: int
+) -> UInt8[Array, "*batch bytes"]:
+    """The bits of a support of ``size`` tokens, all of them where a row has none.
+
+    Args:
+      bits: ``[..., ⌈size / 8⌉]``.
+      size: V.
+
+    Returns:
+      as ``bits``.
+
+    Raises:
+      InputError: ``bits`` are not of V tokens.
+
+    Example:
+      >>> print(checked_support(jnp.array([[5], [0]], jnp.uint8), 3)[:, 0])
+      [  5 255]
+    """
+    if bits.shape[-1] != -(-size // 8):
+        raise InputError(
+            f"support must have a bit for each of the {size} tokens, packed in "
+            f"{-(-size // 8)} bytes, got {bits.shape[-1]}"
+        )
+    some = jnp.any(bits > 0, axis=-1, keepdims=True)
+    return jnp.where(some, bits, jnp.uint8(255))
 
 
 # Columns of a block: a block's sums and a block itself are both short.

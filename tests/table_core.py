@@ -13,6 +13,7 @@ values = jax.random.normal(keys[0], (8, 5))
 others = jax.random.normal(keys[1], (8, 5))
 mask = jnp.arange(5)[None] < jnp.array([5, 4, 3, 2, 1, 1, 2, 5])[:, None]
 logits = 2 * jax.random.normal(keys[3], (8, 11))
+support = sampling.support_bits(sampling.top_k(logits[::-1], k=4)).at[2].set(0)
 
 BATCH_REDUCTIONS = [
     (reduce.token_mean, {}),
@@ -90,6 +91,23 @@ ROWS = [
         name="sampling.top_p",
         fn=lambda x: jnp.exp(jax.nn.log_softmax(sampling.top_p(x, p=0.8))),
         args=(logits,),
+    ),
+    Row(
+        name="sampling.support_bits",
+        fn=lambda x: sampling.support_bits(sampling.top_k(x, k=3)),
+        args=(logits,),
+        grad=(),
+    ),
+    Row(
+        name="sampling.checked_support",
+        fn=partial(sampling.checked_support, size=logits.shape[-1]),
+        args=(support,),
+        grad=(),
+    ),
+    Row(
+        name="sampling.restricted",
+        fn=lambda x, bits: jnp.exp(jax.nn.log_softmax(sampling.restricted(x, bits))),
+        args=(logits, support),
     ),
     Row(
         name="sampling.inverse_cdf",

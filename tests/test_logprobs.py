@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jax.test_util import check_grads
 
-from alignax import divergences, logprobs
+from alignax import divergences, logprobs, sampling
 from alignax.pipeline import sharding
 from alignax.types import InputError
 
@@ -21,27 +21,48 @@ HIDDEN, HEAD, HIDDEN_REF, HEAD_REF = (
     for shape in ((N, D), (V, D), (N, E), (V, E))
 )
 TOKENS = jnp.asarray(RNG.integers(0, V, (N, 2)))
-WEIGHTS = jnp.asarray(RNG.standard_normal((4, N)), jnp.float32)
+WEIGHTS = jnp.asarray(RNG.standard_normal((5, N)), jnp.float32)
+# Laws as a sampler leaves them: rows of several temperatures, and supports that hold
+# the taken tokens; of the last row nothing was taken down.
+TEMPERATURES = jnp.asarray(RNG.uniform(0.5, 2, N), jnp.float32)
+KEPT = RNG.random((N, V)) < 0.3
+np.put_along_axis(KEPT, np.asarray(TOKENS), True, axis=1)
+SUPPORT = sampling.support_bits(jnp.where(KEPT, 0.0, -jnp.inf)).at[-1].set(0)
+LAWS = {
+    "plain": {},
+    "capped": {"temperature": 0.7, "soft_cap": 3.0},
+    "truncated": {"support": SUPPORT},
+    "all": {"temperature": TEMPERATURES, "support": SUPPORT, "soft_cap": 3.0},
+}
 
 
 def logits(hidden, head, *, temperature=1.0, soft_cap=None):
     z = jnp.einsum("nd,vd->nv", hidden, head, preferred_element_type=jnp.float32)
     if soft_cap is not None:
         z = soft_cap * jnp.tanh(z / soft_cap)
-    return z / temperature
+    return z / jnp.reshape(temperature, (-1, 1))
+
+
+def kept_logits(z, support):
+    kept = jnp.ones_like(KEPT) if support is None else jnp.asarray(KEPT)
+    return jnp.where(kept.at[-1].set(True), z, -jnp.inf)
 
 
 def weighted(stats):
     """A number to which every output adds."""
     logp = jnp.einsum("kn,nk->", WEIGHTS[:2], stats.logp)
-    return logp + WEIGHTS[2] @ stats.entropy + WEIGHTS[3] @ stats.log_normaliser
+    others = (stats.entropy, stats.log_normaliser, stats.log_mass)
+    return logp + sum(w @ x for w, x in zip(WEIGHTS[2:], others, strict=True))
 
 
-def plain(hidden, head, tokens=TOKENS, **options):
-    z = logits(hidden, head, **options)
+def plain(hidden, head, tokens=TOKENS, *, support=None, **options):
+    whole = logits(hidden, head, **options)
+    z = kept_logits(whole, support)
     logp = jnp.take_along_axis(logprobs.log_softmax(z), tokens, axis=-1)
-    lse = jax.nn.logsumexp(z, axis=-1)
-    return weighted(logprobs.TokenStats(logp, logprobs.entropy(z), lse))
+    lse, lse_whole = (jax.nn.logsumexp(x, axis=-1) for x in (z, whole))
+    return weighted(
+        logprobs.TokenStats(logp, logprobs.entropy(z), lse, lse - lse_whole)
+    )
 
 
 def ours(hidden, head, tokens=TOKENS, **options):
@@ -57,12 +78,14 @@ def check(found, expected, tolerance=2e-5):
         np.testing.assert_allclose(x, y, atol=tolerance * (1 + np.abs(y).max()))
 
 
-@pytest.mark.parametrize("block_size", [None, 53, 100, 10, 1])
 @pytest.mark.parametrize(
-    "options", [{}, {"temperature": 0.7, "soft_cap": 3.0}], ids=["plain", "capped"]
+    ("law", "block_size"),
+    [(law, size) for law in ("plain", "all") for size in (None, 53, 100, 10, 1)]
+    + [("capped", 10), ("truncated", 10)],
 )
-def test_equal_to_the_plain_form(block_size, options):
+def test_equal_to_the_plain_form(block_size, law):
     """Block sizes that divide the vocabulary, do not, or exceed it."""
+    options = LAWS[law]
     found = both(
         functools.partial(ours, block_size=block_size, **options), HIDDEN, HEAD
     )
@@ -138,13 +161,24 @@ QUICK = {"reverse_kl", "jensen_shannon"}
 )
 def test_divergences_equal_the_plain_form(name):
     """A reference of another width; blocks that overlap."""
-    div, options = CATALOGUE[name], {"temperature": 1.5}
+    check_divergence(CATALOGUE[name], {"temperature": 1.5})
+
+
+@pytest.mark.parametrize("name", ["reverse_kl", "jensen_shannon"])
+def test_divergences_of_a_truncated_policy(name):
+    """The reference is whole, at the rows' temperatures."""
+    check_divergence(CATALOGUE[name], LAWS["all"])
+
+
+def check_divergence(div, options):
+    support = options.get("support")
+    whole = {k: x for k, x in options.items() if k == "temperature"}
+    capped = {k: x for k, x in options.items() if k != "support"}
+    z_ref = logits(HIDDEN_REF, HEAD_REF, **whole)
 
     def expected(hidden, head):
-        z = logits(hidden, head, **options)
-        return WEIGHTS[0] @ divergences.exact(
-            div, z, logits(HIDDEN_REF, HEAD_REF, **options)
-        )
+        z = kept_logits(logits(hidden, head, **capped), support)
+        return WEIGHTS[0] @ divergences.exact(div, z, z_ref)
 
     def found(hidden, head):
         return WEIGHTS[0] @ logprobs.divergence_from_hidden(
@@ -186,8 +220,11 @@ def test_sharded_over_the_vocabulary(mesh):
     head, head_ref = (jnp.resize(x, (56, x.shape[1])) for x in (HEAD, HEAD_REF))
     kl = divergences.forward_kl()
 
+    # 56 tokens in as many bytes as 53.
+    law = LAWS["all"]
+
     def local(hidden, head, hidden_ref, head_ref, axis_name=None):
-        options = {"axis_name": axis_name, "block_size": 3}
+        options = law | {"axis_name": axis_name, "block_size": 3}
         stats = logprobs.from_hidden(hidden, head, TOKENS, **options)
         distance = logprobs.divergence_from_hidden(
             kl, hidden, head, hidden_ref, head_ref, **options
@@ -212,9 +249,12 @@ def test_sharded_over_the_vocabulary(mesh):
     check(both(local, *placed), expected)
 
 
-def compiled_at(function, rows=2048, width=1024, vocabulary=151_936):
+def compiled_at(function, rows=2048, width=1024, vocabulary=151_936, truncated=False):
     shapes = [((rows, width), jnp.float32), ((vocabulary, width), jnp.float32)]
     args = [jax.ShapeDtypeStruct(*x) for x in (*shapes, ((rows,), jnp.int32))]
+    if truncated:
+        args.append(jax.ShapeDtypeStruct((rows, -(-vocabulary // 8)), jnp.uint8))
+        args.append(jax.ShapeDtypeStruct((rows,), jnp.float32))
     compiled = jax.jit(jax.grad(function, argnums=(0, 1))).lower(*args).compile()
     size = rows * vocabulary * 4
     least = 6 * rows * width * vocabulary
@@ -247,8 +287,27 @@ def test_memory_and_work_of_the_gradient():
     assert plain_work == pytest.approx(1, abs=0.01)
 
 
+def test_memory_and_work_of_a_truncated_law():
+    """Its bits are spread out for a block at a time."""
+
+    def total(hidden, head, tokens, support, temperature):
+        options = {"support": support, "temperature": temperature}
+        stats = logprobs.from_hidden(hidden, head, tokens, **options)
+        return jnp.sum(stats.logp + stats.entropy + stats.log_mass)
+
+    memory, once = compiled_at(total, truncated=True)
+    assert memory <= 0.25
+    assert 1.3 <= once * 19 <= 1.4
+
+
 def test_bad_input():
-    for options in ({"temperature": 0.0}, {"soft_cap": -1.0}, {"block_size": 0}):
+    bits = SUPPORT[:, 1:]
+    for options in (
+        {"temperature": 0.0},
+        {"soft_cap": -1.0},
+        {"block_size": 0},
+        {"support": bits},
+    ):
         (name,) = options
         with pytest.raises(InputError, match=name):
             logprobs.from_hidden(HIDDEN, HEAD, TOKENS, **options)

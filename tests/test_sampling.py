@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from alignax import sampling
+from alignax.types import InputError
 
 
 @pytest.mark.parametrize("size", [3, 128, 300])
@@ -91,3 +92,22 @@ def test_top_p_keeps_ties_and_takes_any_batch():
     kept = sampling.top_p(logits, p=0.3) > -jnp.inf
     assert kept[0].all()
     np.testing.assert_array_equal(kept[1, 1], [False, False, True, False])
+
+
+def test_a_support_restricts_other_logits_alike():
+    rng = np.random.default_rng(2)
+    for size in (1, 8, 13, 50):
+        law, other = rng.standard_normal((2, 4, 3, size)).astype(np.float32)
+        law = sampling.top_p(jnp.asarray(law), p=0.5)
+        bits = sampling.support_bits(law)
+        assert bits.dtype == np.uint8
+        assert bits.shape == (4, 3, -(-size // 8))
+        kept = np.asarray(sampling.restricted(jnp.asarray(other), bits))
+        np.testing.assert_array_equal(kept, np.where(np.isfinite(law), other, -np.inf))
+        # Padding restricts nothing.
+        blank = jnp.zeros_like(bits)
+        np.testing.assert_array_equal(
+            sampling.restricted(jnp.asarray(other), blank), other
+        )
+    with pytest.raises(InputError, match="support must have a bit for each of the 57"):
+        sampling.restricted(jnp.zeros((4, 3, 57)), bits)

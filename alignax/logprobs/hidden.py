@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt8
 
+from alignax import sampling
 from alignax.types import InputError
 
 # Logits in a block at the most, 64 MiB in float32; of fewer, an eighth.
@@ -20,12 +21,14 @@ BLOCK = 1 << 24
 
 
 class TokenStats(NamedTuple):
-    """``logp`` as ``tokens`` has its shape; ``entropy`` and ``log_normaliser``
-    ``[N]``. Float32, nats."""
+    """``logp`` as ``tokens`` has its shape; ``entropy``, ``log_normaliser`` and
+    ``log_mass``, the log-probability of the support before the truncation (0 without
+    one), ``[N]``. Float32, nats."""
 
     logp: Array
     entropy: Array
     log_normaliser: Array
+    log_mass: Array
 
 
 def from_hidden(
@@ -33,7 +36,8 @@ def from_hidden(
     head: Float[Array, "V D"],
     tokens: Int[Array, "*shape"],
     *,
-    temperature: float = 1.0,
+    temperature: float | Float[Array, " N"] = 1.0,
+    support: UInt8[Array, "N bytes"] | None = None,
     soft_cap: float | None = None,
     block_size: int | None = None,
     axis_name: str | None = None,
@@ -41,21 +45,24 @@ def from_hidden(
     """``log softmax(hidden @ head.T)`` at some tokens, and the law's entropy.
 
     Equal to ``token_logp`` and ``entropy`` of the logits, in value and gradient, to
-    the rounding of float32.
+    the rounding of float32. A truncated law needs no logits of all tokens either: its
+    support is read bit by bit.
 
     Args:
       hidden: ``[N, D]``; only the positions whose log-probability is wanted.
       head: ``[V, D]``; tied heads are the embedding.
       tokens: ``[N]`` or ``[N, K]``, below V.
-      temperature: divides the logits.
+      temperature: divides the logits; one for all, or one a row, without gradient.
+      support: ``[N, ⌈V / 8⌉]``, what ``sampling.support_bits`` took down of the law
+        that sampled: others have no probability. None for all tokens.
       soft_cap: logits z become ``soft_cap · tanh(z / soft_cap)`` before that.
       block_size: columns at a time; by default what makes 2^24 logits, or an
         eighth of them.
       axis_name: inside ``shard_map``, the axis that the head's rows are split over;
-        every device has all of ``hidden`` and ``tokens``, and gets all results.
+        every device has all of the other arrays, and gets all results.
 
     Returns:
-      log-probabilities, entropy and log-normaliser.
+      log-probabilities, entropy, log-normaliser and the support's log-mass.
 
     Raises:
       InputError: a number out of range.
@@ -70,35 +77,57 @@ def from_hidden(
       >>> print(jnp.exp(stats.logp), stats.entropy.round(4))
       [0.8 0.5] [0.5004 0.6931]
     """
-    settings = _settings(hidden, head, temperature, soft_cap, block_size, axis_name)
+    settings = _settings(hidden, head, soft_cap, block_size, axis_name)
+    law = _law(settings, head, temperature, support)
     flat = tokens.reshape(len(tokens), math.prod(tokens.shape[1:]))
-    logp, entropy, lse = _stats(settings, hidden, head, flat)
-    return TokenStats(logp.reshape(tokens.shape), entropy, lse)
+    logp, *others = _stats(settings, law, hidden, head, flat)
+    return TokenStats(logp.reshape(tokens.shape), *others)
 
 
 class _Settings(NamedTuple):
-    temperature: float
     soft_cap: float | None
     block: int
     axis_name: str | None
 
 
+class _Law(NamedTuple):
+    """What makes the sampled law of the softmax, without gradient."""
+
+    scale: Array | None
+    """One over the temperature, ``[N, 1]`` or ``[]``; None for 1."""
+    support: Array | None
+
+
+def _law(
+    settings: _Settings,
+    head: Array,
+    temperature: float | Array,
+    support: Array | None,
+) -> _Law:
+    if support is not None:
+        axis = settings.axis_name
+        shards = 1 if axis is None else jax.lax.axis_size(axis)
+        support = sampling.checked_support(support, len(head) * shards)
+    if isinstance(temperature, jax.Array):
+        return _Law(1 / temperature.astype(jnp.float32)[:, None], support)
+    if not temperature > 0:
+        raise InputError(f"temperature must be positive, got {temperature}")
+    scale = None if temperature == 1 else jnp.float32(1 / temperature)
+    return _Law(scale, support)
+
+
 def _settings(
     hidden: Array,
     head: Array,
-    temperature: float,
     soft_cap: float | None,
     block_size: int | None,
     axis_name: str | None,
 ) -> _Settings:
-    if not temperature > 0:
-        raise InputError(f"temperature must be positive, got {temperature}")
     if soft_cap is not None and not soft_cap > 0:
         raise InputError(f"soft_cap must be positive or None, got {soft_cap}")
     if block_size is not None and block_size < 1:
         raise InputError(f"block_size must be at least 1, got {block_size}")
-    block = _block(block_size, hidden, head)
-    return _Settings(temperature, soft_cap, block, axis_name)
+    return _Settings(soft_cap, _block(block_size, hidden, head), axis_name)
 
 
 def _block(size: int | None, hidden: Array, head: Array) -> int:
@@ -121,7 +150,7 @@ def _steps(settings: _Settings, head: Array) -> Array:
     return jnp.arange(-(-len(head) // settings.block))
 
 
-def _scores(settings: _Settings, hidden: Array, head: Array, step: Array):
+def _scores(settings: _Settings, law: _Law, hidden: Array, head: Array, step: Array):
     """A block's ``(start, rows of the head, logits, which columns are new)``.
 
     The last block ends with the vocabulary and overlaps the one before.
@@ -132,22 +161,36 @@ def _scores(settings: _Settings, hidden: Array, head: Array, step: Array):
         "nd,vd->nv", hidden, rows, preferred_element_type=jnp.float32
     ).astype(jnp.float32)
     fresh = start + jnp.arange(settings.block) >= step * settings.block
-    return start, rows, _shape(settings, logits), fresh
+    return start, rows, _shape(settings, law, logits), fresh
 
 
-def _shape(settings: _Settings, logits: Array) -> Array:
+def _shape(settings: _Settings, law: _Law, logits: Array) -> Array:
     if settings.soft_cap is not None:
         logits = settings.soft_cap * jnp.tanh(logits / settings.soft_cap)
-    return logits / settings.temperature
+    return logits if law.scale is None else logits * law.scale
 
 
-def _slope(settings: _Settings, shaped: Array, gradient: Array) -> Array:
+def _slope(settings: _Settings, law: _Law, shaped: Array, gradient: Array) -> Array:
     """The gradient before ``_shape``."""
-    gradient = gradient / settings.temperature
+    if law.scale is not None:
+        gradient, shaped = gradient * law.scale, shaped / law.scale
     if settings.soft_cap is not None:
-        capped = shaped * (settings.temperature / settings.soft_cap)
-        gradient = gradient * (1 - jnp.square(capped))
+        gradient = gradient * (1 - jnp.square(shaped / settings.soft_cap))
     return gradient
+
+
+def _inside(settings: _Settings, law: _Law, head: Array, start: Array) -> Array | bool:
+    """Which of a block's tokens the law can draw, ``[N, block]``."""
+    if law.support is None:
+        return True
+    first = _first(settings, head) + start
+    width = law.support.shape[1]
+    size = min(-(-settings.block // 8) + 1, width)
+    byte = jnp.minimum(first // 8, width - size)
+    bits = jax.lax.dynamic_slice_in_dim(law.support, byte, size, axis=1)
+    bits = jnp.unpackbits(bits, axis=1, bitorder="little")
+    offset = first - 8 * byte
+    return jax.lax.dynamic_slice_in_dim(bits, offset, settings.block, axis=1) > 0
 
 
 def _at(tokens: Array, start: Array, block: int) -> tuple[Array, Array]:
@@ -158,51 +201,72 @@ def _at(tokens: Array, start: Array, block: int) -> tuple[Array, Array]:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _stats(settings, hidden, head, tokens):
-    return _stats_forward(settings, hidden, head, tokens)[0]
+def _stats(settings, law, hidden, head, tokens):
+    return _stats_forward(settings, law, hidden, head, tokens)[0]
 
 
-def _stats_forward(settings, hidden, head, tokens):
+def _grown(top, total, logits):
+    """The running maximum and mass with a block more; what old masses are worth, and
+    the block's own."""
+    new = jnp.maximum(top, jnp.max(logits, axis=-1))
+    # Rows whose logits are all -inf so far stay at zero mass.
+    finite = jnp.where(new > -jnp.inf, new, 0)
+    old = jnp.exp(jnp.where(top > -jnp.inf, top - finite, -jnp.inf))
+    mass = jnp.exp(logits - finite[:, None])
+    return new, total * old + jnp.sum(mass, axis=-1), old, mass
+
+
+def _stats_forward(settings, law, hidden, head, tokens):
     local = tokens - _first(settings, head)
+    truncated = law.support is not None
 
     def pass_over(carry, step):
-        top, total, weighted, taken = carry
-        start, _, logits, fresh = _scores(settings, hidden, head, step)
+        top, total, weighted, taken, whole = carry
+        start, _, logits, fresh = _scores(settings, law, hidden, head, step)
         logits = jnp.where(fresh[None], logits, -jnp.inf)
-        new = jnp.maximum(top, jnp.max(logits, axis=-1))
-        # Rows whose logits are all -inf so far stay at zero mass.
-        finite = jnp.where(new > -jnp.inf, new, 0)
-        old = jnp.exp(jnp.where(top > -jnp.inf, top - finite, -jnp.inf))
-        mass = jnp.exp(logits - finite[:, None])
-        total = total * old + jnp.sum(mass, axis=-1)
+        if truncated:
+            whole = _grown(*whole, logits)[:2]
+            kept = _inside(settings, law, head, start)
+            logits = jnp.where(kept, logits, -jnp.inf)
+        top, total, old, mass = _grown(top, total, logits)
         inside = jnp.where(mass > 0, logits, 0)
         weighted = weighted * old + jnp.sum(mass * inside, axis=-1)
         place, here = _at(local, start, settings.block)
         found = jnp.take_along_axis(logits, place, axis=-1)
         here &= jnp.take(fresh, place)
-        return (new, total, weighted, jnp.where(here, found, taken)), None
+        return (top, total, weighted, jnp.where(here, found, taken), whole), None
 
     rows = len(hidden)
+    nothing = jnp.full(rows, -jnp.inf, jnp.float32), jnp.zeros(rows, jnp.float32)
     start = (
-        jnp.full(rows, -jnp.inf, jnp.float32),
-        jnp.zeros(rows, jnp.float32),
+        *nothing,
         jnp.zeros(rows, jnp.float32),
         jnp.full(tokens.shape, -jnp.inf, jnp.float32),
+        nothing if truncated else None,
     )
     start = _varying(settings, start)
-    (top, total, weighted, taken), _ = jax.lax.scan(
-        pass_over, start, _steps(settings, head)
-    )
-    if settings.axis_name is not None:
+    (*masses, taken, whole), _ = jax.lax.scan(pass_over, start, _steps(settings, head))
+
+    def together(top, *masses):
+        """Of all devices."""
         axis = settings.axis_name
+        if axis is None:
+            return top, *masses
         new = jax.lax.pmax(top, axis)
-        old = jnp.exp(top - new)
-        total, weighted = (jax.lax.psum(x * old, axis) for x in (total, weighted))
-        top, taken = new, jax.lax.pmax(taken, axis)
+        return new, *(jax.lax.psum(x * jnp.exp(top - new), axis) for x in masses)
+
+    top, total, weighted = together(*masses)
+    if settings.axis_name is not None:
+        taken = jax.lax.pmax(taken, settings.axis_name)
     lse = top + jnp.log(total)
     logp = taken - lse[:, None]
     entropy = lse - weighted / total
-    return (logp, entropy, lse), (hidden, head, tokens, lse, entropy)
+    lse_whole = lse
+    if truncated:
+        top, total = together(*whole)
+        lse_whole = top + jnp.log(total)
+    residuals = (law, hidden, head, tokens, lse, lse_whole, entropy)
+    return (logp, entropy, lse, lse - lse_whole), residuals
 
 
 def _varying(settings: _Settings, tree: Any) -> Any:
@@ -240,16 +304,19 @@ def _accumulate(settings, carry, gradient, hidden, rows, start, fresh):
 
 
 def _stats_backward(settings, residuals, cotangents):
-    hidden, head, tokens, lse, entropy = residuals
-    to_logp, to_entropy, to_lse = cotangents
+    law, hidden, head, tokens, lse, lse_whole, entropy = residuals
+    to_logp, to_entropy, to_lse, to_mass = cotangents
     local = tokens - _first(settings, head)
     # Of the normaliser: each taken log-probability has one, with a minus sign.
     normaliser = to_lse - jnp.sum(to_logp, axis=-1)
+    if law.support is not None:
+        normaliser += to_mass
 
     def pass_over(carry, step):
         to_hidden, to_head = carry
-        start, rows, logits, fresh = _scores(settings, hidden, head, step)
-        logp = logits - lse[:, None]
+        start, rows, logits, fresh = _scores(settings, law, hidden, head, step)
+        kept = _inside(settings, law, head, start)
+        logp = jnp.where(kept, logits - lse[:, None], -jnp.inf)
         p = jnp.exp(logp)
         inside = jnp.where(p > 0, logp, 0)
         gradient = p * (
@@ -258,8 +325,12 @@ def _stats_backward(settings, residuals, cotangents):
         place, here = _at(local, start, settings.block)
         index = jnp.arange(len(hidden))[:, None]
         gradient = gradient.at[index, place].add(jnp.where(here, to_logp, 0))
+        if law.support is not None:
+            gradient = jnp.where(kept, gradient, 0)
+            whole = jnp.exp(logits - lse_whole[:, None])
+            gradient -= to_mass[:, None] * whole
         gradient = jnp.where(fresh[None], gradient, 0)
-        gradient = _slope(settings, logits, gradient)
+        gradient = _slope(settings, law, logits, gradient)
         carry = (to_hidden, to_head)
         return _accumulate(settings, carry, gradient, hidden, rows, start, fresh), None
 
@@ -267,7 +338,7 @@ def _stats_backward(settings, residuals, cotangents):
     (to_hidden, to_head), _ = jax.lax.scan(pass_over, zeros, _steps(settings, head))
     if settings.axis_name is not None:
         to_hidden = jax.lax.psum(to_hidden, settings.axis_name)
-    return to_hidden.astype(hidden.dtype), to_head, None
+    return None, to_hidden.astype(hidden.dtype), to_head, None
 
 
 _stats.defvjp(_stats_forward, _stats_backward)

@@ -4,12 +4,15 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
 from alignax.divergences import Divergence
 from alignax.divergences.vocabulary import perspective
 from alignax.logprobs.hidden import (
     _accumulate,
+    _inside,
+    _Law,
+    _law,
     _scores,
     _settings,
     _slope,
@@ -28,7 +31,8 @@ def divergence_from_hidden(
     hidden_ref: Float[Array, "N E"],
     head_ref: Float[Array, "W E"],
     *,
-    temperature: float = 1.0,
+    temperature: float | Float[Array, " N"] = 1.0,
+    support: UInt8[Array, "N bytes"] | None = None,
     soft_cap: float | None = None,
     soft_cap_ref: float | None = None,
     block_size: int | None = None,
@@ -42,7 +46,9 @@ def divergence_from_hidden(
       head: the policy's ``[V, D]``.
       hidden_ref: the reference's (teacher's) ``[N, E]``, of any width.
       head_ref: the reference's ``[V, E]``.
-      temperature: divides both logits.
+      temperature: divides both logits; one for all, or one a row, without gradient.
+      support: of the policy's truncated law, as in ``from_hidden``; the reference is
+        whole.
       soft_cap: of the policy's logits, as in ``from_hidden``.
       soft_cap_ref: of the reference's.
       block_size: columns at a time; by default what makes 2^24 logits.
@@ -72,11 +78,12 @@ def divergence_from_hidden(
         raise InputError(
             f"head_ref must have head's {len(head)} rows, got {len(head_ref)}"
         )
-    settings = _settings(hidden, head, temperature, soft_cap, block_size, axis_name)
+    settings = _settings(hidden, head, soft_cap, block_size, axis_name)
     settings_ref = settings._replace(soft_cap=soft_cap_ref)
+    law = _law(settings, head, temperature, support)
     hidden_ref, head_ref = jax.lax.stop_gradient((hidden_ref, head_ref))
     return _divergence(
-        div, (settings, settings_ref), hidden, head, hidden_ref, head_ref
+        div, (settings, settings_ref), law, hidden, head, hidden_ref, head_ref
     )
 
 
@@ -93,18 +100,22 @@ def _terms(div, logits, lse, logits_ref, lse_ref):
     return perspective(div, *finite, support, support_ref)
 
 
-def _forward(div, settings, hidden, head, hidden_ref, head_ref):
+def _whole(law: _Law) -> _Law:
+    """The reference's, of all tokens."""
+    return law._replace(support=None)
+
+
+def _forward(div, settings, law, hidden, head, hidden_ref, head_ref):
     first, second = settings
     none = jnp.zeros((len(hidden), 0), jnp.int32)
-    lse, lse_ref = (
-        _stats_forward(s, h, w, none)[0][2]
-        for s, h, w in ((first, hidden, head), (second, hidden_ref, head_ref))
-    )
+    lse = _stats_forward(first, law, hidden, head, none)[0][2]
+    lse_ref = _stats_forward(second, _whole(law), hidden_ref, head_ref, none)[0][2]
 
     def pass_over(carry, step):
         value, slope = carry
-        _, _, logits, fresh = _scores(first, hidden, head, step)
-        _, _, logits_ref, _ = _scores(second, hidden_ref, head_ref, step)
+        start, _, logits, fresh = _scores(first, law, hidden, head, step)
+        _, _, logits_ref, _ = _scores(second, law, hidden_ref, head_ref, step)
+        logits = jnp.where(_inside(first, law, head, start), logits, -jnp.inf)
 
         def total(logits):
             terms = _terms(div, logits, lse, logits_ref, lse_ref)
@@ -118,25 +129,26 @@ def _forward(div, settings, hidden, head, hidden_ref, head_ref):
     (value, slope), _ = jax.lax.scan(pass_over, zeros, _steps(first, head))
     if first.axis_name is not None:
         value, slope = jax.lax.psum((value, slope), first.axis_name)
-    return value, (hidden, head, hidden_ref, head_ref, lse, lse_ref, slope)
+    return value, (law, hidden, head, hidden_ref, head_ref, lse, lse_ref, slope)
 
 
 def _backward(div, settings, residuals, cotangent):
-    hidden, head, hidden_ref, head_ref, lse, lse_ref, slope = residuals
+    law, hidden, head, hidden_ref, head_ref, lse, lse_ref, slope = residuals
     first, second = settings
     weight = _varying(first, cotangent)
 
     def pass_over(carry, step):
         to_hidden, to_head = carry
-        start, rows, logits, fresh = _scores(first, hidden, head, step)
-        _, _, logits_ref, _ = _scores(second, hidden_ref, head_ref, step)
+        start, rows, whole, fresh = _scores(first, law, hidden, head, step)
+        _, _, logits_ref, _ = _scores(second, law, hidden_ref, head_ref, step)
+        logits = jnp.where(_inside(first, law, head, start), whole, -jnp.inf)
         _, back = jax.vjp(lambda x: _terms(div, x, lse, logits_ref, lse_ref), logits)
         (direct,) = back(jnp.broadcast_to(weight[:, None], logits.shape))
         # What the normaliser does: all of the law's terms at once.
         p = jnp.exp(logits - lse[:, None])
         gradient = direct - p * (weight * slope)[:, None]
         gradient = jnp.where(fresh[None], gradient, 0)
-        gradient = _slope(first, logits, gradient)
+        gradient = _slope(first, law, whole, gradient)
         return _accumulate(
             first, (to_hidden, to_head), gradient, hidden, rows, start, fresh
         ), None
@@ -145,7 +157,7 @@ def _backward(div, settings, residuals, cotangent):
     (to_hidden, to_head), _ = jax.lax.scan(pass_over, zeros, _steps(first, head))
     if first.axis_name is not None:
         to_hidden = jax.lax.psum(to_hidden, first.axis_name)
-    return to_hidden.astype(hidden.dtype), to_head, None, None
+    return None, to_hidden.astype(hidden.dtype), to_head, None, None
 
 
 _divergence.defvjp(_forward, _backward)
