@@ -7,7 +7,7 @@ name                 meaning
 ===================  =========================================================
 ``logp``             log-probabilities of the policy, differentiated (nats)
 ``logp_old``         the policy's when the update began
-``logp_behaviour``   those of the law that really sampled the tokens
+``logp_behaviour``   those of the distribution that really sampled the tokens
 ``logp_ref``         the reference policy's
 ``logits``           unnormalised log-probabilities ``[..., V]``
 ``mask``             True where a token counts (a generated token, a real
@@ -145,31 +145,59 @@ class Prompts:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Rollout:
-    """B = N * K sampled completions, the K of one prompt adjacent.
+    """B = N * K completions, the K of one prompt adjacent.
 
-    ``mask`` is True on generated tokens, the end-of-sequence token included.
-    ``logp_behaviour`` is under the law that was sampled (temperature and
-    truncation applied), ``logp_old`` under the policy's own softmax.
-    ``finished`` says that the end-of-sequence token was generated.
+    ``attended`` is True on what the model sees after its prompt, ``trained`` on the
+    tokens that the policy wrote itself, the end-of-sequence token included: a tool's
+    answer, a roll-in or a forced prefix is attended and not trained.
+    ``logp_behaviour`` is under the distribution that drew the token, temperature and
+    truncation applied; ``temperature`` and ``support`` say which one that was, so that
+    a trainer scores under the same. ``support`` has one bit for each vocabulary entry,
+    set where it could be drawn: 1/32 of the memory of float32 logits.
     """
 
-    prompt_tokens: Leaf  # int32 [B, P]
-    prompt_mask: Leaf  # bool [B, P]
     tokens: Leaf  # int32 [B, T]
-    mask: Leaf  # bool [B, T]
-    logp_behaviour: Leaf  # float32 [B, T]
-    logp_old: Leaf  # float32 [B, T]
-    finished: Leaf  # bool [B]
+    attended: Leaf  # bool [B, T]
+    trained: Leaf  # bool [B, T]
+    finished: Leaf = None  # bool [B], the end-of-sequence token was generated
+    logp_behaviour: Leaf = None  # float32 [B, T]
+    version: Leaf = None  # int32 [B, T], the policy's, that wrote the token
+    temperature: Leaf = None  # float32 [B], None for 1
+    support: Leaf = None  # uint8 [B, T, ceil(V / 8)], None for all of the vocabulary
+    prompt_tokens: Leaf = None  # int32 [B, P]
+    prompt_mask: Leaf = None  # bool [B, P]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Batch:
-    """What one update consumes: a rollout, scored. Every leaf is ``[B, ...]``."""
+class Scored:
+    """A rollout of K completions for each of G prompts, with its rewards and all that
+    a method may need of it: the record from the scorer to the step. B = G * K.
+
+    What a method does not use may be left out; what it needs and is not there is
+    refused by name.
+    """
 
     rollout: Rollout
-    logp_ref: Leaf  # float32 [B, T]
-    rewards: Leaf  # float32 [B]
+    rewards: Leaf  # float32 [G, K]
+    logp_old: Leaf  # float32 [B, T], the policy's when the update begins
+    logp_ref: Leaf = None  # float32 [B, T], of the whole reference distribution
+    beta: Leaf = None  # float32 [], strength of the regulariser
+    right: Leaf = None  # bool [G, K], what the task calls a right answer
+    entropy: Leaf = None  # float32 [B, T], when the update begins
+    values: Leaf = None  # float32 [B, T], of a critic, before each token
+    last_value: Leaf = None  # float32 [B], of a critic, after the last token
+    greedy: Leaf = None  # float32 [G], reward of the greedy completion
+    history: Leaf = None  # float32 [G], shortest right length so far, inf for none
+    confidence: Leaf = None  # float32 [G, K], of the slow reference in the answer
+    clusters: Leaf = None  # int32 [G, K], meanings of the answers
+    demonstrated: Leaf = None  # bool [B], rows that are a teacher's
+    key: Leaf = None  # key [], where the method draws
+
+    @property
+    def mask(self) -> Leaf:
+        """bool [B, T], the tokens that the policy wrote."""
+        return self.rollout.trained
 
 
 @jax.tree_util.register_dataclass

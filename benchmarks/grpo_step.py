@@ -24,7 +24,7 @@ import numpy as np
 
 from alignax.models import functional
 from alignax.pipeline import rollout as rollouts
-from alignax.types import Batch, Rollout
+from alignax.types import Rollout, Scored
 from benchmarks import timing, tunix_peer
 from benchmarks.decode import SMALL, peer_model
 from experiments import grpo
@@ -32,7 +32,7 @@ from experiments import grpo
 CLIP, BETA = 0.2, 0.05
 
 
-def batch_of(*, groups: int, completions: int, prompt: int, tokens: int) -> Batch:
+def batch_of(*, groups: int, completions: int, prompt: int, tokens: int) -> Scored:
     rng = np.random.default_rng(0)
     rows = groups * completions
 
@@ -44,17 +44,17 @@ def batch_of(*, groups: int, completions: int, prompt: int, tokens: int) -> Batc
         prompt_tokens=jnp.repeat(draw(groups, prompt), completions, axis=0),
         prompt_mask=jnp.ones((rows, prompt), bool),
         tokens=draw(rows, tokens),
-        mask=jnp.ones((rows, tokens), bool),
+        attended=jnp.ones((rows, tokens), bool),
+        trained=jnp.ones((rows, tokens), bool),
         logp_behaviour=logp,
-        logp_old=logp,
         finished=jnp.ones(rows, bool),
     )
-    rewards = jnp.asarray(rng.random(rows), jnp.float32)
-    return Batch(rollout=rollout, logp_ref=logp, rewards=rewards)
+    rewards = jnp.asarray(rng.random((groups, completions)), jnp.float32)
+    return Scored(rollout=rollout, logp_old=logp, logp_ref=logp, rewards=rewards)
 
 
 def by_alignax(
-    batch: Batch,
+    batch: Scored,
     *,
     groups: int,
     shared: bool,
@@ -118,7 +118,7 @@ def products(*, groups: int, completions: int, prompt: int, tokens: int):
     return lambda: run(matrices)
 
 
-def by_trl(batch: Batch, groups: int) -> Callable[[], object]:
+def by_trl(batch: Scored, groups: int) -> Callable[[], object]:
     import torch
     from trl.trainer.utils import selective_log_softmax
 
@@ -127,7 +127,7 @@ def by_trl(batch: Batch, groups: int) -> Callable[[], object]:
     rollout = batch.rollout
     prompt = torch.tensor(np.asarray(rollout.prompt_tokens), dtype=torch.long)
     tokens = torch.tensor(np.asarray(rollout.tokens), dtype=torch.long)
-    old, ref = (torch.tensor(np.asarray(x)) for x in (rollout.logp_old, batch.logp_ref))
+    old, ref = (torch.tensor(np.asarray(x)) for x in (batch.logp_old, batch.logp_ref))
     rewards = torch.tensor(np.asarray(batch.rewards)).reshape(groups, -1)
     advantages = (rewards - rewards.mean(1, keepdim=True)) / (
         rewards.std(1, keepdim=True) + 1e-4

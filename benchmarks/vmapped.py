@@ -18,7 +18,7 @@ from alignax import exact
 from alignax.models import functional
 from alignax.models.config import DecoderConfig
 from alignax.pipeline import rollout as rollouts
-from alignax.types import ApplyFn, Batch, Params, Prompts
+from alignax.types import ApplyFn, Params, Prompts
 from benchmarks import timing
 from experiments import grpo
 
@@ -59,10 +59,11 @@ def make_run(
         state = dataclasses.replace(state, controller=controller)
 
         def step(state, _):
-            rollout, logp_ref = sample(state, reference, prompts)
-            rewards = jnp.mean((rollout.tokens == 1).astype(jnp.float32), axis=1)
-            batch = Batch(rollout=rollout, logp_ref=logp_ref, rewards=rewards)
-            state, metrics = train_step(state, batch)
+            scored = sample(state, reference, prompts)
+            ones = (scored.rollout.tokens == 1).astype(jnp.float32)
+            rewards = jnp.mean(ones, axis=1).reshape(len(prompts.index), -1)
+            scored = dataclasses.replace(scored, rewards=rewards)
+            state, metrics = train_step(state, scored)
             return state, metrics["reward"]
 
         return jax.lax.scan(step, state, length=steps)[1]

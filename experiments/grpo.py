@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from alignax import advantages, controllers, estimators, reduce, surrogates
 from alignax.pipeline import rollout as rollouts
 from alignax.pipeline import update
-from alignax.types import ApplyFn, Batch, InputError, Prompts, TrainState
+from alignax.types import ApplyFn, InputError, Prompts, Scored, TrainState
 
 ADVANTAGES = {
     "leave_one_out": advantages.leave_one_out,
@@ -143,8 +143,8 @@ def make_sampler(
     max_tokens: int,
     eos_id: int | None,
     pad_id: int,
-) -> Callable[[TrainState, Any, Prompts], tuple[rollouts.Rollout, jax.Array]]:
-    """``(state, ref_params, prompts) -> (rollout, logp_ref [B, T])``, jitted."""
+) -> Callable[[TrainState, Any, Prompts], Scored]:
+    """``(state, ref_params, prompts) -> scored``, its rewards left out; jitted."""
     generate = partial(
         rollouts.generate,
         apply_fn,
@@ -163,20 +163,25 @@ def make_sampler(
         key = jax.random.fold_in(state.key, state.step)
         rollout = generate(state.params, key, prompts)
         logp_ref, _ = score(ref_params, rollout)
-        return rollout, reduce.masked(logp_ref, rollout.mask)
+        return Scored(
+            rollout=rollout,
+            rewards=None,
+            logp_old=rollout.logp_behaviour,
+            logp_ref=reduce.masked(logp_ref, rollout.trained),
+        )
 
     return sample
 
 
-def token_advantages(config: GRPO, batch: Batch, beta: jax.Array) -> jax.Array:
+def token_advantages(config: GRPO, batch: Scored, beta: jax.Array) -> jax.Array:
     """``[B, T]``: the group-relative reward, less beta times the group-relative
     penalty from each token on where the penalty is part of the reward."""
     rollout, group = batch.rollout, config.completions
-    relative = ADVANTAGES[config.advantage](batch.rewards.reshape(-1, group))
-    result = jnp.broadcast_to(relative.reshape(-1, 1), rollout.mask.shape)
+    relative = ADVANTAGES[config.advantage](batch.rewards)
+    result = jnp.broadcast_to(relative.reshape(-1, 1), rollout.trained.shape)
     if config.kl_in == "reward":
-        penalty = KL[config.kl](rollout.logp_old, batch.logp_ref, rollout.mask)
-        to_go = advantages.reward_to_go(penalty, rollout.mask)
+        penalty = KL[config.kl](batch.logp_old, batch.logp_ref, rollout.trained)
+        to_go = advantages.reward_to_go(penalty, rollout.trained)
         by_position = jnp.moveaxis(to_go.reshape(-1, group, to_go.shape[-1]), 1, 2)
         excess = jnp.moveaxis(advantages.leave_one_out(by_position), 2, 1)
         result = result - beta * excess.reshape(to_go.shape)
@@ -189,29 +194,29 @@ def loss_fn(config: GRPO, score: rollouts.ScoreFn, beta: jax.Array, params, rows
     logp, entropy = score(params, rollout)
     losses = surrogates.clipped_surrogate(
         logp,
-        rollout.logp_old,
+        rows["logp_old"],
         rows["advantages"],
-        rollout.mask,
+        rollout.trained,
         clip_low=config.clip_low,
         clip_high=config.clip_high,
     )
     if config.kl_in == "loss":
-        losses = losses + beta * KL[config.kl](logp, rows["logp_ref"], rollout.mask)
-    numerator, denominator = REDUCTIONS[config.reduction](losses, rollout.mask)
-    ratio = surrogates.log_ratio(logp, rollout.logp_old, rollout.mask)
+        losses = losses + beta * KL[config.kl](logp, rows["logp_ref"], rollout.trained)
+    numerator, denominator = REDUCTIONS[config.reduction](losses, rollout.trained)
+    ratio = surrogates.log_ratio(logp, rows["logp_old"], rollout.trained)
     outside = (ratio > jnp.log1p(config.clip_high)) | (
         jnp.expm1(ratio) < -config.clip_low
     )
     aux = {
-        "entropy": reduce.token_mean(entropy, rollout.mask),
-        "clipped": reduce.token_mean(outside.astype(jnp.float32), rollout.mask),
+        "entropy": reduce.token_mean(entropy, rollout.trained),
+        "clipped": reduce.token_mean(outside.astype(jnp.float32), rollout.trained),
     }
     return numerator, denominator, aux
 
 
 def make_train_step(
     config: GRPO, score: rollouts.ScoreFn, *, shardings: TrainState | None = None
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, jax.Array]]]:
+) -> Callable[[TrainState, Scored], tuple[TrainState, dict[str, jax.Array]]]:
     """``(state, batch) -> (state, metrics)``: jitted, the state donated.
 
     Metrics: ``loss``, ``grad_norm``, ``reward``, ``kl`` (k3 summed over each
@@ -224,6 +229,7 @@ def make_train_step(
         rollout, beta = batch.rollout, state.controller.beta
         rows = {
             "rollout": rollout,
+            "logp_old": batch.logp_old,
             "logp_ref": batch.logp_ref,
             "advantages": token_advantages(config, batch, beta),
         }
@@ -237,14 +243,14 @@ def make_train_step(
             lambda state, _: one_update(state, rows), state, length=config.updates
         )
         metrics = jax.tree.map(jnp.mean, metrics)
-        k3 = estimators.k3(rollout.logp_old, batch.logp_ref, rollout.mask)
+        k3 = estimators.k3(batch.logp_old, batch.logp_ref, rollout.trained)
         kl = jnp.mean(jnp.sum(k3, axis=-1))
         metrics |= {
             "reward": jnp.mean(batch.rewards),
             "kl": kl,
             "beta": beta,
-            "tokens": jnp.sum(rollout.mask, dtype=jnp.float32),
-            "length": jnp.mean(jnp.sum(rollout.mask, axis=-1, dtype=jnp.float32)),
+            "tokens": jnp.sum(rollout.trained, dtype=jnp.float32),
+            "length": jnp.mean(jnp.sum(rollout.trained, axis=-1, dtype=jnp.float32)),
             "finished": jnp.mean(rollout.finished.astype(jnp.float32)),
         }
         # Which rule is applied does not depend on where beta starts.
@@ -289,7 +295,7 @@ def make_evaluator(
             rollouts.completion_logits(apply_fn, p, rollout)
             for p in (params, ref_params)
         )
-        token_kl = estimators.rao_blackwell(logits, logits_ref, rollout.mask)
+        token_kl = estimators.rao_blackwell(logits, logits_ref, rollout.trained)
         return rollout, jnp.sum(token_kl, axis=-1)
 
     return evaluate

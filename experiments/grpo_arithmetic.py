@@ -26,7 +26,7 @@ from alignax import cli, exact
 from alignax.models import decoder, functional
 from alignax.pipeline import checkpoint, data, metrics, plots
 from alignax.pipeline import rollout as rollouts
-from alignax.types import Batch, InputError, Rollout
+from alignax.types import InputError, Rollout
 from experiments import grpo, loop, sft
 from experiments.grpo import GRPO
 from experiments.sft import SFT
@@ -134,7 +134,7 @@ def score(rollout: Rollout, answers: list[str], tokenizer: data.Tokenizer) -> ja
     """1 for each completion that is its answer's tokens and the end, else 0."""
     group = len(rollout.tokens) // len(answers)
     keys = [[*tokenizer.encode(answer), tokenizer.eos_id] for answer in answers]
-    rows = zip(np.asarray(rollout.tokens), np.asarray(rollout.mask), strict=True)
+    rows = zip(np.asarray(rollout.tokens), np.asarray(rollout.trained), strict=True)
     right = [
         row[mask].tolist() == keys[i // group] for i, (row, mask) in enumerate(rows)
     ]
@@ -185,13 +185,10 @@ def main(config: Config) -> None:
         return jnp.sum(sft.answer_logp(apply_fn, params, answered), axis=-1)
 
     def step(state, prompts):
-        rollout, logp_ref = sample(state, reference, prompts)
-        rewards = score(
-            rollout, [train_set[i]["answer"] for i in prompts.index], tokenizer
-        )
-        return train_step(
-            state, Batch(rollout=rollout, logp_ref=logp_ref, rewards=rewards)
-        )
+        scored = sample(state, reference, prompts)
+        answers = [train_set[i]["answer"] for i in prompts.index]
+        rewards = score(scored.rollout, answers, tokenizer).reshape(len(answers), -1)
+        return train_step(state, dataclasses.replace(scored, rewards=rewards))
 
     def measure(params):
         return evaluator(params, reference, jax.random.fold_in(key, 1), measured)
@@ -207,7 +204,9 @@ def main(config: Config) -> None:
     def complete(params):
         rollout, _ = measure(params)
         first = slice(None, None, len(rollout.tokens) // len(held_out))
-        return data.decode_rows(rollout.tokens[first], rollout.mask[first], tokenizer)
+        return data.decode_rows(
+            rollout.tokens[first], rollout.trained[first], tokenizer
+        )
 
     with loop.open_log(config.out, phases, resume=config.resume) as writer:
         reference = loop.train(

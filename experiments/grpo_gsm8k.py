@@ -25,7 +25,7 @@ from alignax import cli
 from alignax.models import decoder, functional, hf
 from alignax.pipeline import checkpoint, data, metrics, plots, rewards
 from alignax.pipeline import rollout as rollouts
-from alignax.types import ApplyFn, Batch, HiddenFn, InputError
+from alignax.types import ApplyFn, HiddenFn, InputError
 from experiments import grpo, loop, sft
 from experiments.grpo import GRPO
 from experiments.sft import SFT
@@ -214,18 +214,17 @@ def main(config: Config) -> None:
     reward = make_reward(config)
 
     def step(state, batch):
-        rollout, logp_ref = sample(state, reference, batch)
-        texts = data.decode_rows(rollout.tokens, rollout.mask, tokenizer)
+        scored = sample(state, reference, batch)
+        rollout = scored.rollout
+        texts = data.decode_rows(rollout.tokens, rollout.trained, tokenizer)
         asked = np.repeat(batch.index, config.grpo.completions)
         scores = reward(texts, [train_set[i] for i in asked])
-        return train_step(
-            state,
-            Batch(rollout=rollout, logp_ref=logp_ref, rewards=jnp.asarray(scores)),
-        )
+        rewards = jnp.asarray(scores).reshape(-1, config.grpo.completions)
+        return train_step(state, dataclasses.replace(scored, rewards=rewards))
 
     def complete(params):
         rollout, kl = evaluator(params, reference, jax.random.fold_in(key, 1), measured)
-        return data.decode_rows(rollout.tokens, rollout.mask, tokenizer), kl
+        return data.decode_rows(rollout.tokens, rollout.trained, tokenizer), kl
 
     def evaluate(state):
         texts, kl = complete(state.params)

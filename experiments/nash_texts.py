@@ -171,11 +171,13 @@ def make_runner(config: Texts, world: World, *, squared: bool):
             max_tokens=LENGTH,
             eos_id=EOS,
         )
-        return rollout, leading_letter(rollout.tokens, rollout.mask)
+        return rollout, leading_letter(rollout.tokens, rollout.trained)
 
     def token_logp(params, rollout):
         logits = rollouts.completion_logits(apply_fn, params, rollout)
-        return reduce.masked(logprobs.token_logp(logits, rollout.tokens), rollout.mask)
+        return reduce.masked(
+            logprobs.token_logp(logits, rollout.tokens), rollout.trained
+        )
 
     def run(method, key):
         key, init_key = jax.random.split(key)
@@ -207,11 +209,11 @@ def make_runner(config: Texts, world: World, *, squared: bool):
             logp = token_logp(params, rollout)
             logp_ref = token_logp(reference, rollout)
             losses = games.nash_pg_surrogate(
-                logp, logp_ref, gain, rollout.mask, beta=config.beta
+                logp, logp_ref, gain, rollout.trained, beta=config.beta
             )
             # nash_mp_surrogate's second KL, which may have the weight 0 here.
             losses = losses + method.anchor * estimators.sequence_kl_surrogate(
-                logp, token_logp(anchor, rollout), rollout.mask
+                logp, token_logp(anchor, rollout), rollout.trained
             )
             return jnp.mean(jnp.sum(losses, axis=-1))
 

@@ -55,10 +55,10 @@ def sampled(bench: Bench, params, reference, judge):
     key = jax.random.key(bench.config.seed + 1)
     rollout, kl = bench.evaluator(params, reference, key, bench.prompts)
     tokens = jnp.concatenate([rollout.prompt_tokens, rollout.tokens], axis=1)
-    mask = jnp.concatenate([rollout.prompt_mask, rollout.mask], axis=1)
+    mask = jnp.concatenate([rollout.prompt_mask, rollout.trained], axis=1)
     values = bench.reward_fn(judge, tokens, mask=mask)
     scores = heads.last_values(values, mask)[:, 0]
-    lengths = jnp.sum(rollout.mask, axis=1)
+    lengths = jnp.sum(rollout.trained, axis=1)
     return {"score": scores, "kl": kl, "length": lengths}
 
 

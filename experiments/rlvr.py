@@ -24,7 +24,7 @@ from alignax import advantages, algorithms, cli, controllers, logprobs, reduce
 from alignax.models import decoder, functional
 from alignax.pipeline import rollout as rollouts
 from alignax.pipeline import update
-from alignax.types import InputError
+from alignax.types import InputError, Scored
 from experiments import rlvr_report, sft, sums
 from experiments.sft import SFT
 
@@ -124,7 +124,11 @@ def make_sampler(config: Config, apply_fn, *, greedy: bool, last_row: str):
         if last_row == "demonstrated":
             tokens, mask = (jnp.repeat(x[index], group, axis=0) for x in answers)
             given = dataclasses.replace(
-                rollout, tokens=tokens, mask=mask, finished=jnp.ones_like(last)
+                rollout,
+                tokens=tokens,
+                attended=mask,
+                trained=mask,
+                finished=jnp.ones_like(last),
             )
             rollout = _replaced(rollout, last, given)
         logits, logits_ref = (
@@ -132,31 +136,28 @@ def make_sampler(config: Config, apply_fn, *, greedy: bool, last_row: str):
             for p in (params, reference)
         )
         logp, logp_ref = (
-            reduce.masked(logprobs.token_logp(x, rollout.tokens), rollout.mask)
+            reduce.masked(logprobs.token_logp(x, rollout.tokens), rollout.trained)
             for x in (logits, logits_ref)
         )
-        value = sums.value_of(rollout.tokens, rollout.mask)
+        value = sums.value_of(rollout.tokens, rollout.trained)
         target = jnp.sum(problems[index], axis=-1)
         shape = (config.prompts, group)
         rewards = (value.reshape(shape) == target[:, None]).astype(jnp.float32)
         baseline = jnp.zeros(config.prompts)
         if greedy:
             best = generate(params, own, prompts, completions=1, temperature=0.0)
-            baseline = (sums.value_of(best.tokens, best.mask) == target).astype(
+            baseline = (sums.value_of(best.tokens, best.trained) == target).astype(
                 jnp.float32
             )
-        lengths = jnp.sum(rollout.mask, axis=-1)
+        lengths = jnp.sum(rollout.trained, axis=-1)
         mean_ref = reduce.divide(jnp.sum(logp_ref, -1), lengths.astype(jnp.float32))
-        scored = algorithms.Scored(
+        scored = Scored(
+            rollout=rollout,
             rewards=rewards,
-            mask=rollout.mask,
             logp_old=logp,
-            logp_behaviour=rollout.logp_behaviour,
             logp_ref=logp_ref,
-            entropy=reduce.masked(logprobs.entropy(logits), rollout.mask),
-            tokens=rollout.tokens,
+            entropy=reduce.masked(logprobs.entropy(logits), rollout.trained),
             greedy=baseline,
-            finished=rollout.finished,
             history=history[index],
             confidence=jnp.exp(mean_ref).reshape(shape),
             clusters=value.reshape(shape),
@@ -166,7 +167,7 @@ def make_sampler(config: Config, apply_fn, *, greedy: bool, last_row: str):
         history = advantages.history_update(
             history, jnp.repeat(index, group), lengths, rewards.reshape(-1) > 0
         )
-        return dataclasses.replace(rollout, logp_old=logp), scored, history
+        return rollout, scored, history
 
     return sample
 

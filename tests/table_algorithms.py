@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from alignax import algorithms
+from alignax.types import Rollout, Scored
 from tests.row import Row
 
 KEYS = jax.random.split(jax.random.key(4), 4)
@@ -16,9 +17,9 @@ GRPO = algorithms.METHODS["grpo"].algorithm
 
 
 def rows(rewards, old, mask):
-    scored = algorithms.Scored(
+    scored = Scored(
+        rollout=Rollout(tokens=None, attended=mask, trained=mask),
         rewards=rewards.reshape(-1, 2).astype(jnp.float32),
-        mask=mask,
         logp_old=old,
         logp_ref=old,
     )

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from alignax import algorithms, reduce
+from alignax.types import Rollout, Scored
 
 G, K, T = 4, 4, 5
 B = G * K
@@ -30,25 +31,28 @@ ALGORITHMS = {
 
 
 def scored(rewards=REWARDS, mask=MASK, **changes):
+    rollout = Rollout(
+        tokens=jax.random.randint(KEYS[6], (B, T), 0, 3),
+        attended=mask,
+        trained=mask,
+        logp_behaviour=changes.pop("logp_behaviour", BEHAVIOUR),
+        finished=jnp.arange(B) % 3 > 0,
+    )
     leaves = {
+        "rollout": rollout,
         "rewards": rewards,
-        "mask": mask,
         "logp_old": OLD,
-        "logp_behaviour": BEHAVIOUR,
         "logp_ref": REF,
         "entropy": ENTROPY,
-        "tokens": jax.random.randint(KEYS[6], (B, T), 0, 3),
         "greedy": jnp.array([1.0, 0, 0, 1]),
         "values": jax.random.normal(KEYS[7], (B, T)),
-        "finished": jnp.arange(B) % 3 > 0,
         "history": jnp.array([2.0, jnp.inf, 3.0, 4.0]),
         "confidence": jax.random.uniform(KEYS[8], (G, K)),
         "clusters": jax.random.randint(KEYS[9], (G, K), 0, 3),
         "demonstrated": jnp.arange(B) % K == K - 1,
-        "roll_in": jnp.arange(T)[None] < (jnp.arange(B) % 3 == 0)[:, None],
         "key": KEYS[10],
     }
-    return algorithms.Scored(**{**leaves, **changes})
+    return Scored(**{**leaves, **changes})
 
 
 def fraction(algorithm, logp, entropy, rows):

@@ -11,7 +11,6 @@
 from alignax.algorithms.compose import (
     Algorithm,
     Rows,
-    Scored,
     losses,
     prepare,
     reduced,
@@ -24,7 +23,6 @@ __all__ = [
     "Algorithm",
     "Method",
     "Rows",
-    "Scored",
     "losses",
     "prepare",
     "reduced",

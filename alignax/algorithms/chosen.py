@@ -27,7 +27,7 @@ ROWS = {
         "prefix_cuts of data · the roll-out trained · PPO",
         "probability 1",
         entry.in_selection("test_resets_leave_the_prefix_out"),
-        entry.change(entry.standard_token_mean, keep=s.rolled_out),
+        entry.change(entry.standard_token_mean),
     ),
     "cure": entry.row(
         "CURE",
@@ -35,7 +35,7 @@ ROWS = {
         "critical_tokens · roll-out trained · DAPO, dual",
         "top 20, K 4 + 4 · 3",
         entry.in_selection("test_critical_tokens"),
-        entry.change(m.dapo, keep=s.rolled_out, rule=s.DUAL),
+        entry.change(m.dapo, rule=s.DUAL),
     ),
     "rlgf": entry.row(
         "RLGF (PPO++, AggreVaTeD, LOLS)",
@@ -43,7 +43,7 @@ ROWS = {
         "prefix_cuts of a guide · roll_in_masks for policy and value",
         "mix .5",
         entry.in_selection("test_resets_leave_the_prefix_out"),
-        entry.change(entry.standard_token_mean, keep=s.rolled_out),
+        entry.change(entry.standard_token_mean),
     ),
     "cory": entry.row(
         "CORY",

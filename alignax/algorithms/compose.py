@@ -15,33 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from alignax import reduce, surrogates
-from alignax.types import Leaf
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Scored:
-    """A rollout of K completions for each of G prompts, with its rewards; B = G · K.
-
-    What a method does not use may be left out.
-    """
-
-    rewards: Leaf  # float32 [G, K]
-    mask: Leaf  # bool [B, T]
-    logp_old: Leaf  # float32 [B, T]
-    logp_behaviour: Leaf = None  # float32 [B, T], of the sampler
-    logp_ref: Leaf = None  # float32 [B, T]
-    entropy: Leaf = None  # float32 [B, T], when the update began
-    tokens: Leaf = None  # int32 [B, T]
-    greedy: Leaf = None  # float32 [G], reward of the greedy completion
-    values: Leaf = None  # float32 [B, T], of a critic
-    finished: Leaf = None  # bool [B]
-    history: Leaf = None  # float32 [G], shortest right length so far, inf for none
-    confidence: Leaf = None  # float32 [G, K], of the slow reference in the answer
-    clusters: Leaf = None  # int32 [G, K], meanings of the answers
-    demonstrated: Leaf = None  # bool [B], rows that are a teacher's
-    key: Leaf = None  # key [], where the method draws
-    roll_in: Leaf = None  # bool [B, T], given tokens that another law generated
+from alignax.types import Leaf, Scored
 
 
 @jax.tree_util.register_dataclass

@@ -88,7 +88,7 @@ ROWS = {
         Algorithm(
             advantage=s.raw,
             shape=m.signs,
-            denominator=lambda scored: scored.logp_behaviour,
+            denominator=lambda scored: scored.rollout.logp_behaviour,
             rule=s.own_score(s.SEQUENCE, surrogates.topr_surrogate),
             reduction=s.sequence_sum,
         ),

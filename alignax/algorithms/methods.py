@@ -48,14 +48,14 @@ def gmpo(ratios, rows):
 
 def truncated(scored, values):
     weights = estimators.token_weights(
-        scored.logp_old, scored.logp_behaviour, scored.mask
+        scored.logp_old, scored.rollout.logp_behaviour, scored.mask
     )
     return estimators.truncated_weights(weights, cap=2.0)
 
 
 def icepop(scored, values):
     weights = estimators.token_weights(
-        scored.logp_old, scored.logp_behaviour, scored.mask
+        scored.logp_old, scored.rollout.logp_behaviour, scored.mask
     )
     return estimators.masked_weights(weights, low=0.5, high=5.0)
 
@@ -64,7 +64,11 @@ def not_drifted(scored):
     """Advantages of the outcome decide which completions the policy has left."""
     relative = spread(advantages.group_standardised(scored.rewards), scored.mask)
     gone = surrogates.drifted(
-        scored.logp_old, scored.logp_behaviour, relative, scored.mask, threshold=2.0
+        scored.logp_old,
+        scored.rollout.logp_behaviour,
+        relative,
+        scored.mask,
+        threshold=2.0,
     )
     return scored.mask & ~gone[:, None]
 
@@ -199,7 +203,7 @@ def gtpo_keep(scored):
 def conflicts(scored, values):
     shape = (*scored.rewards.shape, scored.mask.shape[-1])
     weights, _ = advantages.conflict_weights(
-        scored.tokens.reshape(shape),
+        scored.rollout.tokens.reshape(shape),
         advantages.group_standardised(scored.rewards),
         scored.mask.reshape(shape),
     )
@@ -269,7 +273,7 @@ def kdrl_share(scored):
 
 def behaviour(scored):
     """ReMix: half of the rows are older; ratios are to what sampled each row."""
-    return scored.logp_behaviour
+    return scored.rollout.logp_behaviour
 
 
 def care(scored):

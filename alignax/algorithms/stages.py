@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from alignax import advantages, estimators, reduce, selection, surrogates
-from alignax.algorithms.compose import Rows, Scored, correct, lengths, spread
+from alignax.algorithms.compose import Rows, correct, lengths, spread
+from alignax.types import Scored
 
 
 # Reductions that do not look at the rows.
@@ -117,7 +118,7 @@ def gae_credit(beta, **bound):
             outcome, scored.logp_old, scored.logp_ref, scored.mask, beta=beta
         )
         last = advantages.last_value(scored.values, scored.mask)
-        after = jnp.where(scored.finished, 0, last)
+        after = jnp.where(scored.rollout.finished, 0, last)
         gained = advantages.gae(penalised, scored.values, scored.mask, after, **bound)
         return advantages.whitened(gained, scored.mask)
 
@@ -160,10 +161,6 @@ def mixed(scored: Scored) -> Array:
 def mixed_or_stored(scored: Scored) -> Array:
     """Stored rows count whatever their rewards."""
     return mixed(scored) | (scored.mask & scored.demonstrated[:, None])
-
-
-def rolled_out(scored: Scored) -> Array:
-    return scored.mask & ~scored.roll_in
 
 
 def overlong(scored: Scored) -> Array:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from alignax import logprobs, sampling
+from alignax import sampling
 from alignax.types import ApplyFn, Params, Prompts
 
 
@@ -58,10 +58,10 @@ def sampling_logits(
 
 Draw = Callable[
     [Key[Array, " B"], Int[Array, " B"], Float[Array, "B V"]],
-    tuple[Int[Array, " B"], Float[Array, " B"], Float[Array, " B"]],
+    tuple[Int[Array, " B"], Float[Array, " B"]],
 ]
-"""``(row keys, positions, logits) -> (tokens, log-probabilities under the sampled law,
-and under the policy's softmax)``."""
+"""``(row keys, positions, logits) -> (tokens, their log-probabilities under the
+distribution that was sampled)``."""
 
 
 def make_draw(*, temperature: float, top_k: int | None, top_p: float | None) -> Draw:
@@ -70,17 +70,14 @@ def make_draw(*, temperature: float, top_k: int | None, top_p: float | None) -> 
     def draw(keys, positions, logits):
         if temperature == 0:
             token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-            logp_old = logprobs.token_logp(logits, token)
-            return token, jnp.zeros_like(logp_old), logp_old
+            return token, jnp.zeros(token.shape, jnp.float32)
         law = sampling_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p)
         uniforms = jax.vmap(
             lambda row, t: jax.random.uniform(jax.random.fold_in(row, t), (2,))
         )(keys, positions)
         token, normaliser = sampling.inverse_cdf(uniforms, law)
         picked = jnp.take_along_axis(law, token[:, None], axis=-1)[:, 0]
-        logp = picked - normaliser
-        same = law is logits
-        return token, logp, logp if same else logprobs.token_logp(logits, token)
+        return token, picked - normaliser
 
     return draw
 
@@ -93,9 +90,8 @@ def _empty(rows: int, max_tokens: int, pad_id: int, dtype: Any) -> Out:
     zeros = jnp.zeros((rows, max_tokens), jnp.float32)
     return {
         "tokens": jnp.full((rows, max_tokens), pad_id, dtype),
-        "mask": jnp.zeros((rows, max_tokens), bool),
+        "trained": jnp.zeros((rows, max_tokens), bool),
         "logp_behaviour": zeros,
-        "logp_old": zeros,
         "finished": jnp.zeros((rows,), bool),
     }
 
@@ -121,14 +117,14 @@ def at_once(
 
     def write(t, out, logits):
         """Sample position t from ``logits`` and write it down."""
-        token, *logps = draw(keys, jnp.full((rows,), t), logits)
+        token, logp = draw(keys, jnp.full((rows,), t), logits)
         alive = ~out["finished"]
 
         def put(name, value):
             return out[name].at[:, t].set(jnp.where(alive, value, out[name][:, t]))
 
-        values = (token, True, *logps)
-        names = ("tokens", "mask", "logp_behaviour", "logp_old")
+        values = (token, True, logp)
+        names = ("tokens", "trained", "logp_behaviour")
         new = {name: put(name, x) for name, x in zip(names, values, strict=True)}
         return new | {"finished": out["finished"] | _ends(token, eos_id)}
 
@@ -215,9 +211,9 @@ def in_slots(
         waiting, row, position, last, cache, out = carry
         logits, cache = apply_fn(params, last[:, None], cache=cache)
         known = jnp.minimum(row, total - 1)
-        token, *logps = draw(keys[known], position, logits[:, -1])
-        values = (token, True, *logps)
-        names = ("tokens", "mask", "logp_behaviour", "logp_old")
+        token, logp = draw(keys[known], position, logits[:, -1])
+        values = (token, True, logp)
+        names = ("tokens", "trained", "logp_behaviour")
         # Idle slots stand at row ``total``, whose writes are dropped.
         out = {
             name: out[name].at[row, position].set(x, mode="drop")

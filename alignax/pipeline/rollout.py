@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from alignax import logprobs
 from alignax.pipeline import decoding
@@ -25,6 +25,7 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
     slots: int | None = None,
+    version: int | Int[Array, ""] = 0,
 ) -> Rollout:
     """Sample ``completions`` completions of up to ``max_tokens`` for each prompt.
 
@@ -52,11 +53,11 @@ def generate(
       top_p: keep the likeliest tokens of this mass; None for all.
       slots: rows decoded at a time, at least 1; None for all. The model's caches must
         be the rings that ``ApplyFn`` describes.
+      version: of the policy, such as its step; written on every token.
 
     Returns:
-      a rollout of B = N·K rows. ``logp_behaviour`` is under the tempered,
-      truncated law that was sampled, ``logp_old`` under the policy's softmax;
-      both float32 and zero where masked.
+      a rollout of B = N·K rows. ``logp_behaviour`` is under the tempered, truncated
+      distribution that was sampled, float32 and zero where masked.
 
     Raises:
       InputError: a number is out of range.
@@ -97,7 +98,15 @@ def generate(
     tokens, mask = (
         jnp.repeat(x, completions, axis=0) for x in (prompts.tokens, prompts.mask)
     )
-    return Rollout(prompt_tokens=tokens, prompt_mask=mask, **out)
+    tempered = temperature not in (0, 1)
+    return Rollout(
+        prompt_tokens=tokens,
+        prompt_mask=mask,
+        attended=out["trained"],
+        version=jnp.full(out["tokens"].shape, version, jnp.int32),
+        temperature=jnp.full(len(tokens), temperature) if tempered else None,
+        **out,
+    )
 
 
 def completion_logits(
@@ -116,7 +125,7 @@ def completion_logits(
     """
     tokens = jnp.concatenate([rollout.prompt_tokens, rollout.tokens], axis=1)
     mask: Bool[Array, "B S"] = jnp.concatenate(
-        [rollout.prompt_mask, rollout.mask], axis=1
+        [rollout.prompt_mask, rollout.attended], axis=1
     )
     start = rollout.prompt_tokens.shape[1] - 1
     return apply_fn(params, tokens[:, :-1], mask=mask[:, :-1], logits_from=start).logits
@@ -166,7 +175,7 @@ def score_by_hidden(hidden_fn: HiddenFn, *, completions: int = 1) -> ScoreFn:
     def hidden_of(params, rollout):
         """The hidden states that predict each completion token, and the rest."""
         length = rollout.prompt_tokens.shape[1]
-        tokens, mask = rollout.tokens[:, :-1], rollout.mask[:, :-1]
+        tokens, mask = rollout.tokens[:, :-1], rollout.attended[:, :-1]
         if completions == 1:
             out = hidden_fn(
                 params,

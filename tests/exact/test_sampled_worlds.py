@@ -46,7 +46,7 @@ def test_completions_follow_their_exact_law(sampled):
     """χ² over all completions, prompt by prompt."""
     rollout, tokens, mask, logp = sampled
     listed = list(zip(np.array(tokens), np.array(mask), strict=True))
-    found = numbers_of(rollout.tokens, rollout.mask, listed).reshape(2, COMPLETIONS)
+    found = numbers_of(rollout.tokens, rollout.trained, listed).reshape(2, COMPLETIONS)
     probabilities = np.exp(np.array(logp, np.float64))
     probabilities /= probabilities.sum(1, keepdims=True)
     for own, other in ((0, 1), (1, 0)):
@@ -60,19 +60,18 @@ def test_completions_follow_their_exact_law(sampled):
 def test_sampled_log_probabilities_are_the_exact_ones(sampled):
     rollout, tokens, mask, logp = sampled
     listed = list(zip(np.array(tokens), np.array(mask), strict=True))
-    found = numbers_of(rollout.tokens, rollout.mask, listed)
+    found = numbers_of(rollout.tokens, rollout.trained, listed)
     prompt = np.repeat([0, 1], COMPLETIONS)
-    for of in (rollout.logp_old, rollout.logp_behaviour):
-        total = jnp.sum(jnp.where(rollout.mask, of, 0), axis=-1)
-        np.testing.assert_allclose(total, np.array(logp)[prompt, found], atol=1e-5)
+    total = jnp.sum(jnp.where(rollout.trained, rollout.logp_behaviour, 0), axis=-1)
+    np.testing.assert_allclose(total, np.array(logp)[prompt, found], atol=1e-5)
 
 
 def test_sample_means_are_the_exact_expectations(sampled):
     """The policy's mean length and its entropy, within five standard errors."""
     rollout, _, mask, logp = sampled
-    lengths = jnp.sum(rollout.mask, axis=-1).reshape(2, -1)
-    surprise = -jnp.sum(jnp.where(rollout.mask, rollout.logp_old, 0), axis=-1)
-    surprise = surprise.reshape(2, -1)
+    lengths = jnp.sum(rollout.trained, axis=-1).reshape(2, -1)
+    logs = jnp.where(rollout.trained, rollout.logp_behaviour, 0)
+    surprise = -jnp.sum(logs, axis=-1).reshape(2, -1)
     mean_length = exact.expectation(logp, jnp.tile(mask.sum(1) * 1.0, (2, 1)))
     for values, expected in (
         (lengths, mean_length),

@@ -14,7 +14,7 @@ from alignax import exact
 from alignax.models import decoder, functional
 from alignax.pipeline import checkpoint, data, metrics, sharding, update
 from alignax.pipeline import rollout as rollouts
-from alignax.types import Batch, InputError
+from alignax.types import InputError
 from experiments import grpo, grpo_arithmetic, sft
 from experiments.grpo_arithmetic import Config
 
@@ -276,11 +276,12 @@ def run_steps(problem, place, shardings=None, steps=2):
         params = jax.device_put(params, shardings.params)
     history = []
     for _ in range(steps):
-        rollout, logp_ref = sample(state, params, place(prompts))
-        rewards = place(jnp.sin(jnp.sum(rollout.tokens, axis=-1).astype(jnp.float32)))
-        batch = Batch(rollout=rollout, logp_ref=logp_ref, rewards=rewards)
-        state, values = train_step(state, batch)
-        history.append((rollout.tokens, values))
+        scored = sample(state, params, place(prompts))
+        tokens = scored.rollout.tokens
+        rewards = jnp.sin(jnp.sum(tokens, axis=-1).astype(jnp.float32))
+        rewards = place(rewards.reshape(-1, config.completions))
+        state, values = train_step(state, dataclasses.replace(scored, rewards=rewards))
+        history.append((tokens, values))
     assert sample._cache_size() == train_step._cache_size() == 1
     return state, history
 
@@ -336,7 +337,7 @@ def test_score_needs_the_exact_tokens_and_the_end():
     @dataclasses.dataclass
     class Sampled:
         tokens: np.ndarray
-        mask: np.ndarray
+        trained: np.ndarray
 
     scored = grpo_arithmetic.score(Sampled(tokens, mask), ["12", "1"], tokenizer)
     assert scored.tolist() == [1, 0, 1, 0]

@@ -6,6 +6,8 @@ does not have the sequence KL's gradient, with the point that its own gradient
 leads to.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +18,7 @@ from alignax import estimators, exact
 from alignax.divergences import forward_kl, regularised_optimum
 from alignax.models import decoder, functional
 from alignax.pipeline import rollout as rollouts
-from alignax.types import Batch, InputError, Prompts
+from alignax.types import InputError, Prompts
 from experiments import grpo
 
 PLACEMENTS = {"k1": "reward", "k2": "loss", "k3": "loss"}
@@ -49,16 +51,15 @@ def train(apply_fn, reference, world, *, beta, steps, learning_rate, **options):
     @jax.jit
     def score(rollout):
         same = jnp.where(mask, tokens, -1)[None] == jnp.where(
-            rollout.mask, rollout.tokens, -1
+            rollout.trained, rollout.tokens, -1
         ).reshape(-1, 1, tokens.shape[1])
         return rewards[jnp.argmax(jnp.all(same, axis=-1), axis=-1)]
 
     state = grpo.init_state(config, reference, beta, jax.random.key(1))
     for _ in range(steps):
-        rollout, logp_ref = sample(state, reference, prompts)
-        state, _ = step(
-            state, Batch(rollout=rollout, logp_ref=logp_ref, rewards=score(rollout))
-        )
+        scored = sample(state, reference, prompts)
+        rewards = score(scored.rollout).reshape(ROWS, COMPLETIONS)
+        state, _ = step(state, dataclasses.replace(scored, rewards=rewards))
     # One compilation for each function in the whole run.
     assert sample._cache_size() == 1
     assert step._cache_size() == 1

@@ -57,7 +57,7 @@ def test_mixture_sampler_follows_the_exact_mixture():
     assert abs(sum(np.exp(v) for v in law.values()) - 1) < 1e-12
     rollout = sample((PARAMS, REFERENCE), jax.random.key(5), PROMPTS)
     counts = dict.fromkeys(law, 0)
-    rows = zip(*map(np.asarray, (rollout.tokens, rollout.mask)), strict=True)
+    rows = zip(*map(np.asarray, (rollout.tokens, rollout.trained)), strict=True)
     for i, (tokens, mask) in enumerate(rows):
         completion = tuple(tokens[mask].tolist())
         counts[completion] += 1
@@ -156,7 +156,7 @@ def test_two_decoders_keep_their_own_caches():
         return rollout, games.geometric_mixture(*parts, mixture=0.6)
 
     rollout, logits = run(pair, jax.random.key(1))
-    logp = np.where(rollout.mask, logprobs.token_logp(logits, rollout.tokens), 0)
+    logp = np.where(rollout.trained, logprobs.token_logp(logits, rollout.tokens), 0)
     np.testing.assert_allclose(rollout.logp_behaviour, logp, atol=2e-5)
 
 

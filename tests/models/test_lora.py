@@ -1,5 +1,6 @@
 """Adapters against the merged matrices, a GRPO step with them, PEFT's folders."""
 
+import dataclasses
 import json
 
 import jax
@@ -10,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from alignax.models import functional, hf, lora
 from alignax.pipeline import rollout as rollouts
-from alignax.types import Batch, InputError, Prompts
+from alignax.types import InputError, Prompts
 from experiments import grpo
 from tests.models.cases import (
     CONFIGS,
@@ -121,11 +122,10 @@ def test_grpo_trains_the_adapters_and_leaves_the_base():
     )
     kls = []
     for _ in range(4):
-        rollout, logp_ref = sample(state, reference, prompts)
-        rewards = jnp.mean((rollout.tokens == 2).astype(jnp.float32), axis=1)
-        state, metrics = step(
-            state, Batch(rollout=rollout, logp_ref=logp_ref, rewards=rewards)
-        )
+        scored = sample(state, reference, prompts)
+        twos = (scored.rollout.tokens == 2).astype(jnp.float32)
+        rewards = jnp.mean(twos, axis=1).reshape(2, 4)
+        state, metrics = step(state, dataclasses.replace(scored, rewards=rewards))
         kls.append(float(metrics["kl"]))
     assert abs(kls[0]) < 1e-5
     assert kls[-1] > 1e-3

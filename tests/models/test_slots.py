@@ -48,7 +48,7 @@ def test_slots_do_not_change_the_samples(name):
         return run(random_params(config), jax.random.key(1), prompts)
 
     expected, actual = sample(), sample(slots=5)
-    assert len(set(np.asarray(expected.mask).sum(axis=1).tolist())) > 2
+    assert len(set(np.asarray(expected.trained).sum(axis=1).tolist())) > 2
     jax.tree.map(
         lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4),
         actual,

@@ -56,9 +56,6 @@ def test_log_probabilities_are_those_of_a_full_forward(params):
     for options in ({}, {"temperature": 0.7}, {"top_k": 3}, {"top_p": 0.6}):
         out = generate(params, jax.random.key(1), PROMPTS, **options)
         logits = rollouts.completion_logits(toy.apply_fn, params, out)
-        expected = jnp.where(out.mask, logprobs.token_logp(logits, out.tokens), 0)
-        np.testing.assert_allclose(out.logp_old, expected, atol=1e-5)
-
         law = logits
         if "temperature" in options:
             law = sampling.tempered(law, temperature=options["temperature"])
@@ -66,15 +63,13 @@ def test_log_probabilities_are_those_of_a_full_forward(params):
             law = sampling.top_k(law, k=options["top_k"])
         if "top_p" in options:
             law = sampling.top_p(law, p=options["top_p"])
-        expected = jnp.where(out.mask, logprobs.token_logp(law, out.tokens), 0)
+        expected = jnp.where(out.trained, logprobs.token_logp(law, out.tokens), 0)
         np.testing.assert_allclose(out.logp_behaviour, expected, atol=1e-5)
-        if not options:
-            np.testing.assert_allclose(out.logp_behaviour, out.logp_old, atol=1e-6)
 
 
 def test_end_of_sequence_ends_a_completion(params):
     out = generate(params, jax.random.key(2), PROMPTS, completions=32)
-    tokens, mask = np.asarray(out.tokens), np.asarray(out.mask)
+    tokens, mask = np.asarray(out.tokens), np.asarray(out.trained)
     for row, counted, finished in zip(tokens, mask, out.finished, strict=True):
         length = counted.sum()
         assert counted[:length].all()
@@ -85,12 +80,12 @@ def test_end_of_sequence_ends_a_completion(params):
         assert (row[length:] == PAD).all()
     assert out.finished.any()
     assert not out.finished.all()
-    assert (np.asarray(out.logp_old)[~mask] == 0).all()
+    assert (np.asarray(out.logp_behaviour)[~mask] == 0).all()
 
 
 def test_without_eos_every_completion_is_full(params):
     out = generate(params, jax.random.key(2), PROMPTS, eos_id=None)
-    assert out.mask.all()
+    assert out.trained.all()
     assert not out.finished.any()
 
 
@@ -132,7 +127,7 @@ def test_tokens_follow_the_law(params, options):
 def test_greedy_is_the_argmax(params):
     out = generate(params, jax.random.key(0), PROMPTS, temperature=0.0)
     logits = rollouts.completion_logits(toy.apply_fn, params, out)
-    best = jnp.where(out.mask, jnp.argmax(logits, -1), PAD)
+    best = jnp.where(out.trained, jnp.argmax(logits, -1), PAD)
     np.testing.assert_array_equal(out.tokens, best)
     np.testing.assert_array_equal(out.logp_behaviour, 0)
 
@@ -180,7 +175,7 @@ def test_loop_stops_when_all_have_ended(params):
         eos_id=EOS,
     )
     jax.effects_barrier()
-    assert out.mask.sum() == 6
+    assert out.trained.sum() == 6
     assert len(calls) == 1
 
 
@@ -194,7 +189,9 @@ def test_sharded_prompts_give_the_same_samples(params):
     for options in ({}, {"slots": 8}):
         actual = generate(params, jax.random.key(0), sharded, **options)
         np.testing.assert_array_equal(actual.tokens, expected.tokens)
-        np.testing.assert_allclose(actual.logp_old, expected.logp_old, atol=1e-6)
+        np.testing.assert_allclose(
+            actual.logp_behaviour, expected.logp_behaviour, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize(
@@ -204,7 +201,7 @@ def test_sharded_prompts_give_the_same_samples(params):
 def test_slots_do_not_change_the_samples(params, slots, options):
     expected = generate(params, jax.random.key(3), PROMPTS, **options)
     actual = generate(params, jax.random.key(3), PROMPTS, slots=slots, **options)
-    assert len(set(np.asarray(expected.mask).sum(axis=1).tolist())) > 3
+    assert len(set(np.asarray(expected.trained).sum(axis=1).tolist())) > 3
     chex.assert_trees_all_close(actual, expected, atol=1e-6)
 
 
@@ -228,7 +225,7 @@ def test_slots_take_no_more_steps_than_they_must(params):
         slots=3,
     )
     jax.effects_barrier()
-    lengths = np.asarray(out.mask).sum(axis=1)
+    lengths = np.asarray(out.trained).sum(axis=1)
     until = np.zeros(3, int)
     for length in lengths:
         until[until.argmin()] += length

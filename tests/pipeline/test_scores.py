@@ -26,9 +26,9 @@ def sampled(tokens=T):
         prompt_tokens=jnp.asarray(random_tokens(CONFIG, (N, P)).repeat(K, 0)),
         prompt_mask=jnp.asarray(np.arange(P)[None] >= starts[:, None]),
         tokens=jnp.asarray(random_tokens(CONFIG, (N * K, tokens), seed=1)),
-        mask=jnp.asarray(mask),
+        attended=jnp.asarray(mask),
+        trained=jnp.asarray(mask),
         logp_behaviour=zeros,
-        logp_old=zeros,
         finished=jnp.zeros(N * K, bool),
     )
 
@@ -39,7 +39,7 @@ def loss_of(score, rollout):
 
     def loss(params):
         scores = score(params, rollout)
-        pick = [jnp.where(rollout.mask, x, 0) for x in scores]
+        pick = [jnp.where(rollout.trained, x, 0) for x in scores]
         return jnp.sum(weights * (pick[0] + weights * pick[1])), pick
 
     return jax.jit(jax.value_and_grad(loss, has_aux=True))(PARAMS)
