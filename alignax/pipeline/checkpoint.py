@@ -1,12 +1,16 @@
 """Checkpoints of a run, and the model it ends with; orbax stays in here.
 
-A checkpoint is a folder ``<run>/<step>``: the arrays of the train state, and the
-model's config and the data iterator's state as JSON in ``_CHECKPOINT_METADATA``.
-It counts only once it is complete, so a run killed while saving goes on from the
-one before. Folders are on a disk that every process of the run sees.
+A checkpoint is a folder ``<run>/<step>``: the arrays of the train state, the model's
+config and the data iterator's state as JSON in ``_CHECKPOINT_METADATA``, and a seal,
+``seal.json``, with the size and the CRC-32 of each file. It counts only once it is
+complete, so a run killed while saving goes on from the one before; one whose files
+are not as they were saved is set aside as it is found, with a warning. Folders are on
+a disk that every process of the run sees.
 """
 
 import json
+import sys
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +18,57 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from alignax.pipeline import seals
 from alignax.types import InputError, Params, TrainState
 
-Checkpoints = ocp.training.Checkpointer
-"""An open run; a context manager that waits for the last save as it closes."""
+METADATA = "_CHECKPOINT_METADATA"
 
 Json = dict[str, Any]
 """What ``json`` can write: strings, numbers, booleans, None, lists, dicts."""
 
 
+class Checkpoints:
+    """An open run; a context manager that waits for the last save as it closes."""
+
+    def __init__(self, manager: ocp.training.Checkpointer):
+        self._manager = manager
+        # One thread for all saves: orbax starts one for each, and frees it and its
+        # descriptors only where its result is asked for.
+        self._thread = futures.ThreadPoolExecutor(max_workers=1)
+        self._pending: futures.Future[None] | None = None
+
+    @property
+    def folder(self) -> Path:
+        return Path(self._manager.directory)
+
+    @property
+    def steps(self) -> list[int]:
+        """Those of the complete checkpoints, ascending."""
+        return [found.step for found in self._manager.checkpoints]
+
+    def wait(self) -> None:
+        """Return once the last save is on the disk, or raise what kept it from it."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+            self._manager.close()
+
+
 def open_run(folder: str | Path, *, keep: int = 2) -> Checkpoints:
     """The checkpoints of a run, to save to and to restore from.
 
-    What a killed run left half written is removed.
+    What a killed run left half written is removed. Damaged checkpoints that are newer
+    than the newest whole one are set aside as ``<step>.damaged``, and a warning on
+    standard error says what is wrong with them.
 
     Args:
       folder: made where there is none; may be relative.
@@ -36,23 +78,26 @@ def open_run(folder: str | Path, *, keep: int = 2) -> Checkpoints:
       a context manager for ``save``, ``restore`` and ``latest_step``.
 
     Raises:
-      InputError: ``keep`` is not positive.
+      InputError: ``keep`` is not positive, or there are checkpoints and none is
+        whole.
     """
     if keep < 1:
         raise InputError(f"keep must be at least 1 checkpoint, got {keep}")
+    _set_damaged_aside(Path(folder).resolve())
     # Orbax' annotation of its own policy does not fit its parameter's.
     latest: Any = ocp.training.preservation_policies.LatestN(keep)
-    return ocp.training.Checkpointer(
-        _absolute(folder),
-        preservation_policy=latest,
-        cleanup_tmp_directories=True,
+    return Checkpoints(
+        ocp.training.Checkpointer(
+            _absolute(folder),
+            preservation_policy=latest,
+            cleanup_tmp_directories=True,
+        )
     )
 
 
 def latest_step(checkpoints: Checkpoints) -> int | None:
-    """The step of the newest complete checkpoint, or None without one."""
-    latest = checkpoints.latest
-    return None if latest is None else latest.step
+    """The step of the newest whole checkpoint, or None without one."""
+    return checkpoints.steps[-1] if checkpoints.steps else None
 
 
 def save(
@@ -65,9 +110,9 @@ def save(
 ) -> None:
     """Save all that a run needs to go on.
 
-    Returns once the arrays are copied to the host, so that the next step may
-    donate them; a thread writes them while it computes. The step that is the
-    latest already is left as it is.
+    Returns once the save before is on the disk and the arrays are copied to the host,
+    so that the next step may donate them; a thread writes and seals them while it
+    computes. The step that is the latest already is left as it is.
 
     Args:
       checkpoints: from ``open_run``.
@@ -80,16 +125,17 @@ def save(
       InputError: there are checkpoints of later steps, or JSON cannot hold
         ``config`` or ``data_state``.
     """
+    checkpoints.wait()
     latest = latest_step(checkpoints)
     if latest is not None and step < latest:
         raise InputError(
-            f"step must be later than the last checkpoint of {checkpoints.directory}, "
+            f"step must be later than the last checkpoint of {checkpoints.folder}, "
             f"which is of step {latest}, got {step}; use another folder for another "
             "run, or delete the later checkpoints to go on from an earlier one"
         )
     if step == latest:
         return
-    checkpoints.save_checkpointables_async(
+    response = checkpoints._manager.save_checkpointables_async(
         step,
         {"state": state},
         force=True,
@@ -98,6 +144,14 @@ def save(
             "data_state": _json("data_state", data_state),
         },
     )
+
+    def finish() -> None:
+        if response is not None:
+            response.result()
+        if jax.process_index() == 0:
+            seals.seal(checkpoints.folder / str(step))
+
+    checkpoints._pending = checkpoints._thread.submit(finish)
 
 
 def restore(
@@ -116,28 +170,39 @@ def restore(
       ``(state, data_state)``.
 
     Raises:
-      InputError: there is no such checkpoint, or it is of another architecture.
+      InputError: there is no such checkpoint, it is of another architecture, or it
+        is damaged.
     """
-    steps = [checkpoint.step for checkpoint in checkpoints.checkpoints]
+    checkpoints.wait()
+    steps, folder = checkpoints.steps, checkpoints.folder
     if not steps:
         raise InputError(
-            f"folder must hold a checkpoint, {checkpoints.directory} has none; give "
-            "the folder of a run that has saved one, or start a new run"
+            f"folder must hold a checkpoint, {folder} has none; give the folder of a "
+            "run that has saved one, or start a new run"
         )
+    where = f"the checkpoint of step {steps[-1] if step is None else step} in {folder}"
     if step is None:
+        # Whole, or open_run had set it aside.
         step = steps[-1]
-    if step not in steps:
+    elif step not in steps:
         raise InputError(
-            f"step must be one of the checkpoints {steps} of {checkpoints.directory}, "
-            f"got {step}"
+            f"step must be one of the checkpoints {steps} of {folder}, got {step}"
         )
-    found = checkpoints.checkpointables_metadata(step)
+    elif damage := seals.damage(folder / str(step)):
+        raise InputError(f"{where} is damaged: {damage}; give another of {steps}")
+    found = checkpoints._manager.checkpointables_metadata(step)
     saved: Any = found.custom_metadata
-    where = f"the checkpoint of step {step} in {checkpoints.directory}"
     _check_config(saved["config"], _json("config", config), where)
     like = jax.tree.map(_abstract, like)
-    _check_leaves(found.metadata["state"], like, where)
-    restored = checkpoints.load_checkpointables(step, {"state": like})
+    advice = f"move it away to go on from the one before, of {steps}"
+    arrays = found.metadata.get("state")
+    if arrays is None:
+        raise InputError(f"{where} is damaged: its arrays cannot be listed; {advice}")
+    _check_leaves(arrays, like, where)
+    try:
+        restored = checkpoints._manager.load_checkpointables(step, {"state": like})
+    except ValueError as error:
+        raise InputError(f"{where} cannot be read: {error}; {advice}") from error
     return restored["state"], saved["data_state"]
 
 
@@ -186,6 +251,66 @@ def load_model(folder: str | Path) -> tuple[Json, Params]:
     like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), found.metadata)
     saved: Any = found.custom_metadata
     return saved["config"], ocp.load(path, like)
+
+
+def _set_damaged_aside(folder: Path) -> None:
+    paths = folder.iterdir() if folder.is_dir() else ()
+    names = [path.name for path in paths if path.is_dir()]
+    # As orbax names them, without leading zeros.
+    numbers = [int(name) for name in names if name.isdecimal()]
+    steps = sorted((n for n in numbers if str(n) in names), reverse=True)
+    damaged: dict[int, str] = {}
+    whole = None
+    for step in steps:
+        path = folder / str(step)
+        # Of the older ones only what orbax reads as it opens the folder.
+        files = seals.damage(path) if whole is None else None
+        damage = _metadata_damage(path) or files
+        if damage is not None:
+            damaged[step] = damage
+        elif whole is None:
+            whole = step
+    if not damaged:
+        return
+    found = "; ".join(f"step {step}: {damage}" for step, damage in damaged.items())
+    if whole is None:
+        raise InputError(
+            f"folder must hold a whole checkpoint, those of {folder} are damaged "
+            f"({found}); put back a copy, or delete the folder to start anew"
+        )
+    # Every process has looked before one moves them, and goes on once it has.
+    _wait_for_others("looked for damaged checkpoints")
+    if jax.process_index() == 0:
+        for step in damaged:
+            seals.set_aside(folder / str(step))
+        print(
+            f"warning: damaged checkpoints of {folder} are set aside ({found}); the "
+            f"newest whole one is of step {whole}",
+            file=sys.stderr,
+            flush=True,
+        )
+    _wait_for_others("set damaged checkpoints aside")
+
+
+def _metadata_damage(folder: Path) -> str | None:
+    try:
+        metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return f"{METADATA} is missing"
+    except ValueError:
+        return f"{METADATA} is not JSON"
+    saved = metadata.get("custom_metadata") if isinstance(metadata, dict) else None
+    if not isinstance(saved, dict) or not {"config", "data_state"} <= saved.keys():
+        return f"{METADATA} has no config or no data_state"
+    return None
+
+
+def _wait_for_others(what: str) -> None:
+    if jax.process_count() > 1:
+        # Only such runs need it.
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(what)
 
 
 def _absolute(folder: str | Path) -> str:

@@ -1,7 +1,11 @@
 import dataclasses
+import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +17,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from alignax import controllers
-from alignax.pipeline import checkpoint
+from alignax.pipeline import checkpoint, seals
 from alignax.types import Counters, InputError, TrainState
 
 CONFIG = {"layers": 2, "embed": 4, "names": ["a"], "tie": None, "nested": {"rate": 0.0}}
@@ -243,6 +247,130 @@ def test_a_half_written_checkpoint_does_not_count(tmp_path):
         assert_same_bits(restored, make_state(1))
         checkpoint.save(run, 3, make_state(3), data_state={}, config=CONFIG)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "3"]
+
+
+def test_saves_leave_no_thread_and_no_descriptor_behind(tmp_path):
+    def held():
+        return len(os.listdir("/proc/self/fd")), threading.active_count()
+
+    with checkpoint.open_run(tmp_path) as run:
+        for step in range(24):
+            if step == 4:
+                run.wait()
+                before = held()
+            state = make_state(step)
+            checkpoint.save(run, step, state, data_state={}, config=CONFIG)
+        run.wait()
+        assert np.subtract(held(), before).max() < 3
+
+
+def test_what_kept_a_save_from_the_disk_is_raised(tmp_path, monkeypatch):
+    def full(folder):
+        raise OSError(28, "No space left on device")
+
+    with checkpoint.open_run(tmp_path) as run:
+        with monkeypatch.context() as patch:
+            patch.setattr(seals, "seal", full)
+            checkpoint.save(run, 1, make_state(1), data_state={}, config=CONFIG)
+            with pytest.raises(OSError, match="No space left"):
+                checkpoint.save(run, 2, make_state(2), data_state={}, config=CONFIG)
+        checkpoint.save(run, 3, make_state(3), data_state={}, config=CONFIG)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 16
+    path.write_bytes(data)
+
+
+def garbage(path):
+    path.write_bytes(b"\xff" * path.stat().st_size)
+
+
+# A damage, the files it is done to, and what is said of it.
+DAMAGES = [
+    (cut, "state/ocdbt.process_0/d/*", r"ocdbt.process_0/d/\w+ has \d+ bytes of \d+"),
+    (flip, "state/ocdbt.process_0/d/*", r"d/\w+ is not what was saved: its CRC-32"),
+    (Path.unlink, "state/d/*", r"state/d/\w+ is missing"),
+    (Path.unlink, "state/_METADATA", "state/_METADATA is missing"),
+    (garbage, "state/_METADATA", "state/_METADATA is not what was saved"),
+    (Path.unlink, "state/manifest.ocdbt", "state/manifest.ocdbt is missing"),
+    (garbage, "_CHECKPOINT_METADATA", "_CHECKPOINT_METADATA is not JSON"),
+    (Path.unlink, "_CHECKPOINT_METADATA", "_CHECKPOINT_METADATA is missing"),
+    (cut, "seal.json", "seal.json is not JSON"),
+    (shutil.rmtree, "state", "state/_METADATA is missing"),
+]
+
+
+@pytest.mark.parametrize(("damage", "where", "said"), DAMAGES)
+def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(
+    saved, tmp_path, capfd, damage, where, said
+):
+    run_folder = tmp_path / "run"
+    shutil.copytree(saved, run_folder)
+    for path in list((run_folder / "3").glob(where)):
+        damage(path)
+    with checkpoint.open_run(run_folder) as run:
+        warning = capfd.readouterr().err
+        assert re.search(
+            rf"warning: .*step 3: .*{said}.* whole one is of step 2", warning
+        )
+        assert checkpoint.latest_step(run) == 2
+        state, data_state = checkpoint.restore(run, make_state(), config=CONFIG)
+        assert_same_bits(state, make_state(2))
+        assert data_state == {"next_index": 6}
+        # The run goes on, through the step that was damaged.
+        checkpoint.save(run, 3, make_state(3), data_state={}, config=CONFIG)
+    with checkpoint.open_run(run_folder) as run:
+        assert not capfd.readouterr().err
+        state, _ = checkpoint.restore(run, make_state(), config=CONFIG)
+        assert_same_bits(state, make_state(3))
+    assert sorted(p.name for p in run_folder.iterdir()) == ["2", "3", "3.damaged"]
+
+
+def test_an_empty_folder_among_the_checkpoints(saved, tmp_path, capfd):
+    run_folder = tmp_path / "run"
+    shutil.copytree(saved, run_folder)
+    for name in ("99", "1", "99.damaged"):
+        (run_folder / name).mkdir()
+    with checkpoint.open_run(run_folder) as run:
+        restored, _ = checkpoint.restore(run, make_state(), config=CONFIG)
+        assert_same_bits(restored, make_state(3))
+    warning = capfd.readouterr().err
+    assert "step 99: _CHECKPOINT_METADATA is missing; step 1: " in warning
+    names = sorted(p.name for p in run_folder.iterdir())
+    assert names == ["1.damaged", "2", "3", "99.damaged", "99.damaged2"]
+
+
+def test_without_a_whole_checkpoint_nothing_is_moved_and_nothing_starts_anew(tmp_path):
+    save_steps(tmp_path, 1, 2)
+    for step in (1, 2):
+        cut(tmp_path / str(step) / "state/_METADATA")
+    with pytest.raises(InputError, match=r"are damaged \(step 2: .*_METADATA has .*1"):
+        checkpoint.open_run(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2"]
+
+
+def test_damage_without_a_seal_and_of_an_older_step_is_named(tmp_path):
+    """Killed before its seal, a checkpoint counts; what is damaged then is said."""
+    save_steps(tmp_path, 1, 2)
+    cut(tmp_path / "1" / "state/_METADATA")
+    (tmp_path / "2" / "seal.json").unlink()
+    with checkpoint.open_run(tmp_path) as run:
+        with pytest.raises(InputError, match=r"step 1 .* is damaged: state/_METADATA"):
+            checkpoint.restore(run, make_state(), config=CONFIG, step=1)
+        restored, _ = checkpoint.restore(run, make_state(), config=CONFIG)
+        assert_same_bits(restored, make_state(2))
+    (tmp_path / "2" / "state/_METADATA").unlink()
+    with (
+        checkpoint.open_run(tmp_path) as run,
+        pytest.raises(InputError, match=r"step 2 .* is damaged: its arrays cannot"),
+    ):
+        checkpoint.restore(run, make_state(), config=CONFIG)
 
 
 # Stops at the moment a checkpoint would become complete, for the parent to kill.
