@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import gammaln
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from alignax import targets
@@ -79,18 +79,25 @@ def best_of_n_estimate(
         raise InputError(f"n must be in 1 to the {count} samples, got {n}")
     order = jnp.argsort(jax.lax.stop_gradient(as_float(proxy)), axis=-1, stable=True)
     ranked = jnp.take_along_axis(as_float(gold), order, axis=-1)
-    rank = jnp.arange(1, count + 1, dtype=ranked.dtype)
+    # The lowest n − 1 are never the best of n.
+    ranked = ranked[..., n - 1 :]
+    weights = jnp.asarray(_rank_weights(count, n), ranked.dtype)
+    return _pairwise_sum(ranked * jnp.broadcast_to(weights, ranked.shape))
 
-    def log_choose(a, b):
-        return gammaln(a + 1) - gammaln(b + 1) - gammaln(a - b + 1)
 
-    possible = rank >= n
-    safe = jnp.where(possible, rank, n)
-    weights = jnp.exp(
-        log_choose(safe - 1, n - 1.0)
-        - log_choose(jnp.asarray(count, ranked.dtype), float(n))
-    )
-    return jnp.einsum("...n,n->...", ranked, jnp.where(possible, weights, 0))
+def _rank_weights(count: int, n: int) -> np.ndarray:
+    """``C(i−1, n−1)/C(N, n)`` of the ranks i = n to N, by their ratios, in float64."""
+    ranks = np.arange(count, n, -1, dtype=np.float64)
+    ratios = np.concatenate([[n / count], (ranks - n) / (ranks - 1)])
+    return np.cumprod(ratios)[::-1]
+
+
+def _pairwise_sum(x: Float[Array, "*batch N"]) -> Float[Array, "*batch"]:
+    """By halves: one after another, 10⁵ float32 terms are off by 1e-5."""
+    while (width := x.shape[-1]) > 1:
+        odd = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, width % 2)])
+        x = jnp.sum(odd.reshape(*x.shape[:-1], -1, 2), axis=-1)
+    return x[..., 0]
 
 
 def rejection_law(

@@ -41,6 +41,17 @@ def test_best_of_n_estimate_is_the_mean_over_subsets():
         pf.best_of_n_estimate(jnp.asarray(proxy), jnp.asarray(gold), n=6)
 
 
+@pytest.mark.parametrize(("count", "n"), [(4096, 64), (65536, 256), (65536, 4096)])
+def test_best_of_n_estimate_of_a_constant(count, n):
+    """The weights sum to 1 at any size, and the mean of the best rank is known."""
+    proxy = jnp.asarray(np.random.default_rng(n).permutation(count), jnp.float32)
+    found = pf.best_of_n_estimate(proxy, jnp.ones(count), n=n)
+    np.testing.assert_allclose(found, 1.0, rtol=1e-6)
+    # The largest of n of 1 … N is n (N + 1) / (n + 1) on average.
+    found = pf.best_of_n_estimate(proxy, (proxy + 1) / count, n=n)
+    np.testing.assert_allclose(found, n * (count + 1) / (n + 1) / count, rtol=1e-6)
+
+
 def test_rejection_law_golden_values():
     """RSO, arXiv 2309.06657, theorem 1: acceptance rate and accepted law."""
     with jax.enable_x64(True):
