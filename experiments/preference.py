@@ -54,7 +54,7 @@ class Config:
     seed: int = 0
     """Of the parameters, the data's order and the samples."""
     losses: tuple[str, ...] = ("dpo", "ipo", "ln_dpo", "apo_zero", "copg")
-    """Of ``preference.LOSSES``, or copg, which takes the reward model's scores."""
+    """Of ``preference.LOSSES``; copg takes the reward model's scores."""
     beta: float = 0.1
     """Strength of the regularisation; a few losses scale it, see ``BETAS``."""
     question_bytes: int = 96
@@ -72,7 +72,11 @@ class Config:
     policy: SFT = SFT(steps=40, batch_size=16, learning_rate=3e-4, warmup=5)
 
     def __post_init__(self):
-        known = [*pf.LOSSES, "copg"]
+        known = [
+            name
+            for name, loss in pf.LOSSES.items()
+            if not loss.tokens and loss.needs in ((), ("rewards",))
+        ]
         for loss in self.losses:
             if loss not in known:
                 raise InputError(f"losses: {loss!r} was given; {', '.join(known)}.")
@@ -278,7 +282,7 @@ def main(config: Config) -> None:
 
 def make_step(config: Config, bench: Bench, name: str, reference, reward):
     """A training step of one loss: reference and rewards first, then the update."""
-    loss = pf.copg if name == "copg" else pf.LOSSES[name]
+    loss = pf.LOSSES[name].function
     beta = config.beta * BETAS.get(name, 0.1) / 0.1
     step = jax.jit(
         update.make_update(

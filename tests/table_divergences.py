@@ -74,6 +74,7 @@ CONSTRUCTORS = {
     "swap": dv.swap(dv.chi2_kl(0.5)),
     "normalise": dv.normalise(dv.pearson()),
     "mix": dv.mix([dv.forward_kl(), dv.total_variation()], [0.5, 0.5]),
+    "from_trl": dv.from_trl("js_divergence"),
     "amari_from_fdpo": dv.alpha(dv.amari_from_fdpo(0.3)),
     "amari_from_trl": dv.alpha(dv.amari_from_trl(0.3)),
     "amari_from_cressie_read": dv.alpha(dv.amari_from_cressie_read(0.3)),

@@ -38,6 +38,24 @@ def of_pair(name, rowwise=True, **bound):
     )
 
 
+def of_tokens(name, **bound):
+    function = partial(getattr(pf, name), **bound)
+
+    def fn(mask, *values):
+        """Logs of both sides and models, the KLs, collisions and weights of tokens."""
+        tokens = pf.PairTokens(*values[:4], mask, mask, *values[4:6] * 3)
+        return function(tokens)
+
+    return Row(
+        name=f"preference.{name}",
+        fn=fn,
+        args=(MASK, LOGP, LOGQ, LOGR, LAW, jnp.abs(LOGR), LOGQ),
+        grad=(1, 2, 3, 4, 5),
+        mask=0,
+        masked=(1, 2, 3, 4, 5, 6),
+    )
+
+
 def of_margin(name, **bound):
     function = partial(getattr(pf, name), **bound)
     return Row(name=f"preference.{name}", fn=function, args=(ONE,))
@@ -98,12 +116,13 @@ ROWS = [
             "discopop",
             "nca",
             "bco_pair",
-            "kto_pair",
             "sppo_hard",
             "apo_zero_pair",
             "apo_down",
         )
     ),
+    of_pair("kto_pair", anchor=0.25, beta=0.5),
+    of_pair("bco_batch", rowwise=False, beta=0.5),
     of_pair("aot", rowwise=False, beta=0.5),
     of_pair("aot_unpaired", rowwise=False, beta=0.5),
     of_pair("chi_po", beta=0.5, reward_range=1.0),
@@ -205,12 +224,18 @@ ROWS = [
     row(
         "on_policy_weight",
         pf.on_policy_weight,
-        LOGITS,
-        jnp.arange(32).reshape(8, 4) % 3,
+        LOGP,
+        LOGQ,
         MASK,
         mask=2,
+        masked=(0, 1),
         estimator=True,
     ),
+    *(
+        of_tokens(name, beta=0.5)
+        for name in ("tdpo1", "tdpo2", "sparse_po", "ld_dpo", "wpo")
+    ),
+    of_tokens("whole"),
     row(
         "token_rewards",
         pf.token_rewards,

@@ -45,6 +45,7 @@ from alignax.divergences.conventions import (
     amari_from_fdpo,
     amari_from_trl,
     amari_from_tsallis,
+    from_trl,
 )
 from alignax.divergences.link import (
     LogNormaliser,
@@ -79,6 +80,7 @@ __all__ = [
     "chi2_kl",
     "exact",
     "forward_kl",
+    "from_trl",
     "gaussian_kl",
     "information_projection",
     "jeffreys",

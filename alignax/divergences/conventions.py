@@ -1,4 +1,44 @@
-"""Amari's alpha from the parameters that other papers and libraries use."""
+"""Divergences by the names and parameters that other papers and libraries use."""
+
+from alignax.divergences.amari import alpha, forward_kl, reverse_kl
+from alignax.divergences.catalogue import jensen_shannon
+from alignax.divergences.value import Divergence, scale
+from alignax.types import InputError
+
+
+def from_trl(f_divergence_type: str, *, coefficient: float = 1.0) -> Divergence:
+    """The divergence that TRL's ``DPOConfig`` calls by this name, at the same beta.
+
+    Their Jensen-Shannon divergence is twice the true one.
+
+    Args:
+      f_divergence_type: ``"reverse_kl"``, ``"forward_kl"``, ``"js_divergence"`` or
+        ``"alpha_divergence"``.
+      coefficient: TRL's ``f_alpha_divergence_coef``, of the last one.
+
+    Returns:
+      A divergence, for ``preference_link`` and ``preference.f_dpo``.
+
+    Raises:
+      InputError: the name is none of these.
+
+    Example:
+      >>> from alignax import divergences as dv
+      >>> dv.from_trl("js_divergence").curvature
+      0.5
+    """
+    named = {
+        "reverse_kl": reverse_kl,
+        "forward_kl": forward_kl,
+        "js_divergence": lambda: scale(jensen_shannon(), 2.0),
+        "alpha_divergence": lambda: alpha(amari_from_trl(coefficient)),
+    }
+    if f_divergence_type not in named:
+        raise InputError(
+            f"f_divergence_type: {f_divergence_type!r} was given; "
+            f"{', '.join(named)} would do."
+        )
+    return named[f_divergence_type]()
 
 
 def amari_from_fdpo(a: float) -> float:

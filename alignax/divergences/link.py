@@ -20,7 +20,7 @@ def preference_link(
     ref_w: Float[Array, "*batch"],
     ref_l: Float[Array, "*batch"],
     *,
-    beta: float,
+    beta: float | Float[Array, ""],
     clip: float | None = None,
 ) -> Float[Array, "*batch"]:
     r"""The preference margin of f-DPO: the difference of implicit rewards.
@@ -37,7 +37,7 @@ def preference_link(
       logp_l: that of the other.
       ref_w: the reference's of the preferred one.
       ref_l: that of the other.
-      beta: strength, positive.
+      beta: strength, positive and finite.
       clip: bound on the margin's size (not on either reward), default none. A
         clipped margin has no gradient: that is chi-PO's algorithm.
 
@@ -67,8 +67,8 @@ def preference_link(
             "jensen_shannon(), alpha(s) with s >= -1, or adding a KL as in "
             "chi2_kl() would do."
         )
-    if not beta > 0:
-        raise InputError(f"beta must be positive, got {beta}.")
+    if isinstance(beta, (int, float)) and not 0 < beta < math.inf:
+        raise InputError(f"beta must be positive and finite, got {beta}.")
     if clip is not None and not clip > 0:
         raise InputError(f"clip must be positive or None, got {clip}.")
     reward_w = div.f_prime(as_float(logp_w) - as_float(ref_w))
@@ -88,7 +88,7 @@ def preference_loss(
     ref_w: Float[Array, "*batch"],
     ref_l: Float[Array, "*batch"],
     *,
-    beta: float,
+    beta: float | Float[Array, ""],
     clip: float | None = None,
 ) -> Float[Array, "*batch"]:
     """The f-DPO loss ``-log sigmoid(margin)``, chi-PO's included.
@@ -102,7 +102,7 @@ def preference_loss(
       logp_l: that of the other.
       ref_w: the reference's of the preferred one.
       ref_l: that of the other.
-      beta: strength, positive.
+      beta: strength, positive and finite.
       clip: bound on the margin's size, default none.
 
     Returns:

@@ -17,6 +17,7 @@ file               holds
 ``links``          logistic, squared, hinge, exponential …
 ``noise``          wrong, soft and counted labels; relabelling by reward
 ``named``          losses by their names; others are ``reference_free``, ``anchored``
+``paired``         a loss as a step takes it: ``PairLoss``, ``PairTokens``; TDPO …
 ``catalogue``      ``LOSSES``, and the peers' loss types: ``TRL``, ``TUNIX``
 ``unpaired``       single completions: KTO, BCO, APO; SePPO
 ``listwise``       more than two candidates
@@ -31,6 +32,7 @@ file               holds
 from alignax.preference.anchored import (
     apo_down,
     apo_zero_pair,
+    bco_batch,
     bco_pair,
     kto_pair,
     nca,
@@ -115,6 +117,16 @@ from alignax.preference.noise import (
     reward_relabelled,
     soft_labelled,
 )
+from alignax.preference.paired import (
+    PairLoss,
+    PairTokens,
+    ld_dpo,
+    sparse_po,
+    tdpo1,
+    tdpo2,
+    whole,
+    wpo,
+)
 from alignax.preference.pairs import (
     Pair,
     average_logps,
@@ -170,6 +182,8 @@ __all__ = [
     "TUNIX",
     "Agreement",
     "Pair",
+    "PairLoss",
+    "PairTokens",
     "RewardShift",
     "activation_weights",
     "agreement",
@@ -182,6 +196,7 @@ __all__ = [
     "average_logps",
     "average_margin",
     "bco",
+    "bco_batch",
     "bco_pair",
     "best_and_worst",
     "best_of_n_estimate",
@@ -219,6 +234,7 @@ __all__ = [
     "kto_anchor",
     "kto_pair",
     "label_smoothed",
+    "ld_dpo",
     "learned_weights",
     "ln_dpo",
     "log_ratio_margin",
@@ -255,15 +271,20 @@ __all__ = [
     "slic",
     "smooth_hinge",
     "soft_labelled",
+    "sparse_po",
     "sparse_score",
     "sppo_hard",
     "squared",
     "standardise",
     "tail_discounted_logp",
+    "tdpo1",
     "tdpo1_margin",
+    "tdpo2",
     "tdpo2_margin",
     "ties_loss",
     "token_rewards",
     "top_choice",
     "tpo",
+    "whole",
+    "wpo",
 ]

@@ -66,14 +66,39 @@ def bco_pair(
     return logistic(beta * u - shift) + logistic(shift - beta * v)
 
 
+def bco_batch(pair: Pair, *, beta: Strength) -> Losses:
+    """``bco_pair`` with the batch's own δ: the mean implicit reward of both sides.
+
+    Every pair of the batch must be there. ``reward_shift_update`` keeps the mean of
+    all batches instead, as the paper does; the first one's is the same.
+
+    Args:
+      pair: of ``[..., B]``.
+      beta: strength of the regularisation, positive.
+
+    Returns:
+      ``[..., B]``.
+
+    Reference:
+      Jung et al., arXiv 2404.04656, §3.3.
+
+    Example:
+      >>> pair = Pair(*(jnp.array([x]) for x in [-1.0, -1.0, -2.0, -2.0, 1, 1]))
+      >>> print(bco_batch(pair, beta=0.1).round(4))  # δ = 0.1
+      [1.3863]
+    """
+    rewards = beta * (sum(log_ratios(pair)) / 2)
+    return bco_pair(pair, jnp.mean(rewards, axis=-1, keepdims=True), beta=beta)
+
+
 def kto_pair(
-    pair: Pair, anchor: Float[Array, "..."] | float = 0.0, *, beta: Strength
+    pair: Pair, anchor: Float[Array, "..."] | float, *, beta: Strength
 ) -> Losses:
-    """KTO of both sides of a pair; at anchor 0 it is ``apo_zero_pair``.
+    """KTO of both sides of a pair; at anchor 0 it would be ``apo_zero_pair``.
 
     Args:
       pair: of ``[...]``.
-      anchor: z₀ of ``kto_anchor``.
+      anchor: z₀, by ``kto_anchor`` from the batch's mismatched completions.
       beta: strength of the regularisation, positive.
 
     Returns:
@@ -84,7 +109,7 @@ def kto_pair(
 
     Example:
       >>> pair = Pair(*jnp.array([-1.0, -1.0, -1.0, -1.0, 1, 1]))
-      >>> print(kto_pair(pair, beta=0.1))
+      >>> print(kto_pair(pair, 0.0, beta=0.1))
       1.0
     """
     u, v = log_ratios(pair)
@@ -95,7 +120,7 @@ def kto_pair(
     )
 
 
-def sppo_hard(pair: Pair, *, beta: float) -> Losses:
+def sppo_hard(pair: Pair, *, beta: Strength) -> Losses:
     """``(u − 1/(2β))² + (v + 1/(2β))²``: SPPO with the pair's labels as win rates.
 
     ``games.sppo_loss`` is the method itself, on a policy's own samples.

@@ -6,16 +6,19 @@ from typing import Any
 
 from jaxtyping import Array
 
+from alignax import divergences as dv
 from alignax.preference import unpaired
 from alignax.preference.anchored import (
     apo_down,
     apo_zero_pair,
+    bco_batch,
     bco_pair,
     kto_pair,
     nca,
     sppo_hard,
     tpo,
 )
+from alignax.preference.contrastive import copg
 from alignax.preference.links import squared
 from alignax.preference.margins import average_margin
 from alignax.preference.named import (
@@ -27,12 +30,21 @@ from alignax.preference.named import (
     discopop,
     dpo,
     exo,
+    f_dpo,
     hinge_dpo,
     ipo,
     ipo_averaged,
     ln_dpo,
     rdpo,
     rpo,
+)
+from alignax.preference.paired import (
+    PairLoss,
+    ld_dpo,
+    sparse_po,
+    tdpo1,
+    tdpo2,
+    wpo,
 )
 from alignax.preference.pairs import Pair, per_token
 from alignax.preference.reference_free import (
@@ -44,36 +56,48 @@ from alignax.preference.reference_free import (
     slic,
 )
 
-# ``loss(pair, beta=...) -> [...]``; what else a method takes is bound as in its paper.
-LOSSES: dict[str, Callable[..., Array]] = {
-    "dpo": dpo,
-    "chi_po": partial(chi_po, reward_range=1.0),
-    "cdpo": partial(cdpo, noise=0.1),
-    "rdpo": partial(rdpo, noise=0.1),
-    "ipo": ipo,
-    "ipo_averaged": ipo_averaged,
-    "hinge_dpo": hinge_dpo,
-    "slic": slic,
-    "ln_dpo": ln_dpo,
-    "simpo": partial(simpo, gamma=0.5),
-    "alpha_po": partial(alpha_po, alpha=0.25, gamma=0.5),
-    "cpo": cpo,
-    "orpo": orpo,
-    "rpo": partial(rpo, eta=0.005),
-    "exo": exo,
-    "nca": nca,
-    "bco": bco_pair,
-    "kto": kto_pair,
-    "sppo_hard": sppo_hard,
-    "apo_zero": apo_zero_pair,
-    "apo_down": apo_down,
-    "discopop": discopop,
-    "aot": aot,
-    "aot_unpaired": aot_unpaired,
+_Pairs = partial(PairLoss, reference=False)
+_Batch = partial(PairLoss, whole_batch=True)
+_Tokens = partial(PairLoss, tokens=True)
+
+LOSSES: dict[str, PairLoss] = {
+    "dpo": PairLoss(dpo),
+    # Any other divergence is another partial.
+    "f_dpo": PairLoss(partial(f_dpo, dv.jensen_shannon())),
+    "chi_po": PairLoss(partial(chi_po, reward_range=1.0)),
+    "cdpo": PairLoss(partial(cdpo, noise=0.1)),
+    "rdpo": PairLoss(partial(rdpo, noise=0.1)),
+    "ipo": PairLoss(ipo),
+    "ipo_averaged": PairLoss(ipo_averaged),
+    "hinge_dpo": PairLoss(hinge_dpo),
+    "slic": _Pairs(slic),
+    "ln_dpo": PairLoss(ln_dpo),
+    "simpo": _Pairs(partial(simpo, gamma=0.5)),
+    "alpha_po": _Pairs(partial(alpha_po, alpha=0.25, gamma=0.5)),
+    "cpo": _Pairs(cpo),
+    "orpo": _Pairs(orpo),
+    "rpo": PairLoss(partial(rpo, eta=0.005)),
+    "exo": PairLoss(exo),
+    "nca": PairLoss(nca),
+    "bco": _Batch(bco_batch),
+    "kto": PairLoss(kto_pair, needs=("anchor",)),
+    "sppo_hard": PairLoss(sppo_hard),
+    "apo_zero": PairLoss(apo_zero_pair),
+    "apo_down": PairLoss(apo_down),
+    "discopop": PairLoss(discopop),
+    "aot": _Batch(aot),
+    "aot_unpaired": _Batch(aot_unpaired),
+    "copg": PairLoss(copg, needs=("rewards",)),
+    "tdpo1": _Tokens(tdpo1, needs=("kl",)),
+    "tdpo2": _Tokens(tdpo2, needs=("kl",)),
+    "sparse_po": _Tokens(sparse_po, needs=("kl", "weights")),
+    "ld_dpo": _Tokens(ld_dpo),
+    "wpo": _Tokens(wpo, needs=("collision",)),
 }
+"""What else a method takes is bound as in its paper, or as its authors' code does."""
 
 
-def _ipo_policy(pair: Pair, *, beta: float) -> Losses:
+def _ipo_policy(pair: Pair, *, beta) -> Losses:
     """CPO's and TPO's ``ipo``: mean log-probabilities, no reference."""
     return squared(average_margin(pair), target=1 / (2 * beta))
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from alignax.preference._checks import positive
+from alignax.preference._checks import Strength, positive
 from alignax.preference.pairs import Pair, log_ratios
 from alignax.targets.samples import as_float
 
@@ -14,7 +14,7 @@ def copg(
     rewards_w: Float[Array, "*batch"],
     rewards_l: Float[Array, "*batch"],
     *,
-    beta: float,
+    beta: Strength,
 ) -> Float[Array, "*batch"]:
     """``(β/2) h² − (R(w) − R(l)) h``: no order within the pair, no importance ratio.
 
@@ -60,7 +60,7 @@ def copg_group(
     logp_ref: Float[Array, "*batch K"],
     rewards: Float[Array, "*batch K"],
     *,
-    beta: float,
+    beta: Strength,
 ) -> Float[Array, "*batch"]:
     """``copg`` over all pairs of K completions of one prompt, on average.
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from alignax.numerics import exp_linear
-from alignax.preference._checks import positive
+from alignax.preference._checks import Strength, positive
 from alignax.targets.samples import as_float
 from alignax.types import InputError
 
@@ -34,7 +34,9 @@ def logistic(margin: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
     return jax.nn.softplus(-as_float(margin))
 
 
-def squared(margin: Float[Array, "*batch"], *, target: float) -> Float[Array, "*batch"]:
+def squared(
+    margin: Float[Array, "*batch"], *, target: Strength
+) -> Float[Array, "*batch"]:
     """``(m − target)²``: a margin to reach and not to exceed (IPO).
 
     IPO applies it to the log-ratio margin h itself with target ``1/(2β)``.

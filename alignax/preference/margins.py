@@ -23,7 +23,7 @@ def implicit_reward(
     logp: Float[Array, "*batch"],
     logp_ref: Float[Array, "*batch"],
     *,
-    beta: float,
+    beta: Strength,
 ) -> Float[Array, "*batch"]:
     """``β f'(π/ρ)``: the reward, up to a constant a prompt, that π is optimal for.
 
@@ -84,7 +84,7 @@ def log_ratio_margin(pair: Pair) -> Float[Array, "..."]:
 
 
 def divergence_margin(
-    div: dv.Divergence, pair: Pair, *, beta: float, clip: float | None = None
+    div: dv.Divergence, pair: Pair, *, beta: Strength, clip: float | None = None
 ) -> Float[Array, "..."]:
     """f-DPO's and χPO's margin ``β f'(π(w)/ρ(w)) − β f'(π(l)/ρ(l))``.
 

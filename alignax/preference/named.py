@@ -53,8 +53,12 @@ def dpo(pair: Pair, *, beta: Strength) -> Losses:
     return logistic(beta * log_ratio_margin(pair))
 
 
-def f_dpo(div: dv.Divergence, pair: Pair, *, beta: float) -> Losses:
+def f_dpo(div: dv.Divergence, pair: Pair, *, beta: Strength) -> Losses:
     """``−log σ(β f'(u_w) − β f'(u_l))``, u the ratios: DPO for any such divergence.
+
+    The scale of f is β's: ``jensen_shannon()`` is half of what the paper and TRL call
+    by that name, so that TRL's β is twice this one. ``divergences.from_trl`` gives
+    theirs.
 
     Args:
       div: a divergence whose ``f'`` goes to minus infinity at ratio 0.
@@ -65,7 +69,8 @@ def f_dpo(div: dv.Divergence, pair: Pair, *, beta: float) -> Losses:
       ``[...]``.
 
     Raises:
-      InputError: ``f'(0)`` is finite, as for total variation and chi-squared.
+      InputError: ``f'(0)`` is finite, as for total variation and chi-squared, or
+        ``beta`` is not positive and finite.
 
     Reference:
       Wang et al., "Beyond reverse KL", arXiv 2309.16240, eq. 10.
@@ -78,7 +83,7 @@ def f_dpo(div: dv.Divergence, pair: Pair, *, beta: float) -> Losses:
     return logistic(divergence_margin(div, pair, beta=beta))
 
 
-def chi_po(pair: Pair, *, beta: float, reward_range: float) -> Losses:
+def chi_po(pair: Pair, *, beta: Strength, reward_range: float) -> Losses:
     """χPO: ``−log σ(clip(βφ(u_w) − βφ(u_l)))``, ``φ(u) = u + log u``.
 
     Args:
@@ -148,7 +153,7 @@ def rdpo(pair: Pair, *, beta: Strength, noise: Strength) -> Losses:
     return debiased(logistic, beta * log_ratio_margin(pair), noise=noise)
 
 
-def ipo(pair: Pair, *, beta: float) -> Losses:
+def ipo(pair: Pair, *, beta: Strength) -> Losses:
     """``(h − 1/(2β))²``, of whole completions.
 
     Args:
@@ -170,7 +175,7 @@ def ipo(pair: Pair, *, beta: float) -> Losses:
     return squared(log_ratio_margin(pair), target=1 / (2 * beta))
 
 
-def ipo_averaged(pair: Pair, *, beta: float) -> Losses:
+def ipo_averaged(pair: Pair, *, beta: Strength) -> Losses:
     """``(h̄ − 1/(2β))²`` with the log-ratios a token: IPO as TRL's DPO trainer has it.
 
     Args:

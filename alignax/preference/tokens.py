@@ -6,7 +6,7 @@ A score is what stands in for ``log π/ρ`` in a margin. A margin is
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from alignax import logprobs, reduce
 from alignax.preference._checks import Strength, not_negative
@@ -264,8 +264,8 @@ def tail_discounted_logp(
 
 
 def on_policy_weight(
-    logits: Float[Array, "*batch T V"],
-    tokens: Int[Array, "*batch T"],
+    logp: Float[Array, "*batch T"],
+    log_collision: Float[Array, "*batch T"],
     mask: Bool[Array, "*batch T"],
 ) -> Float[Array, "*batch"]:
     """WPO's weight of a completion: how much the policy itself would write it.
@@ -277,8 +277,8 @@ def on_policy_weight(
     Gradient: none; the result is stopped.
 
     Args:
-      logits: ``[..., T, V]`` of the policy.
-      tokens: ``[..., T]``.
+      logp: ``[..., T]`` of the taken tokens.
+      log_collision: ``[..., T]``, ``log Σ_v π(v)²`` of the law at each place.
       mask: ``[..., T]``, True on the completion's tokens.
 
     Returns:
@@ -289,17 +289,14 @@ def on_policy_weight(
       arXiv 2406.11827, eq. 8.
 
     Example:
-      >>> mask, token = jnp.array([True]), jnp.array([0])
-      >>> print(on_policy_weight(jnp.zeros((1, 4)), token, mask).round(4))
+      >>> quarter = jnp.log(jnp.array([0.25]))
+      >>> print(on_policy_weight(quarter, quarter, jnp.array([True])))
       1.0
     """
-    logits = jnp.where(mask[..., None], jax.lax.stop_gradient(logits), 0)
-    logp = logprobs.log_softmax(logits)
-    taken = jnp.take_along_axis(logp, tokens[..., None], axis=-1)[..., 0]
-    alike = jax.nn.logsumexp(2 * logp, axis=-1)
-    total = jnp.sum(reduce.masked(taken - alike, mask), axis=-1)
+    logp, log_collision = jax.lax.stop_gradient((logp, log_collision))
+    gaps = reduce.masked(logp, mask) - reduce.masked(log_collision, mask)
     length = jnp.sum(mask, axis=-1, dtype=jnp.float32)
-    return jnp.exp(reduce.divide(total, length))
+    return jnp.exp(reduce.divide(jnp.sum(gaps, axis=-1), length))
 
 
 def token_rewards(

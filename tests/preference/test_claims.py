@@ -362,7 +362,7 @@ def test_kto_anchor_is_a_stopped_mean_above_zero():
     assert jax.grad(lambda x: pf.kto_anchor(x))(wide([1.0, 2.0])).sum() == 0
     pair = pf.Pair(*wide(np.random.default_rng(4).normal(size=(6, 3))))
     np.testing.assert_allclose(
-        pf.kto_pair(pair, beta=0.3), pf.apo_zero_pair(pair, beta=0.3)
+        pf.kto_pair(pair, 0.0, beta=0.3), pf.apo_zero_pair(pair, beta=0.3)
     )
     mean = jax.vmap(lambda x: pf.kto_anchor(x, axis_name="d"), axis_name="d")
     np.testing.assert_allclose(mean(wide([[1.0], [-0.5]])), [0.25, 0.25])

@@ -11,6 +11,7 @@ import pytest
 
 from alignax import divergences as dv
 from alignax import preference as pf
+from alignax.types import InputError
 from tests.preference import peers
 
 BETA = 0.3
@@ -111,11 +112,10 @@ def test_tunix():
 @pytest.mark.parametrize(
     ("name", "div"),
     [
-        ("reverse_kl", dv.reverse_kl()),
-        ("forward_kl", dv.forward_kl()),
-        # Twice the true one, in f-DPO's papers and codes.
-        ("js_divergence", dv.scale(dv.jensen_shannon(), 2.0)),
-        ("alpha_divergence", dv.alpha(dv.amari_from_trl(0.5))),
+        ("reverse_kl", dv.from_trl("reverse_kl")),
+        ("forward_kl", dv.from_trl("forward_kl")),
+        ("js_divergence", dv.from_trl("js_divergence")),
+        ("alpha_divergence", dv.from_trl("alpha_divergence", coefficient=0.5)),
     ],
 )
 def test_trl_f_divergences(name, div):
@@ -129,11 +129,47 @@ def test_trl_f_divergences(name, div):
     check(lambda *a: pf.f_dpo(div, pf.Pair(*a), beta=BETA), theirs, ARRAYS)
 
 
+def test_trl_js_is_ours_at_half_of_beta():
+    """Their "JS" is twice the divergence; and a name of neither is refused."""
+    pair = pf.Pair(*(jnp.asarray(a) for a in ARRAYS))
+    theirs = pf.f_dpo(dv.from_trl("js_divergence"), pair, beta=BETA)
+    ours = pf.f_dpo(dv.jensen_shannon(), pair, beta=2 * BETA)
+    np.testing.assert_allclose(theirs, ours, rtol=1e-12)
+    with pytest.raises(InputError, match="f_divergence_type: 'jsd' was given"):
+        dv.from_trl("jsd")
+
+
 def test_named_losses_are_callable_alike():
     """The table ``LOSSES`` is data: each takes a pair and ``beta``."""
-    pair = pf.Pair(*(jnp.asarray(a) for a in ARRAYS))
+    one = [jnp.asarray(a)[:, None] for a in ARRAYS[:4]]
+    everything = pf.PairTokens(
+        *one,
+        *[jnp.ones((6, 1), bool)] * 2,
+        *[jnp.ones((6, 1))] * 6,
+        *[jnp.zeros(6)] * 3,
+    )
     for loss in pf.LOSSES.values():
-        assert loss(pair, beta=BETA).shape == (6,)
+        assert loss(everything, beta=BETA).shape == (6,)
+
+
+def test_kto_and_bco_are_not_apo_zero_under_other_names():
+    """What the batch must tell: KTO asks for its anchor, BCO takes the mean reward."""
+    pair = pf.Pair(*(jnp.asarray(a) for a in ARRAYS))
+    with pytest.raises(InputError, match="does not hold the anchor"):
+        pf.LOSSES["kto"](pair, beta=BETA)
+    u, v = peers.ratios(ARRAYS)
+    shift = BETA * np.concatenate([u, v]).mean()
+    expected = peers.softplus(shift - BETA * u) + peers.softplus(BETA * v - shift)
+    np.testing.assert_allclose(pf.LOSSES["bco"](pair, beta=BETA), expected)
+    tokens = pf.PairTokens(
+        *(jnp.asarray(a)[:, None] for a in ARRAYS[:4]), *[jnp.ones((6, 1), bool)] * 2
+    )
+    with pytest.raises(InputError, match="PairTokens without anchor"):
+        pf.LOSSES["kto"](tokens, beta=BETA)
+    both = tokens._replace(anchor=jnp.full(6, 0.4))
+    good = 1 - peers.sigmoid(BETA * (u - 0.4))
+    bad = 1 - peers.sigmoid(BETA * (0.4 - v))
+    np.testing.assert_allclose(pf.LOSSES["kto"](both, beta=BETA), good + bad)
 
 
 @pytest.mark.parity

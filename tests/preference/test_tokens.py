@@ -96,6 +96,57 @@ def test_tdpo_margins_share_value_and_the_losers_gradient():
         np.testing.assert_allclose(ratio, ratio.flat[0], rtol=1e-3)
 
 
+def shown():
+    """All that a loss may ask for, of both sides."""
+    logits = ((LOGITS_W, REF_W, TOKENS_W), (LOGITS_L, REF_L, TOKENS_L))
+    laws = [(log_softmax(p), log_softmax(q)) for p, q, _ in logits]
+    return pf.PairTokens(
+        *(taken(p, y) for p, _, y in logits),
+        *(taken(q, y) for _, q, y in logits),
+        MASK_W,
+        MASK_L,
+        *(jnp.sum(jnp.exp(q) * (q - p), axis=-1) for p, q in laws),
+        *(jnp.log(jnp.sum(jnp.exp(2 * p), axis=-1)) for p, _ in laws),
+        *[jnp.ones((2, 4))] * 2,
+    )
+
+
+def test_token_losses_of_the_table():
+    """TDPO and SparsePO by their margins; LD-DPO and WPO by hand, in numpy."""
+    tokens = shown()
+    loss = {
+        name: pf.LOSSES[name](tokens, beta=0.3)
+        for name in pf.LOSSES
+        if name in ("tdpo1", "tdpo2", "sparse_po", "ld_dpo", "wpo")
+    }
+    close = {"rtol": 1e-5}
+    margins = everything(LOGITS_W, LOGITS_L)
+    first = pf.logistic(0.3 * pf.tdpo1_margin(*margins))
+    np.testing.assert_allclose(loss["tdpo1"], first, **close)
+    np.testing.assert_allclose(loss["sparse_po"], first, **close)
+    second = pf.logistic(0.3 * pf.tdpo2_margin(*margins))
+    np.testing.assert_allclose(loss["tdpo2"], second, **close)
+    u = np.asarray(tokens.logp_w - tokens.ref_w)
+    v = np.asarray(tokens.logp_l - tokens.ref_l)
+    for row, (w, l) in enumerate(((3, 2), (2, 4))):
+        shared = min(w, l)
+        ratios = [
+            x[row, :shared].sum() + x[row, shared:n].sum() / 2
+            for x, n in ((u, w), (v, l))
+        ]
+        expected = np.logaddexp(0, -0.3 * (ratios[0] - ratios[1]))
+        np.testing.assert_allclose(loss["ld_dpo"][row], expected, **close)
+        h = u[row, :w].sum() - v[row, :l].sum()
+        weight = 1.0
+        for logits, ids, n in ((LOGITS_W, TOKENS_W, w), (LOGITS_L, TOKENS_L, l)):
+            law = np.asarray(jax.nn.softmax(logits[row, :n]))
+            chosen = law[np.arange(n), np.asarray(ids[row, :n])]
+            weight *= np.exp(np.mean(np.log(chosen / (law**2).sum(-1))))
+        np.testing.assert_allclose(
+            loss["wpo"][row], weight * np.logaddexp(0, -0.3 * h), **close
+        )
+
+
 def test_sparse_po_special_cases():
     """SparsePO, arXiv 2410.05102: all weights 1 give TDPO1, no KL weights DPO, none at
     all ``log 2`` with no gradient."""
@@ -176,14 +227,9 @@ def test_ld_dpo_discounts_the_tail():
 
 def test_wpo_weight_averages_one_on_policy():
     """arXiv 2406.11827: over a token from the policy, ``E[π(y) / Σ π²] = 1``."""
-    row = LOGITS_W[0, :1][None]
-    law = jax.nn.softmax(row[0, 0])
-    weights = jnp.stack(
-        [
-            pf.on_policy_weight(row, jnp.full((1, 1), y), jnp.ones((1, 1), bool))[0]
-            for y in range(5)
-        ]
-    )
+    law = np.asarray(jax.nn.softmax(LOGITS_W[0, 0]))
+    logp, one = jnp.log(law)[:, None], jnp.ones((5, 1), bool)
+    weights = pf.on_policy_weight(logp, jnp.log(jnp.full((5, 1), law @ law)), one)
     np.testing.assert_allclose(law @ weights, 1, rtol=1e-5)
 
 
