@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from alignax import advantages, controllers, estimators, reduce, surrogates
 from alignax.pipeline import rollout as rollouts
 from alignax.pipeline import update
-from alignax.types import ApplyFn, InputError, Prompts, Scored, TrainState
+from alignax.types import ApplyFn, InputError, Prompts, Scored, Stateful, TrainState
 
 ADVANTAGES = {
     "leave_one_out": advantages.leave_one_out,
@@ -124,7 +124,7 @@ def optimiser(config: GRPO):
     )
 
 
-def controller(config: GRPO, beta: float) -> controllers.Controller:
+def controller(config: GRPO, beta: float) -> Stateful:
     if config.target_kl is None:
         return controllers.fixed(beta=beta)
     return controllers.adaptive_kl(beta=beta, target=config.target_kl)

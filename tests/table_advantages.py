@@ -31,7 +31,8 @@ def masked(name, *args, **kwargs):
     return row(name, *args, MASK, mask=len(args), masked=numbers, **kwargs)
 
 
-MOMENTS = advantages.moments_update(advantages.moments_init(), VALUES)
+RUNNING = advantages.running_moments()
+MOMENTS = RUNNING.update(RUNNING.init(), VALUES)
 
 ROWS = [
     row("group_centred", VALUES),
@@ -111,14 +112,8 @@ ROWS = [
     row("consistency_bonus", CORRECT.astype(jnp.float32), jnp.exp(LOGP)),
     row("contrastive_rewards", VECTORS[:, 0], VECTORS, VECTORS[:, 1], rowwise=False),
     Row(
-        name="advantages.moments_init",
-        fn=lambda x: advantages.moments_init().count + x,
-        args=(VALUES,),
-        grad=(),
-    ),
-    Row(
-        name="advantages.moments_update",
-        fn=lambda x: advantages.moments_update(MOMENTS, x).variance,
+        name="advantages.running_moments",
+        fn=lambda x: RUNNING.update(MOMENTS, x).variance,
         args=(PER_ROW,),
         rowwise=False,
         grad=(),

@@ -29,6 +29,7 @@ CONTROLLERS = {
     "scheduled": controllers.scheduled(controllers.linear(start=1.0, end=0.0, steps=4)),
 }
 SAFE = controllers.safe()
+BONUS = controllers.entropy_target(target=0.2, step=0.1)
 
 
 def _controlled(controller, kl):
@@ -156,15 +157,10 @@ ROWS = [
         name="controllers.entropy_gate", fn=controllers.entropy_gate, args=(values**2,)
     ),
     Row(
-        name="controllers.multipliers_init",
-        fn=lambda x: controllers.multipliers_init(8) + x,
-        args=(values[:, 0],),
-        rowwise=False,
-        grad=(),
-    ),
-    Row(
-        name="controllers.multipliers_update",
-        fn=partial(controllers.multipliers_update, rate=0.5),
+        name="controllers.lagrange_multipliers",
+        fn=lambda costs, limits, state: controllers.lagrange_multipliers(
+            limits, rate=0.5
+        ).update(state.astype(jnp.float32), costs),
         args=(values[:, 0] ** 2, others[:, 0], others[:, 1]),
         rowwise=False,
         grad=(),
@@ -188,18 +184,8 @@ ROWS = [
         grad=(),
     ),
     Row(
-        name="controllers.entropy_init",
-        fn=lambda x: controllers.entropy_init().coefficient + x,
-        args=(values,),
-        grad=(),
-    ),
-    Row(
-        name="controllers.entropy_update",
-        fn=lambda h: (
-            controllers.entropy_update(
-                controllers.entropy_init(), jnp.mean(h), target=0.2, step=0.1
-            ).coefficient
-        ),
+        name="controllers.entropy_target",
+        fn=lambda h: BONUS.update(BONUS.init(), jnp.mean(h)).coefficient,
         args=(values,),
         rowwise=False,
         grad=(),

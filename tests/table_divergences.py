@@ -43,11 +43,6 @@ def optimum(rewards, logits_ref, support, *, div):
     return jnp.exp(logp), multiplier, value
 
 
-def normaliser(log_weights, support):
-    state = dv.log_normaliser_init(log_weights.shape[:-1])
-    return dv.log_normaliser_update(state, log_weights, where=support)
-
-
 def link(use, div):
     return lambda a, b, c, d: use(div, a, b, c, d, beta=0.1)
 
@@ -135,15 +130,6 @@ ROWS = [
         fn=partial(dv.score_weight, dv.jensen_shannon()),
         args=(logits,),
     ),
-    Row(
-        name="divergences.log_normaliser_update",
-        fn=normaliser,
-        args=(logits, support),
-        mask=1,
-        masked=(0,),
-        estimator=True,
-    ),
-    Row(name="divergences.log_normaliser_init", fn=normaliser, args=(logits, support)),
     Row(
         name="divergences.gaussian_kl",
         fn=dv.gaussian_kl,

@@ -254,17 +254,6 @@ ROWS = [
     row("bco", partial(pf.bco, beta=0.5), ONE, LABELS, WINS),
     row("apo_zero", partial(pf.apo_zero, beta=0.5), ONE, LABELS),
     row("seppo", partial(pf.seppo, beta=0.5), ONE, WINS, grad=(0, 1)),
-    row("reward_shift_init", lambda x: wide(x) + pf.reward_shift_init().mean, ONE),
-    row(
-        "reward_shift_update",
-        of_samples(partial(pf.reward_shift_update, pf.reward_shift_init())),
-        REWARDS,
-        MASK,
-        mask=1,
-        masked=(0,),
-        estimator=True,
-        rowwise=False,
-    ),
     row("plackett_luce", pf.plackett_luce, REWARDS, MASK, mask=1, masked=(0,)),
     row("top_choice", pf.top_choice, REWARDS, MASK, mask=1, masked=(0,)),
     row(

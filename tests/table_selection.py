@@ -14,9 +14,8 @@ MASK = jnp.arange(5)[None] < jnp.array([5, 4, 3, 2, 1, 1, 2, 5])[:, None]
 CORRECT = VALUES > 0
 LENGTHS = jnp.sum(MASK, axis=-1)
 KEY = KEYS[2]
-BUFFER = selection.buffer_add(
-    selection.buffer_init(jnp.zeros(5), capacity=6), OTHERS, OTHERS[:, 0] > 0
-)
+REPLAY = selection.replay_buffer(jnp.zeros(5), capacity=6)
+BUFFER = REPLAY.update(REPLAY.init(), OTHERS, OTHERS[:, 0] > 0)
 
 
 def row(name, *args, bound=None, **kwargs):
@@ -69,22 +68,15 @@ ROWS = [
     with_key("prefix_cuts", LENGTHS),
     row("roll_in_masks", MASK, LENGTHS // 2),
     Row(
-        name="selection.buffer_init",
-        fn=lambda x: selection.buffer_init(x[0].astype(jnp.float32), capacity=2).rows,
-        args=(VALUES,),
-        rowwise=False,
-        grad=(),
-    ),
-    Row(
-        name="selection.buffer_add",
-        fn=lambda x, keep: selection.buffer_add(BUFFER, x.astype(jnp.float32), keep),
+        name="selection.replay_buffer",
+        fn=lambda x, keep: REPLAY.update(BUFFER, x.astype(jnp.float32), keep),
         args=(VALUES, CORRECT[:, 0]),
         rowwise=False,
         grad=(),
     ),
     Row(
-        name="selection.buffer_sample",
-        fn=lambda x: selection.buffer_sample(
+        name="selection.replay_sample",
+        fn=lambda x: selection.replay_sample(
             BUFFER._replace(rows=BUFFER.rows + x[:6, :1].astype(jnp.float32)),
             KEY,
             count=3,

@@ -16,6 +16,12 @@ LOG_Z = jax.random.normal(KEYS[3], SHAPE)
 CHOSEN = jax.random.bernoulli(KEYS[4], 0.5, SHAPE)
 CHOSEN = CHOSEN.at[:, 0].set(True).at[:, 1].set(False)
 
+
+def normalised(log_weights, where):
+    normaliser = targets.running_log_normaliser(log_weights.shape[:-1])
+    return normaliser.update(normaliser.init(), log_weights, where)
+
+
 ROWS = [
     Row(
         name="targets.posterior",
@@ -64,6 +70,14 @@ ROWS = [
             grad=(0, 1),
         )
         for order in (1.0, 1.7)
+    ),
+    Row(
+        name="targets.running_log_normaliser",
+        fn=normalised,
+        args=(LOGP, CHOSEN),
+        mask=1,
+        masked=(0,),
+        estimator=True,
     ),
     Row(
         name="targets.log_normaliser",

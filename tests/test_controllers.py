@@ -80,34 +80,31 @@ def test_safe_worked_numbers():
     close(state.kl, 0.40951, 1e-5)
     # Warming up the threshold is .45: no penalty yet.
     assert state.beta == 0
-    assert controller.penalty(state, 0.5) == 0
+    assert state.penalty == 0
     close(controllers.entropy_gate(jnp.float32(0.5)), 3.333333)
     for _ in range(10):
         state = controller.update(state, 1.0, 0.5, 0.0)
     excess = float(state.kl) - 0.45
     # The PID has a drift of −.001 of its own.
     close(state.beta, 0.2 * excess * 3.333333, 5e-3)
-    close(controller.penalty(state, 0.5), 0.1 * excess**2 * 3.333333, 5e-3)
+    close(state.penalty, 0.1 * excess**2 * 3.333333, 5e-3)
 
 
 def test_multipliers_solve_a_constrained_problem():
     """max x + y with x ≤ .3, y ≤ .7 against −½x² −½y²: λ = (1 − .3, 1 − .7)."""
-    limits = jnp.array([0.3, 0.7])
+    rule = controllers.lagrange_multipliers(jnp.array([0.3, 0.7]), rate=0.3)
 
     @jax.jit
     def run(multipliers):
         def one(multipliers, _):
-            best = 1 - multipliers
-            return controllers.multipliers_update(
-                multipliers, best, limits, rate=0.3
-            ), None
+            return rule.update(multipliers, 1 - multipliers), None
 
         return jax.lax.scan(one, multipliers, length=100)[0]
 
-    close(run(controllers.multipliers_init(2)), [0.7, 0.3], 1e-4)
+    close(run(rule.init()), [0.7, 0.3], 1e-4)
     # A satisfied constraint has no price; an infeasible one a finite one.
-    costs, limits = jnp.array([0.0, 1e9]), jnp.array([1.0, 0.0])
-    state = controllers.multipliers_update(jnp.zeros(2), costs, limits, rate=1.0)
+    rule = controllers.lagrange_multipliers(jnp.array([1.0, 0.0]), rate=1.0)
+    state = rule.update(rule.init(), jnp.array([0.0, 1e9]))
     close(state, [0, 100])
     rewards = controllers.lagrangian_rewards(jnp.ones(1), jnp.ones((1, 2)), state)
     assert np.isfinite(rewards).all()
@@ -131,7 +128,8 @@ def test_difficulty_weights_worked_numbers(difficulty, weight):
 
 
 def test_entropy_coefficient_moves_towards_its_target():
-    state = controllers.entropy_init()
+    bonus = controllers.entropy_target(target=0.2, step=0.01)
+    state = bonus.init()
     for entropy, expected in (
         (0.1, 0.01),
         (0.1, 0.02),
@@ -139,9 +137,7 @@ def test_entropy_coefficient_moves_towards_its_target():
         (0.5, 0.0),
         (0.5, 0),
     ):
-        state = controllers.entropy_update(
-            state, jnp.float32(entropy), target=0.2, step=0.01
-        )
+        state = bonus.update(state, jnp.float32(entropy))
         close(state.coefficient, expected)
 
 
@@ -153,12 +149,10 @@ def test_entropy_coefficient_moves_towards_its_target():
         lambda: controllers.dual_ascent_kl(beta=1.0, target=1.0, rate=0.0),
         lambda: controllers.linear(start=0.0, end=1.0, steps=0),
         lambda: controllers.safe(threshold=0.0),
-        lambda: controllers.multipliers_init(0),
-        lambda: controllers.multipliers_update(*[jnp.ones(1)] * 3, rate=0.0),
-        lambda: controllers.entropy_init(coefficient=-1.0),
-        lambda: controllers.entropy_update(
-            controllers.entropy_init(), jnp.float32(0), target=0.1, step=0.0
-        ),
+        lambda: controllers.lagrange_multipliers(jnp.ones(1), rate=0.0),
+        lambda: controllers.lagrange_multipliers(jnp.ones(1), rate=1.0, start=-1.0),
+        lambda: controllers.entropy_target(target=0.1, step=0.1, start=-1.0),
+        lambda: controllers.entropy_target(target=0.1, step=0.0),
         lambda: controllers.difficulty_strength(jnp.ones(1), easy=-1.0, hard=0.0),
     ],
 )

@@ -229,6 +229,32 @@ def test_normaliser_is_unbiased_and_its_log_low():
     assert jnp.sum(chances * estimates) < jnp.log(z) - 0.005
 
 
+def test_log_normaliser_is_the_running_mean():
+    """Two updates, one masked sample, one zero weight; far below float32's range."""
+    draw = np.random.default_rng(0)
+    first, second = draw.normal(size=(2, 2, 5)) - 500.0
+    second[0, 1] = -np.inf
+    where = np.ones((2, 5), bool)
+    where[1, 3] = False
+    normaliser = targets.running_log_normaliser((2,))
+    state = normaliser.update(normaliser.init(), jnp.asarray(first, jnp.float32))
+    state = normaliser.update(
+        state,
+        jnp.where(where, jnp.asarray(second, jnp.float32), jnp.nan),
+        where=jnp.asarray(where),
+    )
+    for row in range(2):
+        weights = np.concatenate([first[row], second[row][where[row]]])
+        expected = np.log(np.mean(np.exp(weights + 500.0))) - 500.0
+        np.testing.assert_allclose(state.log_z[row], expected, rtol=1e-6)
+    np.testing.assert_array_equal(state.count, [10, 9])
+    one = targets.running_log_normaliser()
+    empty = one.update(one.init(), jnp.full(3, -jnp.inf))
+    assert empty.log_z == -np.inf
+    later = one.update(empty, jnp.zeros(3))
+    np.testing.assert_allclose(later.log_z, np.log(0.5), rtol=1e-6)
+
+
 def test_excluded_samples():
     log_weights = jnp.array([0.0, -jnp.inf, jnp.log(3.0), -jnp.inf])
     np.testing.assert_allclose(log_normaliser(log_weights), 0.0, atol=1e-12)

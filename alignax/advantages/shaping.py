@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from alignax import reduce
-from alignax.types import InputError
+from alignax.types import InputError, Stateful
 
 
 def _constant(x: Array) -> Array:
@@ -177,53 +177,49 @@ class Moments(NamedTuple):
     count: Float[Array, ""]
 
 
-def moments_init() -> Moments:
-    """Moments of nothing.
-
-    Args:
-      none.
-
-    Returns:
-      a ``Moments`` of zeros; it belongs in the checkpoint.
-
-    Example:
-      >>> print(moments_init().count)
-      0.0
-    """
-    return Moments(jnp.float32(0), jnp.float32(0), jnp.float32(0))
-
-
-def moments_update(state: Moments, values: Float[Array, "*B"]) -> Moments:
+def running_moments() -> Stateful:
     """Moments of a stream, whatever the sizes of its parts.
 
-    Args:
-      state: the moments so far.
-      values: ``[...]``, not empty.
+    Args: none.
 
     Returns:
-      the moments with ``values``.
+      ``init() -> Moments`` and ``update(state, values, mask=None) -> Moments``: values
+      ``[...]``, True in ``mask`` where one counts. Of the implicit rewards
+      ``β log π/ρ`` the mean is BCO's shift.
 
     Reference:
       Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for
-      computing sample variances", 1979.
+      computing sample variances", 1979; Jung et al., "Binary classifier optimization
+      for large language model alignment", arXiv 2404.04656, §3.3.
 
     Example:
-      >>> state = moments_update(moments_init(), jnp.array([1.0, 3.0]))
+      >>> moments = running_moments()
+      >>> state = moments.update(moments.init(), jnp.array([1.0, 3.0]))
       >>> print(state.mean, state.variance)
       2.0 1.0
     """
-    values = _constant(values)
-    size = jnp.float32(values.size)
-    mean, variance = jnp.mean(values), jnp.var(values)
-    total = state.count + size
-    difference = mean - state.mean
-    weighted = state.variance * state.count + variance * size
-    spread = difference**2 * state.count * size / total
-    return Moments(
-        mean=state.mean + difference * size / total,
-        variance=(weighted + spread) / total,
-        count=total,
-    )
+
+    def init():
+        return Moments(jnp.float32(0), jnp.float32(0), jnp.float32(0))
+
+    def update(state, values, mask=None):
+        values = _constant(values)
+        mask = jnp.ones(values.shape, bool) if mask is None else mask
+        size = jnp.sum(mask, dtype=jnp.float32)
+        mean = reduce.divide(jnp.sum(reduce.masked(values, mask)), size)
+        squares = jnp.sum(reduce.masked(values - mean, mask) ** 2)
+        total = state.count + size
+        difference = mean - state.mean
+        share = reduce.divide(size, total)
+        spread = state.variance * state.count + squares
+        return Moments(
+            mean=state.mean + difference * share,
+            variance=reduce.divide(spread, total)
+            + difference**2 * share * reduce.divide(state.count, total),
+            count=total,
+        )
+
+    return Stateful(init, update)
 
 
 def running_standardised(
@@ -254,8 +250,8 @@ def running_standardised(
       arXiv 2307.04964, §5.3.
 
     Example:
-      >>> values = jnp.array([1.0, 3.0])
-      >>> print(running_standardised(values, moments_update(moments_init(), values)))
+      >>> values, moments = jnp.array([1.0, 3.0]), running_moments()
+      >>> print(running_standardised(values, moments.update(moments.init(), values)))
       [-0.7071 0.7071]
     """
     if not clip > 0:

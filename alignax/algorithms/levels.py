@@ -113,7 +113,7 @@ ROWS = {
     "remix": entry.row(
         "ReMix",
         "2507.06892 §4",
-        "buffer_sample fills 40 % · ratio to what sampled each row · clip "
+        "replay_sample fills 40 % · ratio to what sampled each row · clip "
         "· KL to a soup "
         "of base and last policy, reset to the policy after stage one",
         "ages ≤ 2",

@@ -10,7 +10,6 @@ train state and so in the checkpoint.
 """
 
 from alignax.controllers.beta import (
-    Controller,
     ControllerState,
     PIDState,
     ScheduleState,
@@ -22,27 +21,22 @@ from alignax.controllers.beta import (
     scheduled,
 )
 from alignax.controllers.costs import (
+    lagrange_multipliers,
     lagrangian_rewards,
-    multipliers_init,
-    multipliers_update,
 )
 from alignax.controllers.prompts import (
     EntropyState,
     difficulty_strength,
     difficulty_weights,
-    entropy_init,
-    entropy_update,
+    entropy_target,
 )
 from alignax.controllers.safe import (
-    SAFE,
     SAFEState,
     entropy_gate,
     safe,
 )
 
 __all__ = [
-    "SAFE",
-    "Controller",
     "ControllerState",
     "EntropyState",
     "PIDState",
@@ -53,13 +47,11 @@ __all__ = [
     "difficulty_weights",
     "dual_ascent_kl",
     "entropy_gate",
-    "entropy_init",
-    "entropy_update",
+    "entropy_target",
     "fixed",
+    "lagrange_multipliers",
     "lagrangian_rewards",
     "linear",
-    "multipliers_init",
-    "multipliers_update",
     "pid_kl",
     "safe",
     "scheduled",

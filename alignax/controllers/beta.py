@@ -1,13 +1,17 @@
-"""``beta`` from a measured KL: fixed, proportional, PID, dual ascent."""
+"""``beta`` from a measured KL: fixed, proportional, PID, dual ascent.
+
+Each is ``init() -> state`` and ``update(state, kl, completions) -> state``, whose state
+has a field ``beta``.
+"""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from alignax.types import InputError
+from alignax.types import InputError, Stateful
 
 
 class ControllerState(NamedTuple):
@@ -16,15 +20,7 @@ class ControllerState(NamedTuple):
     beta: Float[Array, ""]
 
 
-class Controller(NamedTuple):
-    """``init() -> state`` and ``update(state, kl, completions) -> state``; the state is
-    a pytree with a field ``beta``."""
-
-    init: Callable[[], Any]
-    update: Callable[[Any, Float[Array, ""], int], Any]
-
-
-def fixed(*, beta: float) -> Controller:
+def fixed(*, beta: float) -> Stateful:
     """The same ``beta`` throughout.
 
     Args:
@@ -50,10 +46,10 @@ def fixed(*, beta: float) -> Controller:
         del kl, completions
         return state
 
-    return Controller(init, update)
+    return Stateful(init, update)
 
 
-def adaptive_kl(*, beta: float, target: float, horizon: float = 10_000.0) -> Controller:
+def adaptive_kl(*, beta: float, target: float, horizon: float = 10_000.0) -> Stateful:
     """Proportional control of the KL towards a target.
 
     ``β ← β (1 + clip(KL/target − 1, ±0.2) · n/horizon)``.
@@ -92,7 +88,7 @@ def adaptive_kl(*, beta: float, target: float, horizon: float = 10_000.0) -> Con
         error = jnp.clip(kl.astype(jnp.float32) / target - 1, -0.2, 0.2)
         return ControllerState(beta=state.beta * (1 + error * completions / horizon))
 
-    return Controller(init, update)
+    return Stateful(init, update)
 
 
 class PIDState(NamedTuple):
@@ -111,7 +107,7 @@ def pid_kl(
     integral: float = 0.01,
     derivative: float = 0.0,
     bounds: tuple[float, float] = (1e-4, 1e2),
-) -> Controller:
+) -> Stateful:
     """PID control of ``log β`` on the relative error of the KL.
 
     ``e = clip(KL/target − 1, ±1)``, ``log β ← log β + k_p e + k_i Σe + k_d Δe``, within
@@ -165,10 +161,10 @@ def pid_kl(
         held = jnp.where(log_beta == wanted, summed, state.integral)
         return PIDState(beta=jnp.exp(log_beta), integral=held, error=error)
 
-    return Controller(init, update)
+    return Stateful(init, update)
 
 
-def scheduled(schedule: Callable[[Array], Array]) -> Controller:
+def scheduled(schedule: Callable[[Array], Array]) -> Stateful:
     """``beta`` as a function of the step.
 
     Args:
@@ -194,7 +190,7 @@ def scheduled(schedule: Callable[[Array], Array]) -> Controller:
         del kl, completions
         return at(state.count + 1)
 
-    return Controller(init, update)
+    return Stateful(init, update)
 
 
 class ScheduleState(NamedTuple):
@@ -238,7 +234,7 @@ def dual_ascent_kl(
     target: float,
     rate: float = 0.1,
     bounds: tuple[float, float] = (1e-4, 1e2),
-) -> Controller:
+) -> Stateful:
     """The Lagrange multiplier of ``KL ≤ target``, ascended in its logarithm.
 
     ``log β ← log β + rate · (KL − target)/target``, within bounds.

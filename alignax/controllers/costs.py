@@ -4,73 +4,55 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from alignax.types import InputError
-
-Multipliers = Float[Array, " N"]
+from alignax.types import InputError, Stateful
 
 
-def multipliers_init(count: int, *, start: float = 0.0) -> Multipliers:
-    """One multiplier for each cost.
-
-    Args:
-      count: N costs, positive.
-      start: their first value, not negative.
-
-    Returns:
-      ``[N]`` float32; they belong in the checkpoint.
-
-    Raises:
-      InputError: ``count`` is not positive or ``start`` is negative.
-
-    Example:
-      >>> print(multipliers_init(2))
-      [0. 0.]
-    """
-    if count < 1 or start < 0:
-        raise InputError(f"need count >= 1 and start >= 0, got {count} and {start}")
-    return jnp.full((count,), start, jnp.float32)
-
-
-def multipliers_update(
-    state: Multipliers,
-    costs: Float[Array, " N"],
-    limits: Float[Array, " N"],
-    *,
-    rate: float,
-    most: float = 1e2,
-) -> Multipliers:
-    """``λ ← clip(λ + rate · (cost − limit), 0, most)``.
+def lagrange_multipliers(
+    limits: Float[Array, " N"], *, rate: float, start: float = 0.0, most: float = 1e2
+) -> Stateful:
+    """``λ ← clip(λ + rate · (cost − limit), 0, most)``, one for each cost.
 
     Args:
-      state: ``[N]`` multipliers.
-      costs: ``[N]``, the batch's mean costs.
       limits: ``[N]``, what is allowed of each.
       rate: positive.
+      start: the multipliers' first value, not negative.
       most: the largest multiplier, positive: an infeasible limit stays finite.
 
     Returns:
-      ``[N]`` float32.
+      ``init() -> state`` and ``update(state, costs) -> state`` with the batch's mean
+      costs ``[N]``; the state is the multipliers, ``[N]`` float32.
 
     Raises:
-      InputError: ``rate`` or ``most`` is not positive.
+      InputError: ``rate`` or ``most`` is not positive or ``start`` is negative.
 
     Reference:
       Altman, "Constrained Markov Decision Processes", 1999; Dai et al., "Safe RLHF",
       arXiv 2310.12773, eq. 11.
 
     Example:
-      >>> state, limits = jnp.zeros(2), jnp.array([0.1, 0.1])
-      >>> print(multipliers_update(state, jnp.array([0.3, 0.0]), limits, rate=1.0))
+      >>> multipliers = lagrange_multipliers(jnp.array([0.1, 0.1]), rate=1.0)
+      >>> print(multipliers.update(multipliers.init(), jnp.array([0.3, 0.0])))
       [0.2 0.]
     """
-    if not (rate > 0 and most > 0):
-        raise InputError(f"rate and most must be positive, got {rate} and {most}")
-    costs, limits = (x.astype(jnp.float32) for x in (costs, limits))
-    return jnp.clip(state + rate * (costs - limits), 0, most)
+    if not (rate > 0 and most > 0) or start < 0:
+        raise InputError(
+            f"need rate > 0, most > 0 and start >= 0, got {rate}, {most}, {start}"
+        )
+    limits = limits.astype(jnp.float32)
+
+    def init():
+        return jnp.full_like(limits, start)
+
+    def update(state, costs):
+        return jnp.clip(state + rate * (costs.astype(jnp.float32) - limits), 0, most)
+
+    return Stateful(init, update)
 
 
 def lagrangian_rewards(
-    rewards: Float[Array, "*B"], costs: Float[Array, "*B N"], multipliers: Multipliers
+    rewards: Float[Array, "*B"],
+    costs: Float[Array, "*B N"],
+    multipliers: Float[Array, " N"],
 ) -> Float[Array, "*B"]:
     """``(r − Σ λ_n c_n) / (1 + Σ λ_n)``: rewards less priced costs, on one scale.
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from alignax.types import InputError
+from alignax.types import InputError, Stateful
 
 
 def difficulty_weights(accuracy: Float[Array, "*G"]) -> Float[Array, "*G"]:
@@ -64,65 +64,46 @@ class EntropyState(NamedTuple):
     coefficient: Float[Array, ""]
 
 
-def entropy_init(*, coefficient: float = 0.0) -> EntropyState:
-    """The bonus' coefficient to start with.
-
-    Args:
-      coefficient: not negative.
-
-    Returns:
-      the state; it belongs in the checkpoint.
-
-    Raises:
-      InputError: ``coefficient`` is negative.
-
-    Example:
-      >>> print(entropy_init(coefficient=0.01).coefficient)
-      0.01
-    """
-    if coefficient < 0:
-        raise InputError(f"coefficient must not be negative, got {coefficient}")
-    return EntropyState(jnp.float32(coefficient))
-
-
-def entropy_update(
-    state: EntropyState,
-    entropy: Float[Array, ""],
-    *,
-    target: float,
-    step: float,
-    most: float = 1.0,
-) -> EntropyState:
+def entropy_target(
+    *, target: float, step: float, start: float = 0.0, most: float = 1.0
+) -> Stateful:
     """A bonus that grows while the entropy is below its target, and falls above.
 
     ``c ← clip(c ± step, 0, most)``. The coefficient to apply is 0 while the entropy
     is above the target: ``jnp.where(entropy <= target, state.coefficient, 0)``.
 
     Args:
-      state: the coefficient so far.
-      entropy: measured, in nats a token.
-      target: to hold, not negative.
+      target: the entropy to hold, in nats a token, not negative.
       step: positive.
+      start: the coefficient to start with, not negative.
       most: the largest coefficient, positive.
 
     Returns:
-      the new state.
+      ``init() -> state`` and ``update(state, entropy) -> state`` with the measured
+      entropy in nats a token.
 
     Raises:
-      InputError: ``step`` or ``most`` is not positive or ``target`` is negative.
+      InputError: an argument is out of range.
 
     Reference:
       He et al., "Skywork open reasoner 1", arXiv 2505.22312, §4.3.
 
     Example:
-      >>> state, low = entropy_init(), jnp.float32(0.1)
-      >>> state = entropy_update(state, low, target=0.2, step=0.005)
-      >>> print(state.coefficient)
+      >>> bonus = entropy_target(target=0.2, step=0.005)
+      >>> print(bonus.update(bonus.init(), jnp.float32(0.1)).coefficient)
       0.005
     """
-    if not (step > 0 and most > 0) or target < 0:
+    if not (step > 0 and most > 0) or target < 0 or start < 0:
         raise InputError(
-            f"need step > 0, most > 0 and target >= 0, got {step}, {most}, {target}"
+            f"need step > 0, most > 0, target >= 0 and start >= 0, got {step}, {most}, "
+            f"{target} and {start}"
         )
-    sign = jnp.where(entropy.astype(jnp.float32) < target, 1.0, -1.0)
-    return EntropyState(jnp.clip(state.coefficient + step * sign, 0, most))
+
+    def init():
+        return EntropyState(jnp.float32(start))
+
+    def update(state, entropy):
+        sign = jnp.where(entropy.astype(jnp.float32) < target, 1.0, -1.0)
+        return EntropyState(jnp.clip(state.coefficient + step * sign, 0, most))
+
+    return Stateful(init, update)

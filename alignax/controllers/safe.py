@@ -1,20 +1,21 @@
 """SAFE: a KL budget that follows the reward, and an entropy gate on its penalty."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from alignax.types import InputError
+from alignax.types import InputError, Stateful
 
 WINDOW = 50
 
 
 class SAFEState(NamedTuple):
-    """``beta`` is the slope of the penalty in the KL: its effective strength."""
+    """``beta`` is the slope of ``penalty`` in the KL: its effective strength."""
 
     beta: Float[Array, ""]
+    penalty: Float[Array, ""]
+    """Nats a token, to be taken off the reward."""
     kl: Float[Array, ""]
     """Smoothed, in nats a token."""
     reward: Float[Array, ""]
@@ -26,22 +27,13 @@ class SAFEState(NamedTuple):
     count: Int[Array, ""]
 
 
-class SAFE(NamedTuple):
-    """``init() -> state``, ``update(state, kl, entropy, reward) -> state`` and
-    ``penalty(state, entropy) -> value``."""
-
-    init: Callable[[], SAFEState]
-    update: Callable[..., SAFEState]
-    penalty: Callable[..., Float[Array, ""]]
-
-
 def safe(
     *,
     threshold: float = 0.3,
     limits: tuple[float, float] = (0.1, 0.6),
     gains: tuple[float, float, float] = (0.3, 0.01, 0.05),
     weight: float = 0.1,
-) -> SAFE:
+) -> Stateful:
     """A penalty on what exceeds a moving threshold, stronger at low entropy.
 
     ``P = w (k_s − τ)₊² g`` with the smoothed KL ``k_s``, the gate
@@ -58,7 +50,7 @@ def safe(
       weight: w, positive.
 
     Returns:
-      ``init``, ``update`` (once a step) and ``penalty``.
+      ``init() -> state`` and ``update(state, kl, entropy, reward) -> state``.
 
     Raises:
       InputError: an argument is out of range.
@@ -86,7 +78,7 @@ def safe(
     def init():
         zero = jnp.float32(0)
         recent = jnp.zeros(2 * WINDOW)
-        return SAFEState(zero, zero, zero, zero, zero, recent, jnp.int32(0))
+        return SAFEState(zero, zero, zero, zero, zero, zero, recent, jnp.int32(0))
 
     def update(state, kl, entropy, reward):
         kl, entropy, reward = (
@@ -111,14 +103,10 @@ def safe(
         tau = jnp.clip((threshold + output) * _phase(recent, count), *limits)
         excess = jnp.maximum(smoothed - tau, 0)
         beta = 2 * weight * excess * entropy_gate(entropy)
-        return SAFEState(beta, smoothed, mean, summed, error, recent, count)
+        penalty = beta * excess / 2
+        return SAFEState(beta, penalty, smoothed, mean, summed, error, recent, count)
 
-    def penalty(state, entropy):
-        gate = entropy_gate(jnp.asarray(entropy, jnp.float32))
-        # beta = 2 w g x and P = w g x².
-        return jnp.where(gate > 0, state.beta**2 / (4 * weight * gate), 0)
-
-    return SAFE(init, update, penalty)
+    return Stateful(init, update)
 
 
 def entropy_gate(entropy: Float[Array, "*B"]) -> Float[Array, "*B"]:

@@ -12,7 +12,7 @@ as losses on these samples      ``policy_sample_surrogate``,
                                 ``reference_sample_surrogate``
 regularised-optimal policy      ``regularised_optimum(div, rewards, logp_ref, beta=)``
 preference link (f-DPO)         ``preference_link``, ``preference_loss``
-pseudo-reward (f-DPG)           ``pseudo_reward``, ``log_normaliser_init / _update``
+pseudo-reward (f-DPG)           ``pseudo_reward``
 distillation                    ``exact(div, student, teacher)``, ``score_weight``
 ==============================  =================================================
 
@@ -48,9 +48,6 @@ from alignax.divergences.conventions import (
     from_trl,
 )
 from alignax.divergences.link import (
-    LogNormaliser,
-    log_normaliser_init,
-    log_normaliser_update,
     preference_link,
     preference_loss,
     pseudo_reward,
@@ -69,7 +66,6 @@ from alignax.divergences.vocabulary import cauchy_schwarz, exact, renyi
 
 __all__ = [
     "Divergence",
-    "LogNormaliser",
     "alpha",
     "amari_from_cressie_read",
     "amari_from_fdpo",
@@ -86,8 +82,6 @@ __all__ = [
     "jeffreys",
     "jensen_shannon",
     "kl_dro",
-    "log_normaliser_init",
-    "log_normaliser_update",
     "mix",
     "neyman",
     "normalise",

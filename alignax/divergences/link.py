@@ -2,11 +2,10 @@
 score weights."""
 
 import math
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from alignax.divergences._numerics import as_float
 from alignax.divergences.value import Divergence
@@ -143,7 +142,7 @@ def pseudo_reward(
       div: the divergence, the target in the reference's place.
       logp: log-probabilities of samples under the policy.
       log_target: log of the unnormalised target ``P``; may be ``-inf``.
-      log_z: log of its normaliser, see :func:`log_normaliser_update`.
+      log_z: log of its normaliser, see ``targets.running_log_normaliser``.
 
     Returns:
       One reward a sample, float32 or wider.
@@ -163,79 +162,6 @@ def pseudo_reward(
     l = as_float(logp) - jnp.where(impossible, 0, log_target) + as_float(log_z)
     l = jnp.clip(jnp.where(impossible, 70.0, l), -70.0, 70.0)
     return jax.lax.stop_gradient(-div.f_prime(l))
-
-
-class LogNormaliser(NamedTuple):
-    """A running estimate of ``log Z``: ``log_z`` and the ``count`` of samples
-    behind it, of one shape (one entry a context, or scalars)."""
-
-    log_z: Float[Array, "*batch"]
-    count: Float[Array, "*batch"]
-
-
-def log_normaliser_init(shape: tuple[int, ...] = ()) -> LogNormaliser:
-    """The state before any sample: ``Z = 1`` with no weight.
-
-    Args:
-      shape: ``()`` for one normaliser, or one entry a context.
-
-    Returns:
-      The state.
-
-    Example:
-      >>> from alignax import divergences as dv
-      >>> dv.log_normaliser_init().count
-      Array(0., dtype=float32)
-    """
-    return LogNormaliser(jnp.zeros(shape), jnp.zeros(shape))
-
-
-def log_normaliser_update(
-    state: LogNormaliser,
-    log_weights: Float[Array, "*batch N"],
-    *,
-    where: Bool[Array, "*batch N"] | None = None,
-) -> LogNormaliser:
-    r"""Add samples to the running mean of ``Z``.
-
-    .. math:: Z \leftarrow \frac{n Z + \sum_k P_k / b_k}{n + N}
-
-    Value: unbiased for ``Z`` under the laws ``b`` that sampled.
-    Gradient: none; the result is stopped.
-
-    Args:
-      state: the state so far.
-      log_weights: ``log P - log b`` of N new samples ``[..., N]``; ``-inf``
-        where the target is zero.
-      where: True at the samples that count, default all.
-
-    Returns:
-      The new state. ``log_z`` is ``-inf`` while every weight seen was zero.
-
-    Reference: Go et al., arXiv 2302.08215, Algorithm 1.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from alignax import divergences as dv
-      >>> weights = jnp.log(jnp.array([1.0, 3.0]))
-      >>> jnp.exp(dv.log_normaliser_update(dv.log_normaliser_init(), weights).log_z)
-      Array(2., dtype=float32)
-    """
-    log_weights = as_float(log_weights)
-    if where is None:
-        where = jnp.ones(log_weights.shape, bool)
-    count = state.count + jnp.sum(where, axis=-1)
-    log_weights = jnp.where(where, log_weights, -jnp.inf)
-    top = jnp.max(log_weights, axis=-1, initial=-jnp.inf)
-    top = jnp.maximum(top, jnp.where(state.count > 0, state.log_z, -jnp.inf))
-    top = jnp.where(jnp.isneginf(top), 0, top)
-    total = jnp.sum(jnp.exp(log_weights - top[..., None]), axis=-1)
-    total = total + state.count * jnp.exp(
-        jnp.where(state.count > 0, state.log_z - top, 0)
-    )
-    log_z = top + jnp.log(total) - jnp.log(jnp.maximum(count, 1))
-    log_z = jnp.where(count > 0, log_z, state.log_z)
-    return jax.lax.stop_gradient(LogNormaliser(log_z, count))
 
 
 def score_weight(

@@ -10,8 +10,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Key
 
 from alignax import reduce
-from alignax.controllers import Controller
-from alignax.types import Counters, InputError, Metrics, Params, TrainState
+from alignax.types import Counters, InputError, Metrics, Params, Stateful, TrainState
 
 Fraction = reduce.Fraction
 LossFn = Callable[[Params, Any], tuple[Array, Array, dict[str, Fraction]]]
@@ -62,7 +61,7 @@ def optimiser(
 def init_state(
     params: Params,
     tx: optax.GradientTransformation,
-    controller: Controller,
+    controller: Stateful,
     key: Key[Array, ""],
 ) -> TrainState:
     """A train state at step 0.

@@ -166,13 +166,10 @@ from alignax.preference.tokens import (
     token_rewards,
 )
 from alignax.preference.unpaired import (
-    RewardShift,
     apo_zero,
     bco,
     kto,
     kto_anchor,
-    reward_shift_init,
-    reward_shift_update,
     seppo,
 )
 
@@ -184,7 +181,6 @@ __all__ = [
     "Pair",
     "PairLoss",
     "PairTokens",
-    "RewardShift",
     "activation_weights",
     "agreement",
     "alpha_po",
@@ -260,8 +256,6 @@ __all__ = [
     "rejection_sample",
     "reverse_cross_entropy",
     "reward_relabelled",
-    "reward_shift_init",
-    "reward_shift_update",
     "rpo",
     "segment_margin",
     "seppo",

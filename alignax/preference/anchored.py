@@ -45,7 +45,7 @@ def bco_pair(
 
     Args:
       pair: of ``[...]``.
-      shift: δ, ``RewardShift.mean``; TRL's DPO trainer leaves it 0.
+      shift: δ, the mean of ``advantages.running_moments``; TRL leaves it 0.
       beta: strength of the regularisation, positive.
 
     Returns:

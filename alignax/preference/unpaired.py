@@ -5,13 +5,10 @@ well: then these are anchored losses, which say where each side goes and not onl
 how far apart they end.
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from alignax import reduce
 from alignax.preference._checks import Strength, not_negative, positive
 from alignax.targets.samples import as_float
 
@@ -105,7 +102,8 @@ def bco(
     Args:
       log_ratio: ``[...]``, differentiated.
       desirable: ``[...]``, the labels.
-      shift: δ, the running mean of implicit rewards; no gradient.
+      shift: δ, the mean of all implicit rewards so far, as
+        ``advantages.running_moments`` keeps it; no gradient.
       beta: strength of the regularisation, positive.
 
     Returns:
@@ -126,60 +124,6 @@ def bco(
     shift = jax.lax.stop_gradient(as_float(shift))
     logit = beta * as_float(log_ratio) - shift
     return jax.nn.softplus(-logit * _sign(desirable))
-
-
-class RewardShift(NamedTuple):
-    """BCO's δ: the ``mean`` of all implicit rewards so far, and their ``count``."""
-
-    mean: Float[Array, ""]
-    count: Float[Array, ""]
-
-
-def reward_shift_init() -> RewardShift:
-    """The state before any reward.
-
-    Returns:
-      mean 0 of count 0.
-
-    Args: none.
-
-    Example:
-      >>> print(reward_shift_init().mean)
-      0.0
-    """
-    return RewardShift(jnp.zeros(()), jnp.zeros(()))
-
-
-def reward_shift_update(
-    state: RewardShift, rewards: Float[Array, " B"], mask: Bool[Array, " B"]
-) -> RewardShift:
-    """Count a batch's implicit rewards in.
-
-    Gradient: none; the result is stopped.
-    Value: the mean of all rewards given so far.
-
-    Args:
-      state: so far.
-      rewards: ``[B]``, ``β log π/ρ`` of good and bad completions alike.
-      mask: ``[B]``, True where one counts.
-
-    Returns:
-      the new state.
-
-    Reference:
-      Jung et al., arXiv 2404.04656, §3.3.
-
-    Example:
-      >>> mask = jnp.array([True, True])
-      >>> state = reward_shift_update(reward_shift_init(), jnp.array([1.0, 2.0]), mask)
-      >>> print(state.mean)
-      1.5
-    """
-    number = jnp.sum(mask, dtype=jnp.float32)
-    count = state.count + number
-    added = jnp.sum(reduce.masked(rewards, mask)) - number * state.mean
-    mean = state.mean + reduce.divide(added, count)
-    return jax.lax.stop_gradient(RewardShift(mean, count))
 
 
 def apo_zero(

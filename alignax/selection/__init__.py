@@ -22,11 +22,10 @@ from alignax.selection.groups import (
 from alignax.selection.replay import (
     Buffer,
     age_weights,
-    buffer_add,
-    buffer_init,
-    buffer_sample,
     objective_weights,
     recovered,
+    replay_buffer,
+    replay_sample,
 )
 from alignax.selection.roles import (
     context_rows,
@@ -49,9 +48,6 @@ __all__ = [
     "best_random_weights",
     "best_weights",
     "best_worst_weights",
-    "buffer_add",
-    "buffer_init",
-    "buffer_sample",
     "calm_completions",
     "context_rows",
     "critical_tokens",
@@ -65,6 +61,8 @@ __all__ = [
     "prefix_cuts",
     "r_squared",
     "recovered",
+    "replay_buffer",
+    "replay_sample",
     "roll_in_masks",
     "top_tokens",
     "unsolved",

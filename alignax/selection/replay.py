@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from alignax.types import InputError
+from alignax.types import InputError, Stateful
 
 
 class Buffer(NamedTuple):
@@ -22,30 +22,40 @@ class Buffer(NamedTuple):
     age: Int[Array, " C"]
 
 
-def buffer_init(row: Any, *, capacity: int) -> Buffer:
-    """An empty buffer.
+def replay_buffer(row: Any, *, capacity: int) -> Stateful:
+    """Rows of the last steps, static in shape.
 
     Args:
       row: a pytree of arrays as one row has them.
       capacity: C, positive.
 
     Returns:
-      the buffer.
+      ``init() -> Buffer``, empty, and ``update(buffer, rows, keep) -> Buffer``, once a
+      step: of the rows ``[B, ...]`` those with ``keep [B]`` True come in front, all
+      others are a step older, and where it is full the oldest go.
 
     Raises:
       InputError: ``capacity`` is not positive.
 
     Example:
-      >>> print(buffer_init({"reward": jnp.zeros(())}, capacity=2).age)
-      [-1 -1]
+      >>> replay = replay_buffer(jnp.zeros(()), capacity=2)
+      >>> keep = jnp.array([False, True])
+      >>> buffer = replay.update(replay.init(), jnp.array([5.0, 6.0]), keep)
+      >>> print(buffer.rows, buffer.age)
+      [6. 0.] [0 -1]
     """
     if capacity < 1:
         raise InputError(f"capacity must be positive, got {capacity}")
 
-    def empty(x):
-        return jnp.zeros((capacity, *x.shape), x.dtype)
+    def init():
+        rows = jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), row)
+        return Buffer(rows, jnp.full((capacity,), -1, jnp.int32))
 
-    return Buffer(jax.tree.map(empty, row), jnp.full((capacity,), -1, jnp.int32))
+    def update(buffer, rows, keep):
+        both, age = _joined(jnp.where(keep, 0, -1), rows, _older(buffer), buffer.rows)
+        return Buffer(*_packed(both, age, age >= 0, capacity))
+
+    return Stateful(init, update)
 
 
 def _packed(rows: Any, age: Array, first: Array, size: int) -> tuple[Any, Array]:
@@ -60,27 +70,6 @@ def _packed(rows: Any, age: Array, first: Array, size: int) -> tuple[Any, Array]
     return jax.tree.map(take, rows), kept
 
 
-def buffer_add(buffer: Buffer, rows: Any, keep: Bool[Array, " B"]) -> Buffer:
-    """New rows in front, all others a step older, the oldest out where it is full.
-
-    Args:
-      buffer: so far.
-      rows: a pytree ``[B, ...]``.
-      keep: ``[B]``, False for rows that are not stored.
-
-    Returns:
-      the buffer.
-
-    Example:
-      >>> buffer = buffer_init(jnp.zeros(()), capacity=2)
-      >>> buffer = buffer_add(buffer, jnp.array([5.0, 6.0]), jnp.array([False, True]))
-      >>> print(buffer.rows, buffer.age)
-      [6. 0.] [0 -1]
-    """
-    both, age = _joined(jnp.where(keep, 0, -1), rows, _older(buffer), buffer.rows)
-    return Buffer(*_packed(both, age, age >= 0, len(buffer.age)))
-
-
 def _older(buffer: Buffer) -> Array:
     return jnp.where(buffer.age >= 0, buffer.age + 1, -1)
 
@@ -90,7 +79,7 @@ def _joined(first_age: Array, first: Any, age: Array, rows: Any) -> tuple[Any, A
     return both, jnp.concatenate([first_age, age])
 
 
-def buffer_sample(
+def replay_sample(
     buffer: Buffer,
     key: Key[Array, ""],
     *,
@@ -119,9 +108,8 @@ def buffer_sample(
       finetuning for large language model" (ReMix), arXiv 2507.06892, §4.1.
 
     Example:
-      >>> buffer = buffer_init(jnp.zeros(()), capacity=3)
-      >>> buffer = buffer_add(buffer, jnp.array([5.0]), jnp.array([True]))
-      >>> rows, valid = buffer_sample(buffer, jax.random.key(0), count=2, most_age=2)
+      >>> buffer = Buffer(jnp.array([5.0, 0.0, 0.0]), jnp.array([0, -1, -1]))
+      >>> rows, valid = replay_sample(buffer, jax.random.key(0), count=2, most_age=2)
       >>> print(rows, valid)
       [5. 0.] [ True False]
     """
@@ -168,7 +156,7 @@ def recovered(
       Wu et al., "Confucius3-Math", arXiv 2506.18330, recent sample recovery.
 
     Example:
-      >>> buffer = buffer_init(jnp.zeros(()), capacity=2)
+      >>> buffer = replay_buffer(jnp.zeros(()), capacity=2).init()
       >>> new, keep = jnp.array([1.0, 2.0, 3.0]), jnp.array([True, True, True])
       >>> batch, valid, buffer = recovered(buffer, new, keep, size=2)
       >>> print(batch, buffer.rows)

@@ -20,15 +20,18 @@ from alignax.targets.laws import (
     renyi_cross_entropy,
 )
 from alignax.targets.samples import (
+    LogNormaliser,
     importance_expectation,
     kl_to_posterior,
     log_acceptance,
     log_normaliser,
     quasi_rejection_quality,
+    running_log_normaliser,
 )
 
 __all__ = [
     "Cumulants",
+    "LogNormaliser",
     "conditioned",
     "constrained_optimum",
     "cumulants",
@@ -40,4 +43,5 @@ __all__ = [
     "quasi_rejection_law",
     "quasi_rejection_quality",
     "renyi_cross_entropy",
+    "running_log_normaliser",
 ]

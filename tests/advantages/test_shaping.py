@@ -103,18 +103,36 @@ def test_multiplicative_worked_numbers():
 def test_running_moments_do_not_depend_on_the_split():
     """PPO-max, reference A4."""
     values = np.random.default_rng(0).normal(3, 2, 60).astype(np.float32)
+    moments = advantages.running_moments()
     for sizes in ([60], [1, 59], [7, 13, 40], [20, 20, 20]):
-        state = advantages.moments_init()
+        state = moments.init()
         for part in np.split(values, np.cumsum(sizes)[:-1]):
-            state = advantages.moments_update(state, jnp.array(part))
+            state = moments.update(state, jnp.array(part))
         close(state.mean, values.mean(), 1e-5)
         close(state.variance, values.var(), 1e-5)
     expected = np.clip((values - values.mean()) / values.std(ddof=1), -1, 1)
     actual = advantages.running_standardised(jnp.array(values), state, clip=1.0)
     close(actual, expected, 1e-5)
     # One reward alone has no scale.
-    one = advantages.moments_update(advantages.moments_init(), jnp.array([3.0]))
+    one = moments.update(moments.init(), jnp.array([3.0]))
     close(advantages.running_standardised(jnp.array([3.0]), one), 0)
+
+
+def test_bco_shift_is_the_mean_of_all_rewards():
+    """arXiv 2404.04656, §3.3, over batches of any size, what is masked left out; a
+    batch of nothing changes nothing."""
+    moments = advantages.running_moments()
+    state = moments.init()
+    for values, counted in (
+        ([np.nan], [0]),
+        ([1.0, 2.0, np.inf], [1, 1, 0]),
+        ([6.0, np.nan], [1, 0]),
+        ([np.nan], [0]),
+    ):
+        state = moments.update(state, jnp.array(values), jnp.array(counted, bool))
+    close(state.mean, 3.0)
+    close(state.variance, np.var([1, 2, 6]))
+    assert state.count == 3
 
 
 def test_exploration_worked_number():
@@ -182,7 +200,7 @@ def test_conflict_weights_worked_numbers():
         ),
         lambda: advantages.consistency_bonus(jnp.ones(2), jnp.ones(2), margin=-1.0),
         lambda: advantages.running_standardised(
-            jnp.ones(2), advantages.moments_init(), clip=0.0
+            jnp.ones(2), advantages.running_moments().init(), clip=0.0
         ),
     ],
 )

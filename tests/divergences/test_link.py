@@ -202,31 +202,6 @@ def test_impossible_target_has_a_floor():
     np.testing.assert_allclose(reward, -70.0)
 
 
-def test_log_normaliser_is_the_running_mean():
-    """Two updates, one masked sample, one zero weight; far below float32's range."""
-    draw = np.random.default_rng(0)
-    first, second = draw.normal(size=(2, 2, 5)) - 500.0
-    second[0, 1] = -np.inf
-    where = np.ones((2, 5), bool)
-    where[1, 3] = False
-    state = dv.log_normaliser_init((2,))
-    state = dv.log_normaliser_update(state, jnp.asarray(first, jnp.float32))
-    state = dv.log_normaliser_update(
-        state,
-        jnp.where(where, jnp.asarray(second, jnp.float32), jnp.nan),
-        where=jnp.asarray(where),
-    )
-    for row in range(2):
-        weights = np.concatenate([first[row], second[row][where[row]]])
-        expected = np.log(np.mean(np.exp(weights + 500.0))) - 500.0
-        np.testing.assert_allclose(state.log_z[row], expected, rtol=1e-6)
-    np.testing.assert_array_equal(state.count, [10, 9])
-    empty = dv.log_normaliser_update(dv.log_normaliser_init(), jnp.full(3, -jnp.inf))
-    assert empty.log_z == -np.inf
-    later = dv.log_normaliser_update(empty, jnp.zeros(3))
-    np.testing.assert_allclose(later.log_z, np.log(0.5), rtol=1e-6)
-
-
 def test_check_6h_score_weights():
     """Reference, CHECK 6.h (f-distill, arXiv 2502.15681): h(r) = f''(r) r^2 of its
     table, r = teacher / student."""

@@ -368,16 +368,6 @@ def test_kto_anchor_is_a_stopped_mean_above_zero():
     np.testing.assert_allclose(mean(wide([[1.0], [-0.5]])), [0.25, 0.25])
 
 
-def test_bco_shift_is_the_mean_of_all_rewards():
-    """arXiv 2404.04656, §3.3, over batches of any size, what is masked left out."""
-    state = pf.reward_shift_init()
-    for values, counted in (([1.0, 2.0, 9.0], [1, 1, 0]), ([6.0], [1])):
-        mask = jnp.array(counted, bool)
-        state = pf.reward_shift_update(state, wide(values), mask)
-    np.testing.assert_allclose(state.mean, 3.0)
-    assert state.count == 3
-
-
 def test_aot_compares_quantiles():
     """arXiv 2406.05882: the mean loss does not depend on which reference margin stands
     beside which pair."""

@@ -154,7 +154,7 @@ def test_resets_leave_the_prefix_out():
 
 def test_recovery_uses_each_row_once():
     """Confucius3-Math: full batches, nothing twice, nothing older than a step."""
-    buffer = selection.buffer_init(jnp.zeros((), jnp.int32), capacity=5)
+    buffer = selection.replay_buffer(jnp.zeros((), jnp.int32), capacity=5).init()
     step = jax.jit(
         lambda buffer, rows, keep: selection.recovered(buffer, rows, keep, size=4)
     )
@@ -174,14 +174,15 @@ def test_recovery_uses_each_row_once():
 
 
 def test_buffer_ages_and_drops_the_oldest():
-    buffer = selection.buffer_init({"x": jnp.zeros(2)}, capacity=3)
+    replay = selection.replay_buffer({"x": jnp.zeros(2)}, capacity=3)
+    buffer = replay.init()
     everyone = jnp.ones(2, bool)
     for number in range(3):
         rows = {"x": jnp.full((2, 2), float(number))}
-        buffer = selection.buffer_add(buffer, rows, everyone)
+        buffer = replay.update(buffer, rows, everyone)
     assert buffer.rows["x"][:, 0].tolist() == [2, 2, 1]
     assert buffer.age.tolist() == [0, 0, 1]
-    _, valid = selection.buffer_sample(buffer, jax.random.key(0), count=3, most_age=0)
+    _, valid = selection.replay_sample(buffer, jax.random.key(0), count=3, most_age=0)
     assert valid.sum() == 2
 
 
@@ -195,7 +196,7 @@ def test_sampling_follows_ages():
     buffer = selection.Buffer(jnp.arange(2.0), jnp.array([0, 3]))
     draw = jax.jit(
         jax.vmap(
-            lambda key: selection.buffer_sample(
+            lambda key: selection.replay_sample(
                 buffer, key, count=1, most_age=9, decay=0.5
             )[0][0]
         )
@@ -287,7 +288,7 @@ def test_versions_and_teachers():
         lambda: selection.prefix_cuts(
             jax.random.key(0), jnp.ones(1, int), probability=2.0
         ),
-        lambda: selection.buffer_init(jnp.zeros(()), capacity=0),
+        lambda: selection.replay_buffer(jnp.zeros(()), capacity=0),
         lambda: selection.age_weights(jnp.ones(1, int), rate=1.0),
         lambda: selection.objective_weights(
             jnp.ones((1, 1)), jnp.ones((1, 1)), alpha=2.0
