@@ -154,6 +154,7 @@ def make_sampler(config: Config, apply_fn, *, greedy: bool, last_row: str):
         scored = Scored(
             rollout=rollout,
             rewards=rewards,
+            right=rewards > 0,
             logp_old=logp,
             logp_ref=logp_ref,
             entropy=reduce.masked(logprobs.entropy(logits), rollout.trained),

@@ -1,7 +1,5 @@
 """Sample arguments for ``alignax.algorithms``."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 
@@ -33,9 +31,7 @@ def token_losses(logp, entropy, old, mask):
 ROWS = [
     Row(
         name="algorithms.prepare",
-        fn=lambda *args: [
-            x.astype(jnp.float32) for x in dataclasses.astuple(rows(*args))
-        ],
+        fn=lambda *args: [x.astype(jnp.float32) for x in jax.tree.leaves(rows(*args))],
         args=(REWARDS, OLD, MASK),
         rowwise=False,
         grad=(),

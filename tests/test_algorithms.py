@@ -41,6 +41,7 @@ def scored(rewards=REWARDS, mask=MASK, **changes):
     leaves = {
         "rollout": rollout,
         "rewards": rewards,
+        "right": rewards > 0,
         "logp_old": OLD,
         "logp_ref": REF,
         "entropy": ENTROPY,
@@ -56,7 +57,7 @@ def scored(rewards=REWARDS, mask=MASK, **changes):
 
 
 def fraction(algorithm, logp, entropy, rows):
-    values = algorithms.losses(algorithm, logp, entropy, rows)
+    values = algorithms.losses(algorithm, logp, entropy, rows, values=rows.values_old)
     return algorithms.reduced(algorithm, values, rows)
 
 
@@ -293,7 +294,7 @@ def test_stored_rows_are_only_regularised():
     _, _, rows = compiled("dph_rl")(LOGP, ENTROPY, scored())
     stored = np.arange(B) % K == K - 1
     assert not np.asarray(rows.weights)[stored].any()
-    np.testing.assert_array_equal(np.asarray(rows.share), stored)
+    np.testing.assert_array_equal(np.asarray(rows.beta) > 0, stored)
     (_, gradient), _, _ = compiled("dph_rl")(LOGP, ENTROPY, scored())
     # KL(ρ‖π) on ρ's tokens: the gradient of f(u) = u − 1 − log u is u − 1.
     u = np.exp(np.float64(LOGP) - np.float64(REF))

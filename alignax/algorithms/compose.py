@@ -1,21 +1,31 @@
 """A method as a composition: from a scored rollout to token losses.
 
-    scored ─▶ shape ─▶ advantage ─▶ credit ─▶ weight ─▶ rule(ratio) + term ─▶ reduction
+    scored ─▶ shape ─▶ advantage ─▶ credit ─▶ weight ─▶ rule(ratio) + terms ─▶ reduction
 
 ``prepare`` runs once a rollout over whole groups and gives rows that may be split;
-``losses`` runs in the differentiated function; ``reduced`` gives the fraction.
+``losses`` runs in the differentiated function; ``reduced`` gives the fraction. The
+regulariser enters where it says: in ``prepare`` as part of the reward, in ``losses``
+beside the policy term.
 """
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from alignax import reduce, surrogates
-from alignax.types import Leaf, Scored
+from alignax import (
+    advantages,
+    controllers,
+    reduce,
+    references,
+    regularisers,
+    surrogates,
+)
+from alignax.regularisers import Regulariser
+from alignax.types import InputError, Leaf, Scored
 
 
 @jax.tree_util.register_dataclass
@@ -28,9 +38,35 @@ class Rows:
     weights: Leaf  # float32 [B, T], on the policy term
     logp_old: Leaf  # float32 [B, T], the ratio's denominator
     logp_ref: Leaf  # float32 [B, T]
+    beta: Leaf  # float32 [B], strength of the regulariser
     share: Leaf  # float32 [B], what the method's term needs of the row
     level: Leaf  # float32 [B, T], what its rule needs of the token
     group_tokens: Leaf  # float32 [B], trained tokens of the row's group
+    values_old: Leaf = None  # float32 [B, T], of the critic
+    returns: Leaf = None  # float32 [B, T], what its values should be
+
+
+_WHERE = {
+    "right": "which answers are right is the task's to say, not a reward's sign",
+    "logp_ref": "score the rollout by the reference",
+    "entropy": "the scorer gives it",
+    "values": "the method needs a critic",
+    "greedy": "sample a greedy completion of each prompt and score it",
+    "demonstrated": "give groups whose last rows are demonstrations or stored rows",
+}
+
+
+def needed(scored: Scored, name: str) -> Array:
+    """A field of ``scored`` that the method cannot do without.
+
+    Raises:
+      InputError: it is missing; the message names it.
+    """
+    value = getattr(scored, name)
+    if value is None:
+        hint = f": {_WHERE[name]}" if name in _WHERE else ""
+        raise InputError(f"scored.{name} is missing and this method needs it{hint}")
+    return value
 
 
 def spread(values: Array, mask: Array) -> Array:
@@ -44,16 +80,29 @@ def lengths(scored: Scored) -> Array:
 
 
 def correct(scored: Scored) -> Array:
-    """``[G, K]``: positive rewards are right answers."""
-    return scored.rewards > 0
+    """``[G, K]``: right answers, by the task's word."""
+    return needed(scored, "right")
+
+
+def group_relative(scored: Scored, token: Array, penalty: Array) -> Array:
+    """Token advantages less the penalty to come, itself less what the group's other
+    completions pay from the same position on: with a sum over tokens the expected
+    gradient is that of the whole divergence."""
+    to_go = advantages.reward_to_go(penalty, scored.mask)
+    groups, completions = scored.rewards.shape
+    if completions > 1:
+        by_position = jnp.moveaxis(to_go.reshape(groups, completions, -1), 1, 2)
+        excess = jnp.moveaxis(advantages.leave_one_out(by_position), 2, 1)
+        to_go = excess.reshape(to_go.shape)
+    return token - to_go
 
 
 def _rewards(scored: Scored) -> Array:
     return scored.rewards
 
 
-def _everywhere(scored: Scored, values: Array) -> Array:
-    return spread(values, scored.mask)
+def _everywhere(scored: Scored, values: Array, penalty: Array) -> Array:
+    return group_relative(scored, spread(values, scored.mask), penalty)
 
 
 def _mask(scored: Scored) -> Array:
@@ -82,6 +131,51 @@ def ppo(ratios: Array, rows: Rows) -> Array:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Critic:
+    """A value function that is trained beside the policy.
+
+    ``returns``: ``(scored, penalty [B, T]) -> [B, T]``, what its values should be.
+    ``loss``: ``(values, values_old, returns, mask) -> [B, T]``, unreduced.
+    """
+
+    returns: Callable[[Scored, Array], Array]
+    loss: Callable[..., Array] = surrogates.clipped_value_loss
+    coefficient: float = 0.5
+    """Of the value loss, beside the policy's."""
+    pretrain: int = 0
+    """First steps in which the critic alone learns."""
+    heads: int = 1
+    """Values at each token; their minimum counts, where there are several."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Replay:
+    """Groups of earlier rollouts in each batch, off-policy by the ratio."""
+
+    share: float = 0.4
+    """Of the batch's groups that come from the buffer."""
+    most_age: int = 2
+    """Steps; older groups are left out."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """What a method samples beside K completions of each prompt."""
+
+    greedy: bool = False
+    """A greedy completion of each prompt, for its reward alone."""
+    last: Literal["own", "reference", "demonstration"] = "own"
+    """Whose the last completion of each group is."""
+    roll_in: bool = False
+    """Completions begin with a prefix of a guide's: attended, not trained."""
+    context: float = 0.0
+    """Share of each group sampled with the record's context before the prompt, and
+    trained without it."""
+    roles: int = 1
+    """Two: a pioneer answers, an observer answers with that answer before it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Algorithm:
     """One function for each stage; the defaults are PPO's clip on token ratios."""
 
@@ -89,8 +183,9 @@ class Algorithm:
     """``(scored, rewards [G, K]) -> [G, K]``: baseline and scale."""
     shape: Callable[[Scored], Array] = _rewards
     """``scored -> rewards [G, K]``."""
-    credit: Callable[[Scored, Array], Array] = _everywhere
-    """``(scored, [G, K]) -> [B, T]``."""
+    credit: Callable[[Scored, Array, Array], Array] = _everywhere
+    """``(scored, [G, K], penalty [B, T]) -> [B, T]``; the penalty is what the
+    regulariser takes from each token's reward, 0 where it stands elsewhere."""
     keep: Callable[[Scored], Array] = _mask
     """``scored -> [B, T]``: the tokens that are trained."""
     weight: Callable[[Scored, Array], Array] = _ones
@@ -102,13 +197,27 @@ class Algorithm:
     level: Callable[[Scored], Array] = _zeros
     """``scored -> [B, T]``: what ``rule`` needs of each token."""
     on_policy: bool = False
-    """Take the policy itself for the denominator: ratios of 1."""
+    """Take the policy itself for the denominator: ratios of 1. A rollout then serves
+    one update."""
     rule: Callable[[Array, Rows], Array] = ppo
     """``(token log-ratios [B, T], rows) -> [B, T]``: level and clip."""
     term: Callable[[Array, Array, Rows], Array] | None = None
-    """``(logp, entropy, rows) -> [B, T]``: divergence and entropy, added."""
+    """``(logp, entropy, rows) -> [B, T]``: an entropy bonus and the like, added."""
     reduction: Callable[[Array, Array, Rows], reduce.Fraction]
     """``(losses, mask, rows) -> fraction``."""
+    regulariser: Regulariser | None = None
+    """The divergence from the reference, and how it enters."""
+    beta: float = 0.0
+    """Its strength, where the controller starts."""
+    strength: Callable[[Scored], Array] = _row_ones
+    """``scored -> [B]``: each row's share of ``beta``."""
+    controller: Callable[[float], Any] = lambda beta: controllers.fixed(beta=beta)
+    """``beta -> controller``: what sets the strength from step to step."""
+    reference: references.Reference = references.fixed()
+    """Which policy the divergence is measured from."""
+    critic: Critic | None = None
+    replay: Replay | None = None
+    sampling: Sampling = Sampling()
 
 
 def prepare(algorithm: Algorithm, scored: Scored) -> Rows:
@@ -116,26 +225,51 @@ def prepare(algorithm: Algorithm, scored: Scored) -> Rows:
 
     Args:
       algorithm: the composition.
-      scored: the rollout with its rewards, of the whole batch.
+      scored: the rollout with its rewards, of the whole batch; ``beta`` in force, or
+        None for the algorithm's own.
 
     Returns:
       ``Rows``, every leaf ``[B, ...]`` and without gradient: they may be split into
       microbatches and shards.
+
+    Raises:
+      InputError: the method needs a field that ``scored`` lacks.
     """
-    keep = algorithm.keep(scored)
-    relative = algorithm.advantage(scored, algorithm.shape(scored))
-    token = algorithm.credit(scored, relative)
+    regulariser, keep = algorithm.regulariser, algorithm.keep(scored)
     completions = scored.rewards.shape[1]
-    ref = scored.logp_old if scored.logp_ref is None else scored.logp_ref
+    beta = algorithm.beta if scored.beta is None else scored.beta
+    beta = beta * algorithm.strength(scored).astype(jnp.float32)
+    penalty = jnp.zeros(keep.shape, jnp.float32)
+    if regulariser is not None:
+        ref = needed(scored, "logp_ref")
+        if regulariser.place == "reward":
+            penalty = beta[:, None] * regularisers.token_penalties(
+                regulariser, scored.logp_old, ref, scored.mask
+            )
+    else:
+        ref = scored.logp_old if scored.logp_ref is None else scored.logp_ref
+    # A myopic penalty is each token's own: it is no reward that earlier ones get.
+    myopic = regulariser is not None and regulariser.level == "myopic"
+    relative = algorithm.advantage(scored, algorithm.shape(scored))
+    token = algorithm.credit(scored, relative, 0 * penalty if myopic else penalty)
+    if myopic:
+        token = token - penalty
+    critic = {}
+    if algorithm.critic is not None:
+        values = reduce.masked(needed(scored, "values"), keep)
+        returns = algorithm.critic.returns(scored, 0 * penalty if myopic else penalty)
+        critic = {"values_old": values, "returns": reduce.masked(returns, keep)}
     rows = Rows(
         mask=keep,
         advantages=reduce.masked(token, keep),
         weights=reduce.masked(algorithm.weight(scored, token), keep),
         logp_old=reduce.masked(algorithm.denominator(scored), keep),
         logp_ref=reduce.masked(ref, keep),
+        beta=beta,
         share=algorithm.share(scored).astype(jnp.float32),
         level=reduce.masked(algorithm.level(scored), keep),
         group_tokens=reduce.group_tokens(keep, completions=completions),
+        **critic,
     )
     return jax.lax.stop_gradient(rows)
 
@@ -145,6 +279,9 @@ def losses(
     logp: Float[Array, "B T"],
     entropy: Float[Array, "B T"],
     rows: Rows,
+    *,
+    over_vocabulary: Float[Array, "B T"] | None = None,
+    values: Float[Array, "B T"] | None = None,
 ) -> Float[Array, "B T"]:
     """The token losses of a method.
 
@@ -153,15 +290,31 @@ def losses(
       logp: ``[B, T]`` of the taken tokens, differentiated.
       entropy: ``[B, T]`` in nats, differentiated; used by some terms only.
       rows: of ``prepare``.
+      over_vocabulary: ``[B, T]``, what ``regularisers.losses`` asks for.
+      values: ``[B, T]`` of the critic, differentiated.
 
     Returns:
       ``[B, T]`` float32, zero where masked.
+
+    Raises:
+      InputError: the method has a critic and there are no values.
     """
+    regulariser, critic = algorithm.regulariser, algorithm.critic
     denominator = logp if algorithm.on_policy else rows.logp_old
     ratios = surrogates.log_ratio(logp, denominator, rows.mask)
     result = rows.weights * algorithm.rule(ratios, rows)
+    if regulariser is not None and regulariser.place == "loss":
+        result = result + rows.beta[:, None] * regularisers.losses(
+            regulariser, logp, rows.logp_ref, rows.mask, over_vocabulary=over_vocabulary
+        )
     if algorithm.term is not None:
         result = result + algorithm.term(logp, entropy, rows)
+    if critic is not None:
+        if values is None:
+            raise InputError("values must be given: the method trains a critic")
+        result = result + critic.coefficient * critic.loss(
+            values, rows.values_old, rows.returns, rows.mask
+        )
     return jnp.where(rows.mask, result, 0)
 
 

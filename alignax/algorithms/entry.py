@@ -3,9 +3,10 @@
 import dataclasses
 from collections.abc import Mapping
 
+from alignax import regularisers
 from alignax.algorithms import methods as m
 from alignax.algorithms import stages as s
-from alignax.algorithms.compose import Algorithm
+from alignax.algorithms.compose import Algorithm, Critic
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,14 @@ def of_rewards(function):
     return lambda scored, rewards: function(rewards)
 
 
-gae_ppo = Algorithm(advantage=s.raw, credit=s.gae_credit(0.05), reduction=s.token_mean)
+gae_ppo = Algorithm(
+    advantage=s.raw,
+    credit=s.gae(),
+    reduction=s.token_mean,
+    regulariser=regularisers.k1_in_reward(),
+    beta=0.05,
+    critic=Critic(returns=s.gae_returns()),
+)
 no_kl = m.no_kl
 standard_token_mean = change(no_kl, reduction=s.token_mean)
 

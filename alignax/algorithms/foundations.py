@@ -1,10 +1,11 @@
 """The family's trunk: baselines, clips, normalisers."""
 
-from alignax import advantages, surrogates
+from alignax import advantages, regularisers, surrogates
 from alignax.algorithms import entry
 from alignax.algorithms import methods as m
 from alignax.algorithms import stages as s
-from alignax.algorithms.compose import Algorithm
+from alignax.algorithms.compose import Algorithm, Sampling, needed
+from alignax.regularisers import Regulariser
 
 ROWS = {
     "reinforce": entry.row(
@@ -33,7 +34,7 @@ ROWS = {
         "the reward model, pretrained",
         "reward clip 10, β .02",
         entry.in_shaping("test_running_moments_do_not_depend_on_the_split"),
-        entry.change(entry.gae_ppo, credit=s.gae_credit(0.02)),
+        entry.change(entry.gae_ppo, beta=0.02),
     ),
     "dual_clip": entry.row(
         "Dual clip, INTELLECT-2",
@@ -101,12 +102,16 @@ ROWS = {
         entry.in_credit("test_reinforce_plus_plus_worked_numbers"),
         Algorithm(
             advantage=s.raw,
-            credit=s.reinforce_plus_plus_credit(0.01),
+            credit=s.whitened_to_go(),
+            regulariser=regularisers.k1_in_reward(),
+            beta=0.01,
             reduction=s.token_mean,
         ),
         baseline=Algorithm(
             advantage=s.centred,
-            credit=s.reinforce_plus_plus_credit(0.01),
+            credit=s.whitened_to_go(),
+            regulariser=regularisers.k1_in_reward(),
+            beta=0.01,
             reduction=s.token_mean,
         ),
     ),
@@ -117,11 +122,15 @@ ROWS = {
         "reward clip ±5; verl takes reward-to-go of the penalty",
         entry.in_scales("test_greedy_baseline_is_unbiased"),
         Algorithm(
-            advantage=lambda scored, r: advantages.greedy_centred(r, scored.greedy),
-            credit=s.instant_kl_credit(0.05),
+            advantage=lambda scored, r: advantages.greedy_centred(
+                r, needed(scored, "greedy")
+            ),
+            regulariser=Regulariser(level="myopic"),
+            beta=0.05,
             on_policy=True,
             rule=s.REINFORCE,
             reduction=s.token_mean,
+            sampling=Sampling(greedy=True),
         ),
     ),
     "opo": entry.row(

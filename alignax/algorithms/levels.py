@@ -129,7 +129,7 @@ ROWS = {
         entry.in_ratios("test_mixture_is_unbiased_over_the_mixture_only"),
         Algorithm(
             advantage=lambda scored, r: advantages.group_centred(r, m.own_rows(scored)),
-            credit=m.rl_plus_credit,
+            credit=s.on_group(m.rl_plus_credit),
             denominator=m.rl_plus_denominator,
             rule=s.RATIO,
             reduction=s.constant_length,

@@ -5,25 +5,36 @@ import math
 
 import jax.numpy as jnp
 
-from alignax import advantages, controllers, estimators, reduce, selection, surrogates
-from alignax.algorithms.compose import Algorithm, correct, lengths, spread
+from alignax import (
+    advantages,
+    controllers,
+    estimators,
+    reduce,
+    regularisers,
+    selection,
+    surrogates,
+)
+from alignax.algorithms.compose import Algorithm, correct, lengths, needed, spread
 from alignax.algorithms.stages import (
     CLIP_HIGHER,
     GEOMETRIC,
     REINFORCE,
-    k3,
     mixed,
     overlong,
-    rloo_shape,
     sequence_mean,
     sequence_sum,
     standardised,
     token_mean,
-    weighted,
+    whole_penalty,
 )
 
-grpo = Algorithm(advantage=standardised, term=k3(0.04), reduction=sequence_mean)
-no_kl = dataclasses.replace(grpo, term=None)
+grpo = Algorithm(
+    advantage=standardised,
+    reduction=sequence_mean,
+    regulariser=regularisers.k3_in_loss(),
+    beta=0.04,
+)
+no_kl = dataclasses.replace(grpo, regulariser=None, beta=0.0)
 dapo = Algorithm(
     shape=overlong,
     advantage=standardised,
@@ -32,8 +43,10 @@ dapo = Algorithm(
     reduction=token_mean,
 )
 rloo = Algorithm(
-    shape=rloo_shape(0.05),
     advantage=lambda scored, rewards: advantages.leave_one_out(rewards),
+    credit=whole_penalty,
+    regulariser=regularisers.k1_in_reward(),
+    beta=0.05,
     on_policy=True,
     rule=REINFORCE,
     reduction=sequence_sum,
@@ -75,17 +88,17 @@ def not_drifted(scored):
 
 def rl_plus_denominator(scored):
     blind = surrogates.blind_mixture_logp(scored.logp_old, scored.mask)
-    return jnp.where(scored.demonstrated[:, None], blind, scored.logp_old)
+    return jnp.where(needed(scored, "demonstrated")[:, None], blind, scored.logp_old)
 
 
 def rl_plus_credit(scored, values):
     token = spread(values, scored.mask)
     explored = advantages.exploration_advantages(token, scored.logp_old, scored.mask)
-    return jnp.where(scored.demonstrated[:, None], explored, token)
+    return jnp.where(needed(scored, "demonstrated")[:, None], explored, token)
 
 
 def own_rows(scored):
-    return ~scored.demonstrated.reshape(scored.rewards.shape)
+    return ~needed(scored, "demonstrated").reshape(scored.rewards.shape)
 
 
 def apo_advantage(scored, rewards):
@@ -102,21 +115,23 @@ def dads(scored):
 
 def seed(scored, rewards):
     entropy = advantages.semantic_entropy(
-        scored.clusters, jnp.zeros(rewards.shape, jnp.float32)
+        needed(scored, "clusters"), jnp.zeros(rewards.shape, jnp.float32)
     )
     most = math.log(rewards.shape[-1])
     return advantages.semantic_entropy_scaled(rewards, entropy, most=most)
 
 
 def shorter_than_before(scored):
-    history = jnp.broadcast_to(scored.history[:, None], scored.rewards.shape)
+    history = jnp.broadcast_to(needed(scored, "history")[:, None], scored.rewards.shape)
     return scored.rewards + advantages.history_length_reward(
         lengths(scored), correct(scored), history
     )
 
 
 def entropy_level(scored):
-    return advantages.relative_entropy_level(scored.entropy, scored.mask, pivot=0.8)
+    return advantages.relative_entropy_level(
+        needed(scored, "entropy"), scored.mask, pivot=0.8
+    )
 
 
 def hapo(ratios, rows):
@@ -135,7 +150,7 @@ def signs(scored):
 
 def targeted_entropy(scored):
     """The mean entropy, on each row so that rows may be split."""
-    mean = reduce.divide(*reduce.token_mean(scored.entropy, scored.mask))
+    mean = reduce.divide(*reduce.token_mean(needed(scored, "entropy"), scored.mask))
     return jnp.broadcast_to(mean, scored.mask.shape[:1])
 
 
@@ -162,7 +177,9 @@ def kl_cov(ratios, rows):
 
 
 def clip_cov_level(scored):
-    dropped = surrogates.clip_cov_dropped(scored.key, covariance(scored), scored.mask)
+    dropped = surrogates.clip_cov_dropped(
+        needed(scored, "key"), covariance(scored), scored.mask
+    )
     return dropped.astype(jnp.float32)
 
 
@@ -172,7 +189,7 @@ def clip_cov(ratios, rows):
 
 
 def informative(scored, values):
-    scores = jnp.abs(values) * scored.entropy
+    scores = jnp.abs(values) * needed(scored, "entropy")
     return selection.top_tokens(scores, scored.mask, fraction=0.5).astype(jnp.float32)
 
 
@@ -190,13 +207,15 @@ def in_band(scored):
 
 def gtpo_credit(scored, values):
     token = spread(values, scored.mask)
-    total = jnp.sum(reduce.masked(scored.entropy, scored.mask), -1, keepdims=True)
+    total = jnp.sum(
+        reduce.masked(needed(scored, "entropy"), scored.mask), -1, keepdims=True
+    )
     count = jnp.sum(scored.mask, -1, keepdims=True, dtype=jnp.float32)
     return token - 0.1 * reduce.divide(total, count)
 
 
 def gtpo_keep(scored):
-    calm = selection.calm_completions(scored.entropy, scored.mask, 0.0)
+    calm = selection.calm_completions(needed(scored, "entropy"), scored.mask, 0.0)
     return scored.mask & calm[:, None]
 
 
@@ -219,52 +238,19 @@ def rapo(logp, entropy, rows):
     term = surrogates.forward_exploration_surrogate(
         logp, rows.logp_ref, rows.share, rows.mask
     )
-    return 0.01 * term - 0.001 * reduce.masked(entropy, rows.mask)
+    penalty = rows.beta[:, None] * term
+    return penalty - 0.001 * reduce.masked(entropy, rows.mask)
 
 
 def stored(scored):
     """Rows that the reference wrote are regularised only."""
-    return scored.demonstrated
+    return needed(scored, "demonstrated")
 
 
 def not_stored(scored, values):
-    return jnp.broadcast_to(~scored.demonstrated[:, None], scored.mask.shape).astype(
-        jnp.float32
-    )
-
-
-def on_reference_rows(divergence, beta):
-    """DPH-RL: an f-divergence on completions of the reference."""
-
-    def term(logp, entropy, rows):
-        return beta * estimators.myopic_f_reference_surrogate(
-            divergence, logp, rows.logp_ref, rows.mask
-        )
-
-    return weighted(term)
-
-
-def on_own_rows(divergence, beta):
-    """An f-divergence of the token laws on the policy's own completions."""
-
-    def term(logp, entropy, rows):
-        return beta * estimators.myopic_f_surrogate(
-            divergence, logp, rows.logp_ref, rows.mask
-        )
-
-    return term
-
-
-def forward_kl_on_policy(beta):
-    """KL(ρ‖π) of the token laws, at the policy's own prefixes, from its own tokens."""
-
-    def term(logp, entropy, rows):
-        ones = jnp.ones(logp.shape[:1])
-        return beta * surrogates.forward_exploration_surrogate(
-            logp, rows.logp_ref, ones, rows.mask
-        )
-
-    return term
+    return jnp.broadcast_to(
+        ~needed(scored, "demonstrated")[:, None], scored.mask.shape
+    ).astype(jnp.float32)
 
 
 def kdrl_share(scored):
@@ -278,7 +264,7 @@ def behaviour(scored):
 
 def care(scored):
     return scored.rewards + advantages.consistency_bonus(
-        scored.rewards, scored.confidence
+        scored.rewards, needed(scored, "confidence")
     )
 
 
@@ -311,10 +297,10 @@ def pkpo(scored, rewards):
 
 
 def entropic(scored, values):
-    level = selection.top_tokens(scored.entropy, scored.mask, fraction=0.2)
+    level = selection.top_tokens(needed(scored, "entropy"), scored.mask, fraction=0.2)
     return level.astype(jnp.float32)
 
 
 def shaped_by_entropy(scored, values):
     token = spread(values, scored.mask)
-    return advantages.entropy_shaped(token, scored.entropy, scored.mask)
+    return advantages.entropy_shaped(token, needed(scored, "entropy"), scored.mask)

@@ -1,6 +1,6 @@
 """Rewards and baselines."""
 
-from alignax import advantages
+from alignax import advantages, regularisers
 from alignax.algorithms import entry
 from alignax.algorithms import methods as m
 from alignax.algorithms import stages as s
@@ -95,8 +95,9 @@ ROWS = {
         entry.in_shaping("test_long_failures_worked_numbers"),
         Algorithm(
             advantage=m.apo_advantage,
-            share=m.dads,
-            term=s.weighted(s.k3(1e-3)),
+            regulariser=regularisers.k3_in_loss(),
+            beta=1e-3,
+            strength=m.dads,
             reduction=s.token_mean,
         ),
     ),
@@ -134,7 +135,12 @@ ROWS = {
         "standardised outcome less the future KL, by steps · clip",
         "β 1/200",
         entry.in_credit("test_process_rewards_are_the_sequence_gradient"),
-        entry.change(entry.no_kl, credit=s.process_credit(1 / 200)),
+        entry.change(
+            entry.no_kl,
+            credit=s.own_penalty,
+            regulariser=regularisers.k1_in_reward(),
+            beta=1 / 200,
+        ),
     ),
     "rto": entry.row(
         "RTO",
@@ -156,6 +162,6 @@ ROWS = {
         "PPO with last_value as bootstrap (EGAE)",
         "λ .95",
         entry.in_credit("test_egae_worked_numbers"),
-        entry.change(entry.gae_ppo, credit=s.gae_credit(0.0)),
+        entry.change(entry.gae_ppo, regulariser=None, beta=0.0),
     ),
 }

@@ -5,8 +5,15 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from alignax import advantages, estimators, reduce, selection, surrogates
-from alignax.algorithms.compose import Rows, correct, lengths, spread
+from alignax import advantages, reduce, selection, surrogates
+from alignax.algorithms.compose import (
+    Rows,
+    correct,
+    group_relative,
+    lengths,
+    needed,
+    spread,
+)
 from alignax.types import Scored
 
 
@@ -80,74 +87,74 @@ DUAL = by(surrogates.dual_clip_surrogate, clip_high=0.28, cap=10.0)
 SEQUENCE, GEOMETRIC = surrogates.sequence_log_ratio, surrogates.geometric_log_ratio
 
 
-# Divergence and entropy terms.
-def k3(beta):
-    return lambda logp, entropy, rows: (
-        beta * estimators.myopic_forward_k3_surrogate(logp, rows.logp_ref, rows.mask)
+# Credit: what each token gets of the outcome and of the penalty in the reward.
+def on_group(credit):
+    """A method's own credit of the outcome, less the group-relative penalty."""
+    return lambda scored, values, penalty: group_relative(
+        scored, credit(scored, values), penalty
     )
 
 
-def weighted(term):
-    """Each row's term by its share."""
-    return lambda logp, entropy, rows: rows.share[:, None] * term(logp, entropy, rows)
+def whole_penalty(scored, values, penalty):
+    """RLOO: each completion's whole penalty, less its group's."""
+    total = jnp.sum(penalty, axis=-1).reshape(values.shape)
+    return spread(values - advantages.leave_one_out(total), scored.mask)
 
 
-def k2(beta):
-    return lambda logp, entropy, rows: (
-        beta * estimators.k2(logp, rows.logp_ref, rows.mask)
-    )
+def own_penalty(scored, values, penalty):
+    """The outcome's advantage less the token's penalty to come, without baseline."""
+    to_go = advantages.reward_to_go(penalty, scored.mask)
+    return spread(values, scored.mask) - to_go
 
 
-# Credit.
-def reinforce_plus_plus_credit(beta, centre=True):
-    def credit(scored, values):
-        outcome = advantages.at_last_token(values.reshape(-1), scored.mask)
-        penalised = advantages.kl_penalised(
-            outcome, scored.logp_old, scored.logp_ref, scored.mask, beta=beta
-        )
-        to_go = advantages.reward_to_go(penalised, scored.mask)
+def _token_rewards(scored, values, penalty):
+    return advantages.at_last_token(values.reshape(-1), scored.mask) - penalty
+
+
+def whitened_to_go(centre=True):
+    """REINFORCE++: reward-to-go with the penalty inside, whitened over the batch."""
+
+    def credit(scored, values, penalty):
+        rewards = _token_rewards(scored, values, penalty)
+        to_go = advantages.reward_to_go(rewards, scored.mask)
         return advantages.whitened(to_go, scored.mask, centre=centre)
 
     return credit
 
 
-def gae_credit(beta, **bound):
-    def credit(scored, values):
-        outcome = advantages.at_last_token(values.reshape(-1), scored.mask)
-        penalised = advantages.kl_penalised(
-            outcome, scored.logp_old, scored.logp_ref, scored.mask, beta=beta
-        )
-        last = advantages.last_value(scored.values, scored.mask)
+def _gained(scored, values, penalty, bound, truncated):
+    critic = needed(scored, "values")
+    after = None
+    if truncated:
+        last = scored.last_value
+        if last is None:
+            last = advantages.last_value(critic, scored.mask)
         after = jnp.where(scored.rollout.finished, 0, last)
-        gained = advantages.gae(penalised, scored.values, scored.mask, after, **bound)
+    rewards = _token_rewards(scored, values, penalty)
+    return advantages.gae(rewards, critic, scored.mask, after, **bound)
+
+
+def gae(*, truncated=True, **bound):
+    """PPO: generalised advantages with the penalty inside, whitened over the batch.
+
+    ``truncated``: completions that were cut go on, worth their last value.
+    """
+
+    def credit(scored, values, penalty):
+        gained = _gained(scored, values, penalty, bound, truncated)
         return advantages.whitened(gained, scored.mask)
 
     return credit
 
 
-def instant_kl_credit(beta):
-    """ReMax: the outcome's advantage and each token's own penalty only."""
+def gae_returns(*, truncated=True, **bound):
+    """The critic's targets: advantages before whitening, and the values themselves."""
 
-    def credit(scored, values):
-        return advantages.kl_penalised(
-            spread(values, scored.mask),
-            scored.logp_old,
-            scored.logp_ref,
-            scored.mask,
-            beta=beta,
-        )
+    def returns(scored, penalty):
+        gained = _gained(scored, scored.rewards, penalty, bound, truncated)
+        return gained + reduce.masked(scored.values, scored.mask)
 
-    return credit
-
-
-def process_credit(beta):
-    def credit(scored, values):
-        token = spread(values, scored.mask)
-        return advantages.process_rewards(
-            token, scored.logp_old, scored.logp_ref, scored.mask, beta=beta
-        )
-
-    return credit
+    return returns
 
 
 def mixed(scored: Scored) -> Array:
@@ -160,7 +167,7 @@ def mixed(scored: Scored) -> Array:
 
 def mixed_or_stored(scored: Scored) -> Array:
     """Stored rows count whatever their rewards."""
-    return mixed(scored) | (scored.mask & scored.demonstrated[:, None])
+    return mixed(scored) | (scored.mask & needed(scored, "demonstrated")[:, None])
 
 
 def overlong(scored: Scored) -> Array:
@@ -169,13 +176,3 @@ def overlong(scored: Scored) -> Array:
     return scored.rewards + advantages.overlong_penalty(
         lengths(scored), max_length=longest, buffer=max(1, longest // 5)
     )
-
-
-def rloo_shape(beta):
-    def shape(scored):
-        gap = reduce.masked(scored.logp_old, scored.mask) - reduce.masked(
-            scored.logp_ref, scored.mask
-        )
-        return scored.rewards - beta * jnp.sum(gap, -1).reshape(scored.rewards.shape)
-
-    return shape

@@ -1,9 +1,13 @@
 """Terms beside the clipped one, references, critics."""
 
-from alignax import divergences
+from alignax import divergences, regularisers
 from alignax.algorithms import entry
 from alignax.algorithms import methods as m
 from alignax.algorithms import stages as s
+from alignax.algorithms.compose import Sampling
+from alignax.regularisers import Regulariser
+
+IN_LOSS = {"level": "myopic", "place": "loss"}
 
 ROWS = {
     "kdrl": entry.row(
@@ -13,9 +17,14 @@ ROWS = {
         "β 5e-3 → 1e-3 by linear",
         entry.in_ratios("test_the_divergence_term_needs_the_correction_too"),
         entry.change(
-            entry.standard_token_mean, share=m.kdrl_share, term=s.weighted(s.k2(5e-3))
+            entry.standard_token_mean,
+            regulariser=regularisers.k2_in_loss(),
+            beta=5e-3,
+            strength=m.kdrl_share,
         ),
-        every_answer=entry.change(entry.standard_token_mean, term=s.k2(5e-3)),
+        every_answer=entry.change(
+            entry.standard_token_mean, regulariser=regularisers.k2_in_loss(), beta=5e-3
+        ),
     ),
     "rapo": entry.row(
         "RAPO",
@@ -23,7 +32,7 @@ ROWS = {
         "GRPO + forward_exploration_surrogate − η H",
         ".01, .001, φ = reward",
         entry.in_terms("test_forward_exploration_is_the_generalised_kl"),
-        entry.change(entry.no_kl, share=m.rapo_share, term=m.rapo),
+        entry.change(entry.no_kl, share=m.rapo_share, term=m.rapo, beta=0.01),
     ),
     "dph_rl": entry.row(
         "DPH-RL",
@@ -35,22 +44,33 @@ ROWS = {
             m.dapo,
             keep=s.mixed_or_stored,
             weight=m.not_stored,
-            share=m.stored,
-            term=m.on_reference_rows(divergences.forward_kl(), 0.05),
+            strength=m.stored,
+            regulariser=Regulariser(
+                divergence=divergences.forward_kl(), samples="reference", **IN_LOSS
+            ),
+            beta=0.05,
+            sampling=Sampling(last="reference"),
         ),
         JS=entry.change(
             m.dapo,
             keep=s.mixed_or_stored,
             weight=m.not_stored,
-            share=m.stored,
-            term=m.on_reference_rows(divergences.jensen_shannon(), 0.1),
+            strength=m.stored,
+            regulariser=Regulariser(
+                divergence=divergences.jensen_shannon(), samples="reference", **IN_LOSS
+            ),
+            beta=0.1,
+            sampling=Sampling(last="reference"),
         ),
         forward_KL_on_own_rows=entry.change(
-            entry.standard_token_mean, term=m.forward_kl_on_policy(0.05)
+            entry.standard_token_mean,
+            regulariser=regularisers.k3_in_loss(),
+            beta=0.05,
         ),
         JS_on_own_rows=entry.change(
             entry.standard_token_mean,
-            term=m.on_own_rows(divergences.jensen_shannon(), 0.1),
+            regulariser=Regulariser(divergence=divergences.jensen_shannon(), **IN_LOSS),
+            beta=0.1,
         ),
     ),
     "salsa": entry.row(

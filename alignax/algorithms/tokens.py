@@ -52,7 +52,7 @@ ROWS = {
         entry.in_shaping("test_conflict_weights_worked_numbers"),
         entry.change(
             entry.no_kl,
-            credit=m.gtpo_credit,
+            credit=s.on_group(m.gtpo_credit),
             keep=m.gtpo_keep,
             weight=m.conflicts,
             on_policy=True,
@@ -81,7 +81,7 @@ ROWS = {
         "entropy_shaped · GRPO",
         "α .4, κ 2",
         entry.in_shaping("test_entropy_shaping_worked_numbers"),
-        entry.change(entry.no_kl, credit=m.shaped_by_entropy),
+        entry.change(entry.no_kl, credit=s.on_group(m.shaped_by_entropy)),
     ),
     "nlpo": entry.row(
         "NLPO",

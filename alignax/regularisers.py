@@ -1,0 +1,273 @@
+"""What holds a policy near its reference: a divergence, and how it enters a step.
+
+The objective is ``E_π r − β D``. Four choices make a ``Regulariser``:
+
+- ``divergence``: any of ``alignax.divergences``;
+- ``level``: ``sequence``, D of the distributions of whole completions, or ``myopic``,
+  the sum of the tokens' divergences at the policy's own prefixes, whose distribution
+  is held fixed: a token does not answer for where it leads;
+- ``form``: how it is estimated: ``sampled`` from the taken tokens; ``exact``, summed
+  over the vocabulary; ``top_k``, summed over the policy's k likeliest tokens and
+  sampled beyond;
+- ``place``: in the ``reward``, where the method's baseline and clip act on it, or in
+  the ``loss``, beside the policy term;
+- ``samples``: whose completions it is estimated on: the ``policy``'s, or stored ones
+  of the ``reference``.
+
+Every combination that is not refused has the gradient of ``D`` in expectation, where
+token losses are summed: the tests enumerate it.
+"""
+
+import dataclasses
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from alignax import divergences, estimators, reduce
+from alignax.divergences import Divergence
+from alignax.types import InputError
+
+__all__ = [
+    "Regulariser",
+    "k1_in_reward",
+    "k2_in_loss",
+    "k3_in_loss",
+    "losses",
+    "pull",
+    "token_penalties",
+]
+
+Level = Literal["sequence", "myopic"]
+Form = Literal["sampled", "exact", "top_k"]
+Place = Literal["reward", "loss"]
+Samples = Literal["policy", "reference"]
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Regulariser:
+    """A divergence from the reference and the way it enters a step.
+
+    Raises:
+      InputError: the combination has no gradient, or none that is D's; the message
+        says which would do.
+    """
+
+    divergence: Divergence = divergences.reverse_kl()
+    level: Level = "sequence"
+    form: Form = "sampled"
+    place: Place = "reward"
+    samples: Samples = "policy"
+    k: int = 64
+    """Tokens of the form ``top_k``."""
+
+    def __post_init__(self):
+        names = {"level": Level, "form": Form, "place": Place, "samples": Samples}
+        for name, allowed in names.items():
+            if getattr(self, name) not in allowed.__args__:
+                raise InputError(
+                    f"{name} must be one of {', '.join(allowed.__args__)}, got "
+                    f"{getattr(self, name)!r}"
+                )
+        if self.k < 1:
+            raise InputError(f"k must be at least 1 token, got {self.k}")
+        if self.form != "sampled" and self.place == "reward":
+            raise InputError(
+                f"form {self.form} sums over the vocabulary, and its gradient is no "
+                "multiple of the taken token's score, so it cannot stand in the "
+                "reward; take place='loss', or form='sampled'"
+            )
+        if self.samples == "reference" and self.place == "reward":
+            raise InputError(
+                "samples of the reference have no reward to place the divergence in; "
+                "take place='loss'"
+            )
+        if self.samples == "reference" and self.form != "sampled":
+            raise InputError(
+                f"form {self.form} is for the policy's prefixes; with samples of the "
+                "reference take form='sampled'"
+            )
+        if self.form != "sampled" and self.level == "sequence" and not self._chains:
+            raise InputError(
+                f"form {self.form} sums the tokens' divergences, which is the "
+                "divergence of whole completions for reverse_kl alone (the chain "
+                f"rule), got {self.divergence.name}; take level='myopic', or "
+                "form='sampled'"
+            )
+
+    @property
+    def _chains(self) -> bool:
+        return self.divergence == divergences.reverse_kl()
+
+    @property
+    def over_vocabulary(self) -> bool:
+        """Whether ``losses`` needs the tokens' divergences over the vocabulary."""
+        return self.form != "sampled"
+
+
+def k1_in_reward() -> Regulariser:
+    """PPO's and RLOO's penalty: the reverse KL of whole completions, unbiased."""
+    return Regulariser()
+
+
+def k2_in_loss() -> Regulariser:
+    """``½ (log π/ρ)²`` in the loss: its gradient is the myopic reverse KL's."""
+    return Regulariser(level="myopic", place="loss")
+
+
+def k3_in_loss() -> Regulariser:
+    """GRPO's penalty: ``e^{−l} − 1 + l`` in the loss, whose gradient is that of the
+    myopic *forward* KL (Tang and Munos, arXiv 2506.09477)."""
+    return Regulariser(
+        divergence=divergences.forward_kl(), level="myopic", place="loss"
+    )
+
+
+def _log_ratio(logp: Array, logp_ref: Array, mask: Array) -> Array:
+    ref = jax.lax.stop_gradient(reduce.masked(logp_ref, mask))
+    return reduce.masked(logp, mask) - ref
+
+
+def token_penalties(
+    regulariser: Regulariser,
+    logp: Float[Array, "*B T"],
+    logp_ref: Float[Array, "*B T"],
+    mask: Bool[Array, "*B T"],
+) -> Float[Array, "*B T"]:
+    """What the reward loses at each token, before ``beta``.
+
+    At level ``sequence`` the sum from a token on is what its score is weighted by:
+    ``Σ_{n ≥ t} l_n`` for the reverse KL; for another divergence ``f'(U)`` with
+    ``U = π(y)/ρ(y)``, due at the last token. At level ``myopic`` it is the token's
+    own weight, ``f'(u_t)``, and later ones do not count.
+
+    Args:
+      regulariser: with place ``reward``.
+      logp: ``[..., T]`` of the taken tokens when the update begins.
+      logp_ref: ``[..., T]``.
+      mask: ``[..., T]``, True on the policy's tokens.
+
+    Returns:
+      ``[..., T]`` float32, without gradient, zero where masked.
+
+    Reference:
+      Go et al., "Aligning Language Models with Preferences through f-divergence
+      Minimization", arXiv 2302.08215, theorem 1.
+
+    Example:
+      >>> mask, logp = jnp.array([True, True]), jnp.array([-1.0, -1.0])
+      >>> print(token_penalties(k1_in_reward(), logp, 2 * logp, mask))
+      [1. 1.]
+    """
+    ratio = jax.lax.stop_gradient(_log_ratio(logp, logp_ref, mask))
+    if regulariser.level == "myopic":
+        return jnp.where(mask, regulariser.divergence.f_prime(ratio), 0)
+    if regulariser._chains:
+        return ratio
+    whole = regulariser.divergence.f_prime(jnp.sum(ratio, axis=-1))
+    left = jax.lax.cumsum(mask.astype(jnp.int32), axis=mask.ndim - 1, reverse=True)
+    return jnp.where(mask & (left == 1), whole[..., None], 0)
+
+
+def losses(
+    regulariser: Regulariser,
+    logp: Float[Array, "*B T"],
+    logp_ref: Float[Array, "*B T"],
+    mask: Bool[Array, "*B T"],
+    *,
+    over_vocabulary: Float[Array, "*B T"] | None = None,
+) -> Float[Array, "*B T"]:
+    """Token losses whose sum has the divergence's gradient, before ``beta``.
+
+    Args:
+      regulariser: with place ``loss``.
+      logp: ``[..., T]`` of the taken tokens, differentiated.
+      logp_ref: ``[..., T]``; no gradient.
+      mask: ``[..., T]``, True on the policy's tokens.
+      over_vocabulary: ``[..., T]``, each token's divergence by its form ``exact`` or
+        ``top_k``, differentiated; needed by these forms.
+
+    Returns:
+      ``[..., T]`` float32, zero where masked.
+
+    Value: an estimate of the divergence, unbiased where tokens are the policy's.
+    Gradient: of the divergence, unbiased where tokens are the policy's.
+
+    Raises:
+      InputError: a form over the vocabulary without ``over_vocabulary``.
+
+    Example:
+      >>> mask, logp = jnp.array([True, True]), jnp.array([-1.0, -1.0])
+      >>> loss = lambda logp: losses(k2_in_loss(), logp, 3 * logp, mask).sum()
+      >>> print(jax.grad(loss)(logp))
+      [2. 2.]
+    """
+    if regulariser.over_vocabulary:
+        if over_vocabulary is None:
+            raise InputError(
+                f"over_vocabulary must be given for the form {regulariser.form}: each "
+                "token's divergence, such as rollout.divergence_by_hidden makes it"
+            )
+        token = reduce.masked(over_vocabulary, mask)
+        if regulariser.level == "myopic":
+            return token
+        return estimators.sequence_surrogate(token, logp, mask)
+    div, myopic = regulariser.divergence, regulariser.level == "myopic"
+    if regulariser.samples == "reference":
+        surrogate = (
+            estimators.myopic_f_reference_surrogate
+            if myopic
+            else estimators.sequence_f_reference_surrogate
+        )
+        return surrogate(div, logp, logp_ref, mask)
+    if myopic:
+        return estimators.myopic_f_surrogate(div, logp, logp_ref, mask)
+    if regulariser._chains:
+        return estimators.sequence_kl_surrogate(logp, logp_ref, mask)
+    return estimators.sequence_f_surrogate(div, logp, logp_ref, mask)
+
+
+def pull(
+    regulariser: Regulariser,
+    logp: Float[Array, "*B T"],
+    logp_ref: Float[Array, "*B T"],
+    mask: Bool[Array, "*B T"],
+) -> dict[str, reduce.Fraction]:
+    """Where the divergence no longer pulls back, or pulls too hard, at these samples.
+
+    Counted at the regulariser's level, over completions or tokens further than one nat
+    from the reference: ``flat``, where ``u f''(u)``, the change of the pull with the
+    log-ratio, is below a hundredth of its value at 1; ``steep``, where ``|f'|`` is
+    above a thousand.
+
+    Args:
+      regulariser: any.
+      logp: ``[..., T]`` of the taken tokens.
+      logp_ref: ``[..., T]``.
+      mask: ``[..., T]``, True on the policy's tokens.
+
+    Returns:
+      two fractions, of all completions or tokens.
+
+    Example:
+      >>> far = Regulariser(divergence=divergences.jensen_shannon(), place="loss")
+      >>> ones, mask = jnp.ones((1, 1)), jnp.array([[True]])
+      >>> shares = pull(far, 20 * ones, 0 * ones, mask)
+      >>> print(*map(float, shares["flat"]), *map(float, shares["steep"]))
+      1.0 1.0 0.0 1.0
+    """
+    ratio = jax.lax.stop_gradient(_log_ratio(logp, logp_ref, mask))
+    counts = mask
+    if regulariser.level == "sequence":
+        ratio, counts = jnp.sum(ratio, axis=-1), jnp.any(mask, axis=-1)
+    div = regulariser.divergence
+    # A divergence with a kink at 1 has no curvature to compare with: all of it is flat.
+    flat = (jnp.abs(ratio) > 1) & (div.uf2(ratio) < 0.01 * min(div.curvature, 1.0))
+    steep = jnp.abs(div.f_prime(ratio)) > 1e3
+    total = jnp.sum(counts, dtype=jnp.float32)
+    return {
+        "flat": (jnp.sum(flat & counts, dtype=jnp.float32), total),
+        "steep": (jnp.sum(steep & counts, dtype=jnp.float32), total),
+    }
