@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tests.close import assert_close, decoder_rel
 from tests.models.cases import CONFIGS, jitted, random_params, random_tokens
 
-CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+CLOSE = decoder_rel(layers=2)
 LENGTH = 9
 # Left-padded rows; the last is nothing but padding at first.
 MASK = np.array(
@@ -35,7 +36,7 @@ def test_in_steps_is_at_once(model, steps):
         cache, at = out.cache, at + step
     got = np.concatenate(parts, axis=1)
     # On padding the two differ by what fills a softmax over nothing.
-    np.testing.assert_allclose(got[MASK], whole[MASK], **CLOSE)
+    assert_close(got[MASK], whole[MASK], rel=CLOSE)
     assert cache["index"] == LENGTH
     np.testing.assert_array_equal(cache["mask"][:, :LENGTH], MASK)
     assert not np.any(cache["mask"][:, LENGTH:])
@@ -44,7 +45,7 @@ def test_in_steps_is_at_once(model, steps):
 def test_logits_from_is_a_slice(model):
     apply_fn, params, tokens, whole = model
     got = apply_fn(params, tokens, mask=MASK, logits_from=5).logits
-    np.testing.assert_allclose(got, whole[:, 5:], **CLOSE)
+    assert_close(got, whole[:, 5:], rel=CLOSE)
 
 
 def test_prompt_positions_never_reach_the_head(model):

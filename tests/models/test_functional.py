@@ -11,10 +11,11 @@ import pytest
 from alignax.models import functional
 from alignax.pipeline import sharding
 from alignax.types import ApplyFn, InputError
+from tests.close import assert_close, decoder_rel
 from tests.models.cases import CONFIGS, SIZES, jitted, random_params, random_tokens
 
 CONFIG = CONFIGS["one key"]
-CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+CLOSE = decoder_rel(CONFIG.num_layers)
 
 
 @pytest.fixture(scope="module")
@@ -115,9 +116,9 @@ def test_transformations_agree(params):
     for i in range(2):
         one = jax.tree.map(lambda x, i=i: x[i], both)
         compiled = jitted(CONFIG)(one, tokens).logits
-        np.testing.assert_allclose(many[i], compiled, **CLOSE)
+        assert_close(many[i], compiled, rel=CLOSE)
     eager = apply_fn(one, tokens).logits
-    np.testing.assert_allclose(eager, compiled, **CLOSE)
+    assert_close(eager, compiled, rel=CLOSE)
     abstract = jax.eval_shape(apply_fn, params, tokens)
     assert abstract.logits.shape == (2, 4, CONFIG.vocab_size)
     assert abstract.cache is None
@@ -151,11 +152,8 @@ def test_split_over_devices():
     assert fresh["embedding"].addressable_shards[0].data.shape == (4, 4)
     spread = jax.device_put(params, places)
     (_, logits), gradient = step(spread, sharding.shard_rows(tokens, mesh))
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=5e-5),
-        (logits, gradient),
-        (truth, slope),
-    )
+    assert_close(logits, truth, rel=CLOSE)
+    assert_close(gradient, slope, rel=decoder_rel(2, gradient=True))
 
 
 def test_what_does_not_fit(params):

@@ -11,6 +11,7 @@ import pytest
 from alignax import preference as pf
 from alignax.models import decoder, functional, heads
 from alignax.types import InputError
+from tests.close import assert_close, decoder_rel
 
 CONFIG = decoder.DecoderConfig(
     vocab_size=11,
@@ -22,6 +23,7 @@ CONFIG = decoder.DecoderConfig(
     mlp_size=16,
     max_length=16,
 )
+CLOSE = decoder_rel(CONFIG.num_layers)
 KEY = jax.random.key(0)
 TOKENS = jax.random.randint(KEY, (3, 6), 0, 11)
 MASK = jnp.arange(6)[None] < jnp.array([6, 4, 2])[:, None]
@@ -44,7 +46,7 @@ def test_the_head_reads_the_policys_hidden_states(policy, reward_fn):
     params["head"] = policy["embedding"][4:5]
     logits = functional.make_apply(CONFIG)(policy, TOKENS, mask=MASK).logits
     values = reward_fn(params, TOKENS, mask=MASK)
-    np.testing.assert_allclose(values[..., 0], logits[..., 4], rtol=1e-5, atol=1e-6)
+    assert_close(values[..., 0], logits[..., 4], rel=CLOSE)
 
 
 def test_last_values_ignore_padding(policy, reward_fn):
@@ -53,7 +55,7 @@ def test_last_values_ignore_padding(policy, reward_fn):
     rewards = heads.last_values(reward_fn(params, TOKENS, mask=MASK), MASK)
     other = jnp.where(MASK, TOKENS, 7)
     again = heads.last_values(reward_fn(params, other, mask=MASK), MASK)
-    np.testing.assert_allclose(rewards, again, rtol=1e-6)
+    assert_close(rewards, again, rel=CLOSE)
     none = heads.last_values(jnp.full((1, 3, 1), jnp.nan), jnp.zeros((1, 3), bool))
     np.testing.assert_array_equal(none, 0)
 
@@ -66,7 +68,7 @@ def test_an_ensemble_is_its_members(policy, reward_fn):
     for m in range(3):
         member = jax.tree.map(lambda leaf, m=m: leaf[m], params)
         one = heads.last_values(reward_fn(member, TOKENS, mask=MASK), MASK)[:, 0]
-        np.testing.assert_allclose(rewards[:, m], one, rtol=1e-4, atol=1e-6)
+        assert_close(rewards[:, m], one, rel=CLOSE)
     assert np.ptp(params["head"], axis=0).min() > 0
     np.testing.assert_array_equal(np.ptp(params["embedding"], axis=0), 0)
     fresh = heads.init_ensemble(CONFIG, KEY, members=2)
@@ -101,9 +103,7 @@ def test_a_preference_model_is_antisymmetric_and_learns_a_cycle():
     params = train(heads.init_reward(CONFIG, KEY))
     logit = preference_fn(params, ab, mask, ba, mask)
     assert (logit > 1).all()
-    np.testing.assert_allclose(
-        logit, -preference_fn(params, ba, mask, ab, mask), rtol=1e-5
-    )
+    assert_close(logit, -preference_fn(params, ba, mask, ab, mask), rel=CLOSE)
 
 
 def test_several_outputs():

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from alignax.models import functional, hf
 from alignax.pipeline import sharding
 from alignax.types import InputError
+from tests.close import assert_close, decoder_rel
 from tests.models.cases import (
     CONFIGS,
     FAMILIES,
@@ -108,11 +109,10 @@ def test_load(folder):
     np.testing.assert_array_equal(params["head"], tensors["lm_head.weight"])
     functional.check_params(config, params)
     tokens = random_tokens(config, (1, 5))
-    np.testing.assert_allclose(
+    assert_close(
         jitted(config)(params, tokens).logits[0],
         reference(config, params, tokens[0]),
-        rtol=1e-4,
-        atol=1e-4,
+        rel=decoder_rel(config.num_layers),
     )
 
 

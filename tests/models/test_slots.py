@@ -10,9 +10,8 @@ import pytest
 from alignax.models import functional
 from alignax.pipeline import rollout as rollouts
 from alignax.types import Prompts
+from tests.close import assert_close, decoder_rel
 from tests.models.cases import CONFIGS, FAMILIES, jitted, random_params, random_tokens
-
-CLOSE = {"rtol": 2e-5, "atol": 2e-5}
 
 
 def test_a_full_cache_forgets_its_oldest_tokens():
@@ -28,7 +27,7 @@ def test_a_full_cache_forgets_its_oldest_tokens():
         kept = slice(max(t - 3, 0), t + 1)
         positions = jnp.broadcast_to(jnp.arange(7)[kept], (2, 4))
         expected = apply_fn(params, tokens[:, kept], positions=positions).logits
-        np.testing.assert_allclose(out.logits[:, 0], expected[:, -1], **CLOSE)
+        assert_close(out.logits[:, 0], expected[:, -1], rel=decoder_rel(1))
 
 
 @pytest.mark.parametrize("name", ["gemma2", "gpt2"])
@@ -49,8 +48,4 @@ def test_slots_do_not_change_the_samples(name):
 
     expected, actual = sample(), sample(slots=5)
     assert len(set(np.asarray(expected.trained).sum(axis=1).tolist())) > 2
-    jax.tree.map(
-        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4),
-        actual,
-        expected,
-    )
+    assert_close(actual, expected, rel=decoder_rel(config.num_layers))
