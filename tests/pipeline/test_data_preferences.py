@@ -11,11 +11,16 @@ from alignax.types import InputError
 
 PAIR = {"prompt": "1+1=", "chosen": "2", "rejected": "3"}
 TOKENIZER = data.byte_tokenizer()
+
+
+def conversation(messages):
+    return "".join(f"<{m['role']}>{m['content']}<end>\n" for m in messages)
+
+
 CHATTY = dataclasses.replace(
     TOKENIZER,
-    chat=lambda messages: (
-        "".join(f"<{m['role']}>{m['content']}" for m in messages) + "<assistant>"
-    ),
+    chat=lambda messages: conversation(messages) + "<assistant>",
+    conversation=conversation,
 )
 ASK = {"role": "user", "content": "1+1?"}
 
@@ -47,6 +52,11 @@ BAD = [
     (PAIR | {"chosen": [{"role": "user"}]}, "line 2, field 'chosen': a list"),
     (PAIR | {"rejected": "2"}, "line 2, field 'rejected': the same as 'chosen'"),
     (PAIR | {"prompt": ""}, "line 2, field 'prompt': an empty text"),
+    (PAIR | {"chosen": ""}, "line 2, field 'chosen': an empty text"),
+    (
+        {"prompt": "a", "chosen": [says("")], "rejected": [says("b")]},
+        "line 2, field 'chosen': its last message is empty",
+    ),
 ]
 
 
@@ -82,12 +92,60 @@ def test_conversations_go_through_the_chat_template(tmp_path):
         "rejected": [says("3")],
     }
     implicit = {"chosen": [ASK, says("2")], "rejected": [ASK, says("3")]}
-    expected = ("<user>1+1?<assistant>", "2", "3")
+    answers = data.Turn("2<end>\n"), data.Turn("3<end>\n")
+    expected = ("<user>1+1?<end>\n<assistant>", *answers)
     assert data.pair_texts(explicit, CHATTY) == expected
     assert data.pair_texts(implicit, CHATTY) == expected
     path = write(tmp_path / "x.jsonl", [implicit])
     records, _ = data.read_preferences(path, fields=data.CONVERSATIONS)
     assert data.pair_texts(records[0], CHATTY) == expected
+
+
+def test_turns_end_as_the_template_ends_them():
+    """No ``eos_id`` after a turn; a template that writes what is past otherwise; an
+    answer that it rewrites; a text after messages."""
+    record = {"chosen": [ASK, says("2")], "rejected": [ASK, says("3")]}
+    rows = data.encode_pairs([data.pair_texts(record, CHATTY)], TOKENIZER, length=40)
+    row = rows.chosen
+    trained = row.tokens[row.loss_mask].tolist()
+    assert trained == TOKENIZER.encode("2<end>\n")
+    thinks = dataclasses.replace(CHATTY, chat=lambda m: CHATTY.chat(m) + "<think>")
+    prompt, chosen, _ = data.pair_texts(record, thinks)
+    assert prompt.endswith("<assistant><think>")
+    assert chosen == data.Turn("2<end>\n")
+    loud = dataclasses.replace(thinks, conversation=lambda m: "two")
+    with pytest.raises(InputError, match="field 'chosen': the chat template does not"):
+        data.pair_texts(record, loud)
+    mixed = {"prompt": "1+1=", "chosen": [says("2")], "rejected": [says("3")]}
+    with pytest.raises(InputError, match="the prompt is a text"):
+        data.pair_texts(mixed, CHATTY)
+
+
+def test_earlier_turns_of_an_answer_are_kept():
+    """A prompt of messages, and sides of several messages: all that follows it."""
+    several = [says("2"), says("?", "user"), says("4")]
+    record = {"prompt": [ASK], "chosen": several, "rejected": [says("3")]}
+    _, chosen, _ = data.pair_texts(record, CHATTY)
+    assert chosen == data.Turn("2<end>\n<user>?<end>\n<assistant>4<end>\n")
+
+
+def test_long_answers_are_cut():
+    """``"truncate"``: the ends of answers go, prompts stay; a side that fits is whole;
+    a prompt that leaves no room is named."""
+    long = [PAIR | {"chosen": "x" * 99}] * 2
+    sizes = {"lengths": (12,), "tokens_per_batch": 24, "seed": 0}
+    batch = next(data.pair_batches(long, TOKENIZER, on_long="truncate", **sizes))
+    row = batch.chosen
+    assert TOKENIZER.decode(row.tokens[0][row.loss_mask[0]].tolist()) == "x" * 7
+    assert TOKENIZER.eos_id not in row.tokens[0].tolist()
+    row = batch.rejected
+    assert row.tokens[0][row.loss_mask[0]].tolist() == [51, TOKENIZER.eos_id]
+    with pytest.raises(InputError, match="the prompt of record 0 alone has 13 tokens"):
+        data.pair_batches(
+            [PAIR | {"prompt": "1" * 12}] * 2, TOKENIZER, on_long="truncate", **sizes
+        )
+    with pytest.raises(InputError, match='on_long: "drop" was given'):
+        data.encode_pairs([("1", "2", "3")], TOKENIZER, length=4, on_long="drop")
 
 
 @pytest.mark.parametrize(

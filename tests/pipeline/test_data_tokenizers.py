@@ -9,7 +9,13 @@ import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from alignax.pipeline.data import byte_tokenizer, decode_rows, load_tokenizer
+from alignax.pipeline.data import (
+    byte_tokenizer,
+    decode_rows,
+    encode_pairs,
+    load_tokenizer,
+    pair_texts,
+)
 from alignax.types import InputError
 
 SPECIALS = ["<pad>", "<bos>", "<eos>"]
@@ -110,6 +116,40 @@ def test_loaded_ids_and_specials(loaded):
     # An embedding padded beyond the vocabulary can sample ids that nobody named.
     assert loaded.decode([*loaded.encode("7 , 8"), 5000]) == "7 , 8"
     assert loaded.decode(loaded.encode("a\ud800")) == "a?"
+
+
+def test_a_conversation_is_the_templates_own_tokens(folders, loaded):
+    """What is trained of a pair is what transformers makes of the whole, less the
+    prompt: TRL's rule, here by token ids."""
+    import transformers
+
+    hf = transformers.AutoTokenizer.from_pretrained(str(folders["chat"]))
+    ask = {"role": "user", "content": "1+1?"}
+    sides = [[ask, {"role": "assistant", "content": text}] for text in ("2", "30")]
+    record = dict(zip(("chosen", "rejected"), sides, strict=True))
+    rows = encode_pairs([pair_texts(record, loaded)], loaded, length=40)
+    for row, side in zip(rows, sides, strict=True):
+        whole = hf.apply_chat_template(side, tokenize=True, return_dict=True)
+        prompt = hf.apply_chat_template(
+            [ask], tokenize=True, add_generation_prompt=True, return_dict=True
+        )
+        expected = whole["input_ids"][len(prompt["input_ids"]) :]
+        assert row.tokens[row.loss_mask].tolist() == expected
+        assert loaded.eos_id not in expected
+
+
+def test_every_token_that_ends_a_completion(tmp_path, loaded):
+    """``generation_config.json`` has a number, a list, or nothing that is one."""
+    assert loaded.end_ids == (2,)
+    assert byte_tokenizer().end_ids == (258,)
+    for name, ids, expected in (("one", 0, (2, 0)), ("list", [3, 2], (2, 3))):
+        folder = build_folder(tmp_path / name, eos_token="<eos>")
+        text = json.dumps({"eos_token_id": ids})
+        (folder / "generation_config.json").write_text(text)
+        assert load_tokenizer(folder).end_ids == expected
+    (folder / "generation_config.json").write_text('{"eos_token_id": "end"}')
+    with pytest.raises(InputError, match="no generation configuration"):
+        load_tokenizer(folder)
 
 
 def test_chat_template_ends_where_the_assistant_begins(loaded):

@@ -8,12 +8,7 @@ restored run sees what the interrupted one would have seen, on any number of
 processes.
 """
 
-from alignax.pipeline.data.batches import (
-    encode_prompts,
-    encode_supervised,
-    prompt_batches,
-    supervised_batches,
-)
+from alignax.pipeline.data.batches import prompt_batches, supervised_batches
 from alignax.pipeline.data.buckets import pair_batches, unpaired_batches
 from alignax.pipeline.data.preferences import (
     CONVERSATIONS,
@@ -33,6 +28,7 @@ from alignax.pipeline.data.records import (
     read_tfds,
     tfds_from_jsonl,
 )
+from alignax.pipeline.data.rows import Turn, encode_prompts, encode_supervised
 from alignax.pipeline.data.tokenizers import (
     Tokenizer,
     byte_tokenizer,
@@ -47,6 +43,7 @@ __all__ = [
     "PairRows",
     "Records",
     "Tokenizer",
+    "Turn",
     "UnpairedRows",
     "byte_tokenizer",
     "decode_rows",

@@ -7,7 +7,7 @@ import grain
 import jax
 import numpy as np
 
-from alignax.pipeline.data.batches import _batches, _prompt_ids
+from alignax.pipeline.data.batches import _batches
 from alignax.pipeline.data.preferences import (
     PairRows,
     UnpairedRows,
@@ -18,34 +18,48 @@ from alignax.pipeline.data.preferences import (
     pair_texts,
 )
 from alignax.pipeline.data.records import Records
+from alignax.pipeline.data.rows import (
+    answer_ids,
+    check_on_long,
+    check_room,
+    prompt_ids,
+)
 from alignax.pipeline.data.tokenizers import Tokenizer
 from alignax.types import InputError
 
 Rows = TypeVar("Rows")
 
 
-def _tokens(
-    prompt: str, answers: Sequence[str], tokenizer: Tokenizer, where: str
-) -> int:
-    """Of the prompt, its longest answer and the end-of-sequence."""
-    head = len(_prompt_ids(prompt, tokenizer))
-    if not head:
-        raise InputError(f"{where}, field 'prompt': it has no token.")
-    return head + 1 + max(len(tokenizer.encode(answer)) for answer in answers)
-
-
-def _usable(
-    records: Records, measure: Callable[[Mapping[str, Any], str], int], on_bad: str
+def _sizes(
+    records: Records,
+    texts: Callable[..., tuple[Any, ...]],
+    tokenizer: Tokenizer,
+    *,
+    widest: int,
+    on_bad: str,
+    on_long: str,
 ) -> dict[int, int]:
-    """Each usable record's number of tokens, by its number."""
+    """Tokens of each usable record, its longest answer's end included, by its number;
+    of one that is to be cut, the widest width."""
     check_on_bad(on_bad)
+    check_on_long(on_long, answers=True)
     sizes = {}
     for number in range(len(records)):
+        where = f"record {number}"
         try:
-            sizes[number] = measure(records[number], f"record {number}")
+            prompt, *answers = texts(records[number], tokenizer, where=where)
+            head = len(prompt_ids(prompt, tokenizer))
+            if not head:
+                raise InputError(f"{where}, field 'prompt': it has no token.")
         except InputError:
             if on_bad == "error":
                 raise
+            continue
+        size = head + max(len(answer_ids(answer, tokenizer)) for answer in answers)
+        if on_long == "truncate" and size > widest:
+            check_room(head, number, widest)
+            size = widest
+        sizes[number] = size
     return sizes
 
 
@@ -68,14 +82,13 @@ def _bricks(
         raise InputError(
             f"lengths: {tuple(lengths)} was given; widths of 1 token or more would do."
         )
-    if on_long not in ("error", "drop"):
-        raise InputError(f'on_long: {on_long!r} was given; "error" or "drop" would do.')
     long = [n for n, size in sizes.items() if size > lengths[-1]]
     if long and on_long == "error":
         raise InputError(
             f"lengths: record {long[0]} has {sizes[long[0]]} tokens, more than the "
             f"widest of {lengths} ({len(long)} of {len(sizes)} records do); add a "
-            'wider one, or leave such records out with on_long="drop".'
+            'wider one, leave such records out with on_long="drop", or cut the ends '
+            'of their answers off with on_long="truncate".'
         )
     shuffle = np.random.default_rng(seed)
     bricks, waiting, below = [], [], 0
@@ -148,6 +161,11 @@ def _bucketed(
     )
 
 
+def _cut(on_long: str) -> str:
+    """What is dropped never comes to be encoded."""
+    return "truncate" if on_long == "truncate" else "error"
+
+
 def pair_batches(
     records: Records,
     tokenizer: Tokenizer,
@@ -176,7 +194,8 @@ def pair_batches(
       seed: of the order.
       num_epochs: passes over the batches; None never ends.
       on_bad: ``"drop"`` leaves bad records out; ``"error"`` names the first.
-      on_long: ``"drop"`` or ``"error"``, for pairs with a side beyond all lengths.
+      on_long: for pairs with a side beyond all lengths: ``"error"``, ``"drop"``, or
+        ``"truncate"``, which cuts the end of such a side off.
       process_index: this process; jax's where not given.
       process_count: the number of processes; jax's where not given.
 
@@ -194,16 +213,21 @@ def pair_batches(
       (1, 8)
     """
 
-    def measure(record, where):
-        prompt, *answers = pair_texts(record, tokenizer, where=where)
-        return _tokens(prompt, answers, tokenizer, where)
-
     def encode(width, numbers):
         texts = [pair_texts(records[n], tokenizer) for n in numbers]
-        return encode_pairs(texts, tokenizer, length=width, indices=numbers)
+        return encode_pairs(
+            texts, tokenizer, length=width, indices=numbers, on_long=_cut(on_long)
+        )
 
     return _bucketed(
-        _usable(records, measure, on_bad),
+        _sizes(
+            records,
+            pair_texts,
+            tokenizer,
+            widest=max(lengths, default=0),
+            on_bad=on_bad,
+            on_long=on_long,
+        ),
         encode,
         lengths=lengths,
         tokens_per_batch=tokens_per_batch,
@@ -238,7 +262,8 @@ def unpaired_batches(
       seed: of the order.
       num_epochs: passes over the batches; None never ends.
       on_bad: ``"drop"`` leaves bad records out; ``"error"`` names the first.
-      on_long: ``"drop"`` or ``"error"``, for rows beyond all lengths.
+      on_long: for rows beyond all lengths: ``"error"``, ``"drop"``, or
+        ``"truncate"``, which cuts their ends off.
       process_index: this process; jax's where not given.
       process_count: the number of processes; jax's where not given.
 
@@ -256,17 +281,27 @@ def unpaired_batches(
       [True]
     """
 
-    def measure(record, where):
-        prompt, answer = labelled_texts(record, tokenizer, where=where)
-        return _tokens(prompt, [answer], tokenizer, where)
-
     def encode(width, numbers):
         texts = [labelled_texts(records[n], tokenizer) for n in numbers]
         labels = [records[n]["label"] for n in numbers]
-        return encode_unpaired(texts, labels, tokenizer, length=width, indices=numbers)
+        return encode_unpaired(
+            texts,
+            labels,
+            tokenizer,
+            length=width,
+            indices=numbers,
+            on_long=_cut(on_long),
+        )
 
     return _bucketed(
-        _usable(records, measure, on_bad),
+        _sizes(
+            records,
+            labelled_texts,
+            tokenizer,
+            widest=max(lengths, default=0),
+            on_bad=on_bad,
+            on_long=on_long,
+        ),
         encode,
         lengths=lengths,
         tokens_per_batch=tokens_per_batch,

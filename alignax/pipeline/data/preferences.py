@@ -10,18 +10,20 @@ fields                a record
 ``UNPAIRED``          ``prompt``, ``completion``, and a ``label`` true or false
 ====================  ==========================================================
 
-Messages become the prompt's text through the tokenizer's chat template.
+Messages become texts through the tokenizer's chat template, the answer as a ``Turn``
+that ends as the template ends it; plain answers get ``eos_id``.
 """
 
 import pathlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from alignax.pipeline.data.batches import encode_supervised
 from alignax.pipeline.data.records import _check_fields, _parse
+from alignax.pipeline.data.rows import Turn, encode_supervised
 from alignax.pipeline.data.tokenizers import Tokenizer
 from alignax.types import InputError, Supervised
 
@@ -108,8 +110,8 @@ def _check_record(record: Mapping[str, Any], where: str) -> None:
                     f"{where}, field 'label': {value!r}; true or false would do."
                 )
         elif isinstance(value, str):
-            if field == "prompt" and not value:
-                raise InputError(f"{where}, field 'prompt': an empty text.")
+            if field in ("prompt", "chosen") and not value:
+                raise InputError(f"{where}, field {field!r}: an empty text.")
         elif not _are_messages(value):
             raise InputError(
                 f"{where}, field {field!r}: a {type(value).__name__}; a text would do, "
@@ -117,6 +119,8 @@ def _check_record(record: Mapping[str, Any], where: str) -> None:
             )
     if "chosen" not in record:
         return
+    if not isinstance(record["chosen"], str) and not record["chosen"][-1]["content"]:
+        raise InputError(f"{where}, field 'chosen': its last message is empty.")
     if record["chosen"] == record["rejected"]:
         raise InputError(
             f"{where}, field 'rejected': the same as 'chosen'; a pair must differ."
@@ -159,7 +163,10 @@ def _prompt_text(prompt: Any, tokenizer: Tokenizer, where: str) -> str:
     return tokenizer.chat(prompt)
 
 
-def _answer_text(answer: Any, where: str, field: str) -> str:
+def _answer(
+    prompt: Any, answer: Any, tokenizer: Tokenizer, where: str, field: str
+) -> str | Turn:
+    """What the template writes after the prompt: the answer and its end of turn."""
     if isinstance(answer, str):
         return answer
     if answer[-1]["role"] != "assistant":
@@ -167,13 +174,37 @@ def _answer_text(answer: Any, where: str, field: str) -> str:
             f"{where}, field {field!r}: its last message is of role "
             f"{answer[-1]['role']!r}; one of the assistant's would do."
         )
-    return answer[-1]["content"]
+    if isinstance(prompt, str):
+        raise InputError(
+            f"{where}, field {field!r}: messages, and the prompt is a text; both as "
+            "texts or both as messages would do."
+        )
+    if tokenizer.conversation is None:
+        raise InputError(
+            f"{where}, field {field!r}: messages, and the tokenizer has no chat "
+            "template; texts would do, or a tokenizer that has one."
+        )
+    before = _prompt_text(prompt, tokenizer, where)
+    whole = tokenizer.conversation([*prompt, *answer])
+    if whole.startswith(before):
+        return Turn(whole.removeprefix(before))
+    # Some templates open a turn otherwise than they write one that is past.
+    content = answer[-1]["content"].strip()
+    if content not in whole:
+        raise InputError(
+            f"{where}, field {field!r}: the chat template does not write the answer "
+            "as it stands; texts of prompt and answer would do."
+        )
+    return Turn(whole[whole.rindex(content) :])
 
 
 def pair_texts(
     record: Mapping[str, Any], tokenizer: Tokenizer, *, where: str = "record"
-) -> tuple[str, str, str]:
+) -> tuple[str, str | Turn, str | Turn]:
     """A record's prompt, chosen and rejected completion as texts.
+
+    Of messages the completions are ``Turn``s: all that the chat template writes after
+    the prompt, as TRL trains it.
 
     Args:
       record: of ``PAIRS`` or ``CONVERSATIONS``.
@@ -193,20 +224,25 @@ def pair_texts(
       ('1+1=', '2', '3')
     """
     _check_record(record, where)
-    prompt = record["prompt"] if "prompt" in record else record["chosen"][:-1]
-    return (
-        _prompt_text(prompt, tokenizer, where),
-        _answer_text(record["chosen"], where, "chosen"),
-        _answer_text(record["rejected"], where, "rejected"),
+    answers = [record[field] for field in CONVERSATIONS]
+    if "prompt" in record:
+        prompt = record["prompt"]
+    else:
+        prompt, answers = answers[0][:-1], [answer[-1:] for answer in answers]
+    chosen, rejected = (
+        _answer(prompt, answer, tokenizer, where, field)
+        for answer, field in zip(answers, CONVERSATIONS, strict=True)
     )
+    return _prompt_text(prompt, tokenizer, where), chosen, rejected
 
 
 def encode_pairs(
-    texts: Sequence[tuple[str, str, str]],
+    texts: Sequence[tuple[str, str | Turn, str | Turn]],
     tokenizer: Tokenizer,
     *,
     length: int,
     indices: Sequence[int] | None = None,
+    on_long: str = "error",
 ) -> PairRows:
     """Pairs of texts as token rows of one width.
 
@@ -215,6 +251,7 @@ def encode_pairs(
       tokenizer: encodes them.
       length: S, the width of the rows: prompt, answer and end-of-sequence.
       indices: the N record numbers; 0 to N - 1 where not given.
+      on_long: ``"error"``, or ``"truncate"`` as in ``encode_supervised``.
 
     Returns:
       ``PairRows`` of ``[N, S]``.
@@ -228,18 +265,25 @@ def encode_pairs(
       >>> rows.rejected.tokens[rows.rejected.loss_mask].tolist()
       [51, 258]
     """
+    _check_kept(on_long)
     prompts = [prompt for prompt, _, _ in texts]
     sides = [[text[i] for text in texts] for i in (1, 2)]
-    chosen, rejected = (
-        encode_supervised(prompts, side, tokenizer, length=length, indices=indices)
-        for side in sides
-    )
-    return PairRows(chosen, rejected)
+    encode = partial(encode_supervised, length=length, indices=indices, on_long=on_long)
+    return PairRows(*(encode(prompts, side, tokenizer) for side in sides))
+
+
+def _check_kept(on_long: str) -> None:
+    """To drop a row would part it from its other side, or from its label."""
+    if on_long == "drop":
+        raise InputError(
+            'on_long: "drop" was given; "error" or "truncate" would do here, and the '
+            'batches\' own "drop".'
+        )
 
 
 def labelled_texts(
     record: Mapping[str, Any], tokenizer: Tokenizer, *, where: str = "record"
-) -> tuple[str, str]:
+) -> tuple[str, str | Turn]:
     """A labelled record's prompt and completion as texts.
 
     Args:
@@ -262,17 +306,18 @@ def labelled_texts(
     _check_record(record, where)
     return (
         _prompt_text(record["prompt"], tokenizer, where),
-        _answer_text(record["completion"], where, "completion"),
+        _answer(record["prompt"], record["completion"], tokenizer, where, "completion"),
     )
 
 
 def encode_unpaired(
-    texts: Sequence[tuple[str, str]],
+    texts: Sequence[tuple[str, str | Turn]],
     labels: Sequence[bool],
     tokenizer: Tokenizer,
     *,
     length: int,
     indices: Sequence[int] | None = None,
+    on_long: str = "error",
 ) -> UnpairedRows:
     """Labelled completions as token rows.
 
@@ -282,6 +327,7 @@ def encode_unpaired(
       tokenizer: encodes them.
       length: S, the width of the rows: prompt, answer and end-of-sequence.
       indices: the N record numbers; 0 to N - 1 where not given.
+      on_long: ``"error"``, or ``"truncate"`` as in ``encode_supervised``.
 
     Returns:
       ``UnpairedRows`` of ``[N, S]``.
@@ -295,8 +341,9 @@ def encode_unpaired(
       >>> encode_unpaired(texts, [True], byte_tokenizer(), length=8).desirable.tolist()
       [True]
     """
+    _check_kept(on_long)
     prompts, answers = [p for p, _ in texts], [a for _, a in texts]
     rows = encode_supervised(
-        prompts, answers, tokenizer, length=length, indices=indices
+        prompts, answers, tokenizer, length=length, indices=indices, on_long=on_long
     )
     return UnpairedRows(rows, jnp.asarray([bool(x) for x in labels], bool))

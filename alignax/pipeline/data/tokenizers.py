@@ -1,9 +1,11 @@
 """Text to token ids and back: one small record of functions for every tokenizer."""
 
 import dataclasses
+import json
 import os
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,12 +23,16 @@ class Tokenizer:
       decode: ids to text; drops the special tokens, never raises on ids that a
         model can sample.
       vocab_size: one more than the largest id.
-      eos_id: ends an answer.
+      eos_id: ends an answer that is a plain text.
       pad_id: fills a row up; equal to ``eos_id`` where the folder names none,
         which is harmless, since masks and not ids tell padding.
       bos_id: stands before every prompt, or None where the model wants none.
       chat: messages (``[{"role": ..., "content": ...}, ...]``) to the text of a
         prompt that the assistant answers, or None without a chat template.
+      conversation: messages, the last of them the assistant's, to the text of them
+        all, its end of turn included; None without a chat template.
+      end_ids: every token that ends a completion when one samples, ``eos_id`` first;
+        ``(eos_id,)`` where not given.
     """
 
     encode: Callable[[str], list[int]]
@@ -36,6 +42,12 @@ class Tokenizer:
     pad_id: int
     bos_id: int | None = None
     chat: Callable[[Sequence[Mapping[str, str]]], str] | None = None
+    conversation: Callable[[Sequence[Mapping[str, str]]], str] | None = None
+    end_ids: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        ends = dict.fromkeys((self.eos_id, *self.end_ids))
+        object.__setattr__(self, "end_ids", tuple(ends))
 
 
 _PAD, _BOS, _EOS = 256, 257, 258
@@ -74,7 +86,8 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
         reads), as a downloaded checkpoint does.
 
     Returns:
-      The tokenizer, with ``chat`` where the folder has a chat template.
+      The tokenizer, with ``chat`` and ``conversation`` where the folder has a chat
+      template, and the ``end_ids`` of its ``generation_config.json``.
 
     Raises:
       InputError: the folder is missing, is not a tokenizer, or names no
@@ -126,9 +139,11 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
             known, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
 
-    def chat(messages: Sequence[Mapping[str, str]]) -> str:
+    def conversation(messages: Sequence[Mapping[str, str]], answered=True) -> str:
         return hf.apply_chat_template(
-            [dict(m) for m in messages], tokenize=False, add_generation_prompt=True
+            [dict(m) for m in messages],
+            tokenize=False,
+            add_generation_prompt=not answered,
         )
 
     bos = hf.bos_token_id
@@ -139,8 +154,26 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
         eos_id=hf.eos_token_id,
         pad_id=hf.eos_token_id if hf.pad_token_id is None else hf.pad_token_id,
         bos_id=bos if bos is not None and begins == [bos] else None,
-        chat=chat if hf.chat_template else None,
+        chat=partial(conversation, answered=False) if hf.chat_template else None,
+        conversation=conversation if hf.chat_template else None,
+        end_ids=_generation_ends(path),
     )
+
+
+def _generation_ends(folder: pathlib.Path) -> tuple[int, ...]:
+    """``eos_token_id`` of ``generation_config.json``: a number, a list or absent."""
+    file = folder / "generation_config.json"
+    if not file.is_file():
+        return ()
+    try:
+        ids = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+        ids = [] if ids is None else [ids] if isinstance(ids, int) else ids
+        return tuple(int(i) for i in ids)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"folder: {str(file)!r} is no generation configuration ({error}); its "
+            '"eos_token_id" may be a number or a list of them.'
+        ) from error
 
 
 def decode_rows(
