@@ -141,7 +141,7 @@ def make_sampler(
     score: rollouts.ScoreFn,
     *,
     max_tokens: int,
-    eos_id: int | None,
+    eos_id: int | tuple[int, ...] | None,
     pad_id: int,
 ) -> Callable[[TrainState, Any, Prompts], Scored]:
     """``(state, ref_params, prompts) -> scored``, its rewards left out; jitted."""
@@ -270,7 +270,7 @@ def make_evaluator(
     apply_fn: ApplyFn,
     *,
     max_tokens: int,
-    eos_id: int | None,
+    eos_id: int | tuple[int, ...] | None,
     pad_id: int,
     completions: int,
 ):

@@ -202,7 +202,7 @@ def main(config: Config) -> None:
     )
     tokens = {
         "max_tokens": config.max_tokens,
-        "eos_id": tokenizer.eos_id,
+        "eos_id": tokenizer.end_ids,
         "pad_id": tokenizer.pad_id,
     }
     score_fn = rollouts.score_by_hidden(

@@ -96,8 +96,14 @@ def _empty(rows: int, max_tokens: int, pad_id: int, dtype: Any) -> Out:
     }
 
 
-def _ends(token: Int[Array, " B"], eos_id: int | None) -> Bool[Array, " B"]:
-    return jnp.zeros(token.shape, bool) if eos_id is None else token == eos_id
+Ends = int | tuple[int, ...] | None
+"""Which token, or any of which, ends a completion."""
+
+
+def _ends(token: Int[Array, " B"], eos_id: Ends) -> Bool[Array, " B"]:
+    if eos_id is None:
+        return jnp.zeros(token.shape, bool)
+    return jnp.isin(token, jnp.array(eos_id))
 
 
 def at_once(
@@ -109,7 +115,7 @@ def at_once(
     *,
     completions: int,
     max_tokens: int,
-    eos_id: int | None,
+    eos_id: Ends,
     pad_id: int,
 ) -> Out:
     """All rows in step, a group's prompt held once for all of its completions."""
@@ -169,7 +175,7 @@ def in_slots(
     slots: int,
     completions: int,
     max_tokens: int,
-    eos_id: int | None,
+    eos_id: Ends,
     pad_id: int,
 ) -> Out:
     """``slots`` rows at a time; one that has ended makes room for the next.

@@ -19,7 +19,7 @@ def generate(
     *,
     completions: int,
     max_tokens: int,
-    eos_id: int | None,
+    eos_id: decoding.Ends,
     pad_id: int = 0,
     temperature: float = 1.0,
     top_k: int | None = None,
@@ -46,7 +46,8 @@ def generate(
       prompts: ``[N, P]``, padded on either side; every row has a token.
       completions: K, at least 1.
       max_tokens: T, at least 1.
-      eos_id: token that ends a completion and is part of it; None for never.
+      eos_id: token that ends a completion and is part of it, or several of them, as
+        ``Tokenizer.end_ids``; None for never.
       pad_id: fills what follows the end.
       temperature: of the sampling law; 0 is greedy.
       top_k: keep only this many likeliest tokens; None for all.

@@ -83,6 +83,22 @@ def test_end_of_sequence_ends_a_completion(params):
     assert (np.asarray(out.logp_behaviour)[~mask] == 0).all()
 
 
+@pytest.mark.parametrize("slots", [None, 16])
+def test_any_of_several_tokens_ends_a_completion(params, slots):
+    """As a chat model's end of turn and its end of text; the one last drawn is in."""
+    ends = (EOS, EOS + 1)
+    out = generate(
+        params, jax.random.key(2), PROMPTS, completions=32, eos_id=ends, slots=slots
+    )
+    last = set()
+    for row, counted in zip(np.asarray(out.tokens), out.trained, strict=True):
+        length = int(counted.sum())
+        assert not set(ends) & set(row[: length - 1].tolist())
+        if length < len(row):
+            last.add(int(row[length - 1]))
+    assert last == set(ends)
+
+
 def test_without_eos_every_completion_is_full(params):
     out = generate(params, jax.random.key(2), PROMPTS, eos_id=None)
     assert out.trained.all()
