@@ -83,6 +83,10 @@ class Config:
                 raise InputError(
                     f"{name} must be at least {value}, got {getattr(self, name)}"
                 )
+        if self.hidden_size < 8 or self.hidden_size % 8:
+            raise InputError(
+                f"hidden_size must be a positive multiple of 8, got {self.hidden_size}"
+            )
         for name in ("beta", "format_weight", "marks_weight"):
             if getattr(self, name) < 0:
                 raise InputError(

@@ -55,7 +55,7 @@ class Config:
     steps: int = 300
     """Of Adam, on all comparisons at once."""
     weight: float = 1.0
-    """Of the members' standard deviation in the uncertainty-weighted reward."""
+    """Of the members' variance, which the uncertainty-weighted reward subtracts."""
 
     def __post_init__(self):
         for name in ("seeds", "candidates", "pairs", "members", "features", "steps"):

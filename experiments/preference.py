@@ -9,8 +9,9 @@ judge learn to tell right from wrong ones, and each loss trains a policy from th
 rates under the judge. The problems are split in three: the policy and the reward model
 see the first part, the judge the second, and all is measured on the third.
 
-At this size nobody learns arithmetic; what a byte model finds in these pairs is above
-all that right solutions are shorter, so the report shows lengths beside every win.
+At this size nobody learns arithmetic, so the report shows what the shorter solution
+would win beside what the models do. Pairs of one problem share their solutions: its
+intervals are clustered by problem.
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from alignax import cli
 from alignax import preference as pf
@@ -84,6 +86,10 @@ class Config:
             raise InputError(f"losses must be one or more names, got {self.losses}")
         if not self.beta > 0:
             raise InputError(f"beta must be positive, got {self.beta}")
+        if self.hidden_size < 8 or self.hidden_size % 8:
+            raise InputError(
+                f"hidden_size must be a positive multiple of 8, got {self.hidden_size}"
+            )
         for name in ("question_bytes", "answer_bytes", "tests"):
             if getattr(self, name) < 1:
                 raise InputError(
@@ -127,7 +133,7 @@ def split_pairs(pairs: list[dict]) -> tuple[list[dict], list[dict], list[dict]]:
     parts: tuple[list[dict], list[dict], list[dict]] = ([], [], [])
     for pair in pairs:
         part = parts[(0, 0, 0, 1, 1, 2)[pair["problem"] % 6]]
-        part.append({k: pair[k] for k in ("prompt", "chosen", "rejected")})
+        part.append(pair)
     if not all(parts):
         raise InputError(
             f"data: {len(pairs)} pairs of short enough solutions are too few to split; "
@@ -159,10 +165,27 @@ def policy_loss(loss: Callable[..., jax.Array], apply_fn, beta: float, params, b
     return jnp.sum(losses), count, reports
 
 
+def row_length(config: Config) -> int:
+    return config.question_bytes + config.answer_bytes + 8
+
+
+def make_model(config: Config) -> decoder.DecoderConfig:
+    return decoder.DecoderConfig(
+        vocab_size=data.byte_tokenizer().vocab_size,
+        hidden_size=config.hidden_size,
+        num_layers=config.num_layers,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=config.hidden_size // 4,
+        mlp_size=3 * config.hidden_size,
+        max_length=row_length(config) + 8,
+    )
+
+
 def make_bench(config: Config, model, test: list[dict]) -> Bench:
     tokenizer = data.byte_tokenizer()
     apply_fn, reward_fn = functional.make_apply(model), heads.make_reward(model)
-    texts = [data.pair_texts(pair, tokenizer) for pair in test]
+    texts = [tuple(pair[field] for field in data.PAIRS) for pair in test]
     asked = list(dict.fromkeys(pair["prompt"] for pair in test))
     width = config.question_bytes + 8
     return Bench(
@@ -171,6 +194,7 @@ def make_bench(config: Config, model, test: list[dict]) -> Bench:
         jax.jit(reward_fn),
         tokenizer,
         data.encode_pairs(texts, tokenizer, length=model.max_length),
+        np.array([pair["problem"] for pair in test]),
         data.encode_prompts(asked[: config.tests], tokenizer, length=width),
         grpo.make_evaluator(
             apply_fn,
@@ -185,18 +209,9 @@ def make_bench(config: Config, model, test: list[dict]) -> Bench:
 def main(config: Config) -> None:
     loop.check_folder(config.out, resume=config.resume)
     train, judged, test = split_pairs(read_pairs(config))
-    length = config.question_bytes + config.answer_bytes + 8
+    length = row_length(config)
     tokenizer = data.byte_tokenizer()
-    model = decoder.DecoderConfig(
-        vocab_size=tokenizer.vocab_size,
-        hidden_size=config.hidden_size,
-        num_layers=config.num_layers,
-        num_heads=4,
-        num_kv_heads=2,
-        head_dim=config.hidden_size // 4,
-        mlp_size=3 * config.hidden_size,
-        max_length=length + 8,
-    )
+    model = make_model(config)
     bench = make_bench(config, model, test)
     keys = jax.random.split(jax.random.key(config.seed), 4)
     phases = [
@@ -217,7 +232,7 @@ def main(config: Config) -> None:
 
     def batches(records, size):
         return data.pair_batches(
-            records,
+            [{field: record[field] for field in data.PAIRS} for record in records],
             tokenizer,
             lengths=(length,),
             tokens_per_batch=size * length,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import partial
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ class Bench:
     reward_fn: heads.RewardFn
     tokenizer: data.Tokenizer
     test_pairs: data.PairRows
+    problems: np.ndarray
     prompts: Any
     evaluator: Any
 
@@ -73,10 +75,11 @@ def measure(bench: Bench, params, reference, judge, before) -> dict[str, Any]:
     after = sampled(bench, params, reference, judge)
     wins = np.sign(np.asarray(after["score"] - before["score"])) / 2 + 0.5
     prompts = np.repeat(np.arange(len(wins) // 2), 2)
+    by_problem = partial(metrics.mean_and_interval, clusters=bench.problems)
     return {
-        "accuracy": metrics.mean_and_interval(np.sign(margins) / 2 + 0.5),
-        "margin": metrics.mean_and_interval(margins),
-        "logp chosen": metrics.mean_and_interval(pair.logp_w - pair.ref_w),
+        "accuracy": by_problem(np.sign(margins) / 2 + 0.5),
+        "margin": by_problem(margins),
+        "logp chosen": by_problem(pair.logp_w - pair.ref_w),
         "KL": metrics.mean_and_interval(after["kl"], clusters=prompts),
         "length": metrics.mean_and_interval(after["length"], clusters=prompts),
         "win rate": metrics.mean_and_interval(wins, clusters=prompts),
@@ -97,7 +100,8 @@ def write_report(
     )
     lines = [
         f"{len(train)} pairs train the policy and the reward model, {len(judged)} the "
-        f"judge, {len(test)} are measured on ({config.tests} prompts at most).\n",
+        f"judge, {len(test)} of {len(set(bench.problems))} problems are measured on "
+        f"({config.tests} prompts at most).\n",
         "| | accuracy | NLL (nats) | calibration error |",
         "| --- | --- | --- | --- |",
     ]

@@ -76,6 +76,10 @@ class Config:
                 raise InputError(
                     f"{name} must be at least {least}, got {getattr(self, name)}"
                 )
+        if self.hidden_size < 8 or self.hidden_size % 8:
+            raise InputError(
+                f"hidden_size must be a positive multiple of 8, got {self.hidden_size}"
+            )
         if self.completions < 2 or self.completions % 2:
             raise InputError(
                 f"completions must be even and positive, got {self.completions}"

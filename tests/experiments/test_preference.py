@@ -2,10 +2,12 @@
 
 import json
 
+import jax
+import numpy as np
 import pytest
 
 from alignax.types import InputError
-from experiments import preference
+from experiments import preference, preference_report
 from experiments.sft import SFT
 
 KEYS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
@@ -71,6 +73,28 @@ def test_no_problem_is_in_two_parts(data, tmp_path):
         preference.split_pairs(pairs[:2])
 
 
+def test_intervals_are_clustered_by_problem(data, tmp_path, monkeypatch):
+    """Two pairs of each test problem, alike: the interval is that of the problems."""
+    config = tiny(data, tmp_path / "run")
+    _, _, test = preference.split_pairs(preference.read_pairs(config))
+    model = preference.make_model(config)
+    bench = preference.make_bench(config, model, test)
+    assert sorted(bench.problems) == [5, 5, 11, 11, 17, 17, 23, 23]
+    params = preference.functional.init(model, jax.random.key(0))
+    moved = jax.tree.map(lambda x: 1.1 * x, params)
+    nothing = {name: np.zeros(8) for name in ("score", "kl", "length")}
+    monkeypatch.setattr(preference_report, "sampled", lambda *_: nothing)
+    row = preference_report.measure(bench, moved, params, None, nothing)
+    logp = [
+        np.sum(preference_report.pair_logp(bench.apply_fn, p, bench.test_pairs)[0], 1)
+        for p in (moved, params)
+    ]
+    gains = logp[0] - logp[1]
+    means = np.array([gains[bench.problems == n].mean() for n in (5, 11, 17, 23)])
+    half = 1.96 * means.std(ddof=1) / 2
+    np.testing.assert_allclose(row["logp chosen"], (gains.mean(), half), rtol=1e-2)
+
+
 @pytest.mark.slow
 def test_everything_is_written(data, tmp_path):
     config = tiny(data, tmp_path / "run")
@@ -94,6 +118,8 @@ def test_everything_is_written(data, tmp_path):
         ({"losses": ()}, "losses must be one or more"),
         ({"beta": 0.0}, "beta must be positive"),
         ({"tests": 0}, "tests must be at least 1"),
+        ({"hidden_size": 30}, "hidden_size must be a positive multiple of 8, got 30"),
+        ({"losses": ("kto",)}, "losses: 'kto' was given"),
     ],
 )
 def test_settings(tmp_path, changes, message):
