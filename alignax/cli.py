@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import alignax
-from alignax.types import InputError
+from alignax.types import InputError, RunError
 
 Config = TypeVar("Config")
 
@@ -44,8 +44,9 @@ def run(
 ) -> None:
     """Parse the arguments into ``config``, call ``main`` with it, and exit.
 
-    Bad input exits with code 2 and one paragraph on standard error, an interrupt
-    with 130; any other exception is a defect and keeps its traceback.
+    Bad input, or a run that cannot go on, exits with code 2 and one paragraph on
+    standard error, an interrupt with 130; any other exception is a defect and keeps
+    its traceback.
 
     Args:
       main: the experiment.
@@ -58,7 +59,7 @@ def run(
 
     try:
         main(_parse(tyro, config, args, description))
-    except InputError as error:
+    except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

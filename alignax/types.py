@@ -61,6 +61,14 @@ class InputError(ValueError):
     """
 
 
+class RunError(RuntimeError):
+    """A run cannot go on, though its input could be used.
+
+    The message is one paragraph that says at which step and why, and what would do.
+    Command lines print it and exit with code 2.
+    """
+
+
 class ModelOutput(NamedTuple):
     """What a model returns: float32 ``logits [B, S - logits_from, V]``, and the
     cache where one was given or asked for."""

@@ -221,7 +221,8 @@ def make_train_step(
 
     Metrics: ``loss``, ``grad_norm``, ``reward``, ``kl`` (k3 summed over each
     completion, nats), ``entropy`` (nats a token), ``clipped`` (share of tokens),
-    ``length`` (tokens), ``tokens`` (of the batch), ``finished`` (share), ``beta``.
+    ``length`` (tokens), ``tokens`` (of the batch), ``finished`` (share), ``beta``,
+    ``skipped`` (share of the updates, see ``pipeline.update``).
     """
     tx = optimiser(config)
 
@@ -258,7 +259,11 @@ def make_train_step(
         new = dataclasses.replace(
             new,
             step=state.step + 1,
-            controller=rule.update(state.controller, kl, batch.rewards.size),
+            controller=update.where(
+                jnp.isfinite(kl),
+                rule.update(state.controller, kl, batch.rewards.size),
+                state.controller,
+            ),
         )
         return new, metrics
 

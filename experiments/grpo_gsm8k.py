@@ -222,9 +222,9 @@ def main(config: Config) -> None:
         rollout = scored.rollout
         texts = data.decode_rows(rollout.tokens, rollout.trained, tokenizer)
         asked = np.repeat(batch.index, config.grpo.completions)
-        scores = reward(texts, [train_set[i] for i in asked])
-        rewards = jnp.asarray(scores).reshape(-1, config.grpo.completions)
-        return train_step(state, dataclasses.replace(scored, rewards=rewards))
+        values = rewards.checked(reward(texts, [train_set[i] for i in asked]), asked)
+        grouped = jnp.asarray(values).reshape(-1, config.grpo.completions)
+        return train_step(state, dataclasses.replace(scored, rewards=grouped))
 
     def complete(params):
         rollout, kl = evaluator(params, reference, jax.random.fold_in(key, 1), measured)

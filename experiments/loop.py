@@ -1,12 +1,17 @@
 """The host's loop around a step: resume, log, evaluate, save."""
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from alignax.pipeline import checkpoint, metrics
-from alignax.types import InputError, TrainState
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alignax.pipeline import checkpoint, metrics, seals
+from alignax.types import InputError, RunError, TrainState
 
 Step = Callable[[TrainState, Any], tuple[TrainState, dict[str, Any]]]
 
@@ -41,17 +46,27 @@ def starts(phases: list[Phase]) -> list[int]:
 
 
 def resume_step(out: Path, phases: list[Phase]) -> int:
-    """The log's number that the checkpoints below ``out`` reach; −1 without any."""
-    for phase, start in zip(phases, starts(phases), strict=True):
+    """The log's number that the whole checkpoints below ``out`` reach; −1 without any.
+
+    Where a phase has not reached its end, what the later ones have computed is of
+    another run: their folders are set aside, with a warning.
+    """
+    numbers = starts(phases)
+    for i, (phase, start) in enumerate(zip(phases, numbers, strict=True)):
         done = None
         if (out / phase.name).exists():
             with checkpoint.open_run(out / phase.name) as checkpoints:
                 done = checkpoint.latest_step(checkpoints)
-        if done is None:
-            return start - 1
-        if done < phase.steps:
-            return start + done
-    return start + phase.steps
+        if done is None or done < phase.steps:
+            for later in phases[i + 1 :]:
+                if (out / later.name).exists():
+                    moved = seals.set_aside(out / later.name)
+                    _warn(
+                        f"{later.name} is computed again, as {phase.name} before "
+                        f"it is; what there was is in {moved}"
+                    )
+            return start - 1 if done is None else start + done
+    return numbers[-1] + phases[-1].steps
 
 
 def check_folder(out: Path, *, resume: bool) -> None:
@@ -100,6 +115,7 @@ def train(
     evaluate: Callable[[TrainState], dict[str, Any]] | None = None,
     evaluate_every: int = 0,
     save_every: int = 50,
+    stop_after_skips: int = 5,
 ) -> TrainState:
     """Run a phase from where its checkpoints left off to its end.
 
@@ -119,9 +135,15 @@ def train(
         steps and at the end.
       evaluate_every: 0 for the start and the end alone.
       save_every: steps from checkpoint to checkpoint; the end is always saved.
+      stop_after_skips: updates in a row that may be skipped because a number was not
+        finite; each one is said on standard error.
 
     Returns:
       the state at the end.
+
+    Raises:
+      RunError: as many updates in a row were skipped. Checkpoints hold the parameters
+        before them.
     """
 
     prefix = f"{phase.name}/"
@@ -152,13 +174,55 @@ def train(
         else:
             state, position = checkpoint.restore(checkpoints, state, config=config)
             data.set_state(position)
+        watch = _watch(state, phase=phase, stop_after_skips=stop_after_skips)
         for done in range(int(state.step) + 1, phase.steps + 1):
             state, values = step(state, next(data))
             show(done, log(done, values))
+            watch(done, state, values)
             last = done == phase.steps
             due = evaluate_every and done % evaluate_every == 0
             if evaluate is not None and (last or due):
                 log(done, evaluate(state), "eval/")
             if last or done % save_every == 0:
                 save(done, state)
+        watch(phase.steps, None, {})
     return state
+
+
+def _watch(state: TrainState, *, phase: Phase, stop_after_skips: int):
+    """``watch(done, state, values)`` says which updates were skipped, a step late, so
+    that the host does not wait for the device."""
+    skipped = int(state.counters.skipped)
+    pending: tuple[int, Any, dict[str, Any]] | None = None
+
+    def watch(done, state, values):
+        nonlocal skipped, pending
+        # The next step donates the state.
+        now = None if state is None else jax.tree.map(jnp.copy, state.counters)
+        pending, before = (done, now, values), pending
+        if before is None or int(before[1].skipped) == skipped:
+            return
+        done, counters, values = before
+        skipped, in_row = int(counters.skipped), int(counters.skipped_in_row)
+        numbers = {name: float(value) for name, value in values.items()}
+        bad = [f"{n} {x}" for n, x in numbers.items() if not np.isfinite(x)]
+        bad = ", ".join(bad) or "what the optimiser made of a finite gradient"
+        _warn(
+            f"step {done} of {phase.name} left the parameters as they were, not "
+            f"finite: {bad}"
+        )
+        if in_row >= stop_after_skips:
+            raise RunError(
+                f"{phase.name} stopped at step {done}: {in_row} updates in a row were "
+                f"skipped because numbers were not finite, at the end {bad}; the "
+                "parameters are those before the first of them. Look at the rewards if "
+                "they are among these, else lower the learning rate; then go on with "
+                "--resume"
+            )
+
+    return watch
+
+
+def _warn(text: str) -> None:
+    if jax.process_index() == 0:
+        print(f"warning: {text}", file=sys.stderr, flush=True)

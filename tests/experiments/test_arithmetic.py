@@ -124,6 +124,32 @@ def test_resuming_a_finished_run_changes_nothing(unbroken):
     assert (unbroken.out / "metrics.jsonl").read_text() == before
 
 
+@pytest.mark.slow
+def test_one_bad_reward_costs_one_update(tmp_path, monkeypatch, capsys):
+    """NaN in the second rollout of the first policy, beta adapted to the KL."""
+    score, calls = grpo_arithmetic.score, []
+
+    def scoring(*args):
+        calls.append(score(*args))
+        return calls[-1].at[3].set(jnp.nan if len(calls) == 2 else 0.0)
+
+    monkeypatch.setattr(grpo_arithmetic, "score", scoring)
+    config = small(tmp_path / "run")
+    config = dataclasses.replace(
+        config, grpo=dataclasses.replace(config.grpo, updates=2, target_kl=0.1)
+    )
+    grpo_arithmetic.main(config)
+    assert "step 2 of beta_0.5 left the parameters" in capsys.readouterr().err
+    rows = metrics.read(config.out)
+    skipped = metrics.column(rows, "beta_0.5/skipped")[1]
+    np.testing.assert_array_equal(skipped, [0, 1, 0])
+    for name in ("beta", "loss", "eval/kl"):
+        assert np.isfinite(metrics.column(rows, f"beta_0.5/{name}")[1][-1])
+    assert not metrics.column(rows, "beta_0.1/skipped")[1].any()
+    _, params = checkpoint.load_model(config.out / "beta_0.5" / "model")
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
+
+
 def test_one_compilation_for_each_function(tmp_path, monkeypatch):
     """Over two phases of two betas, each jitted function compiles once."""
     jitted = []

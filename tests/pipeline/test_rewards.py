@@ -6,6 +6,7 @@ import time
 from fractions import Fraction
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from alignax.pipeline.rewards import (
     calculate,
     check_marks,
+    checked,
     exact_match,
     execute_marks,
     extract_answer,
@@ -290,12 +292,42 @@ def test_weighted_sum_refuses_what_it_cannot_add():
         weighted_sum([(math.inf, unknown)])
     with pytest.raises(InputError, match="records: 1 were given for 2 completions"):
         weighted_sum([(1.0, unknown)])(["a", "b"], [{}])
-    with pytest.raises(InputError, match=r"reward 1 gave .* shape \(2,\)"):
-        weighted_sum([(1.0, lambda c, r: np.zeros(2)), (1.0, unknown)])(
+    with pytest.raises(InputError, match=r"reward 1 gave .* shape \(2, 1\)"):
+        weighted_sum([(1.0, unknown), (1.0, lambda c, r: np.zeros((2, 1)))])(
             ["a", "b"], [{}, {}]
         )
     with pytest.raises(InputError, match=r"reward 0 gave .* shape \(\)"):
         weighted_sum([(1.0, scalar)])(["a", "b"], [{}, {}])
+
+
+def test_rewards_that_are_not_finite_are_named(capsys):
+    zeros = lambda texts, records: np.zeros(len(texts), np.float32)  # noqa: E731
+    nan = lambda texts, records: np.array([1, np.nan, -np.inf], np.float32)  # noqa: E731
+    values = weighted_sum([(1.0, zeros), (0.5, nan)])(["a", "b", "c"], [{}] * 3)
+    assert_rewards(checked(values, [7, 7, 30]), [0.5, np.nan, -np.inf])
+    assert capsys.readouterr().err == (
+        "warning: rewards are not finite: nan for record 7 (completion 1), -inf for "
+        "record 30 (completion 2)\n"
+    )
+    # What float32 cannot hold is not finite either.
+    checked(np.array([1e300] * 6), np.arange(6))
+    assert "1e+300 for record 3 (completion 3), and 2 more" in capsys.readouterr().err
+
+
+def test_rewards_of_another_shape_or_kind_are_refused(capsys):
+    assert_rewards(checked([True, 2], np.array([3, 4])), [1, 2])
+    assert_rewards(checked(jnp.zeros(2, jnp.bfloat16), [3, 4]), [0, 0])
+    for values, named in (
+        (np.zeros((16, 1)), r"shape \(16, 1\) and type float64 .* for 16 completions"),
+        (np.zeros(4), r"shape \(4,\)"),
+        (1.0, r"shape \(\)"),
+        (["1"] * 16, r"type <U1"),
+        ([None] * 16, r"type object"),
+        ([[1.0], [1.0, 2.0]], r"type object"),
+    ):
+        with pytest.raises(InputError, match=rf"rewards: .*{named}"):
+            checked(values, range(16))
+    assert not capsys.readouterr().err
 
 
 # Real data --------------------------------------------------------------------

@@ -23,6 +23,7 @@ from alignax.pipeline.rewards.judges import (
 )
 from alignax.pipeline.rewards.matches import (
     Reward,
+    checked,
     exact_match,
     format_match,
     numeric_match,
@@ -36,6 +37,7 @@ __all__ = [
     "Rubric",
     "calculate",
     "check_marks",
+    "checked",
     "exact_match",
     "execute_marks",
     "extract_answer",

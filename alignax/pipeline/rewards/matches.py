@@ -1,9 +1,11 @@
 """Rewards that compare a completion with its answer, and their weighted sum."""
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Float32
 
@@ -26,6 +28,54 @@ def _check_count(name: str, given: int, completions: Sequence[str]) -> None:
 
 def _float32(values: Iterable[bool]) -> Float32[np.ndarray, " N"]:
     return np.array(list(values), np.float32)
+
+
+def checked(values: Any, index: Sequence[int] | np.ndarray) -> np.ndarray:
+    """What a reward function returned, seen to be a number for each completion.
+
+    A number that is not finite is said on standard error, with its record's; the
+    update of its batch is skipped (``pipeline.update``).
+
+    Args:
+      values: from any reward function.
+      index: N integers, the number of each completion's record in its source.
+
+    Returns:
+      ``values`` as ``[N]`` float32.
+
+    Raises:
+      InputError: another shape, or what is not real numbers.
+
+    Example:
+      >>> checked([1, 0.5], [7, 7])
+      array([1. , 0.5], dtype=float32)
+    """
+    try:
+        given = np.asarray(values)
+    except ValueError:
+        # Rows of several lengths.
+        given = np.empty(0, object)
+    real = given.dtype == bool or any(
+        jax.dtypes.issubdtype(given.dtype, kind) for kind in (np.integer, np.floating)
+    )
+    if not real or given.shape != (len(index),):
+        raise InputError(
+            f"rewards: an array of shape {given.shape} and type {given.dtype} was "
+            f"given for {len(index)} completions; one real number for each, of shape "
+            f"({len(index)},), would do."
+        )
+    with np.errstate(over="ignore"):
+        numbers = given.astype(np.float32)
+    bad = np.flatnonzero(~np.isfinite(numbers))
+    if bad.size:
+        named = [f"{given[i]} for record {index[i]} (completion {i})" for i in bad[:4]]
+        more = f", and {bad.size - 4} more" if bad.size > 4 else ""
+        print(
+            f"warning: rewards are not finite: {', '.join(named)}{more}",
+            file=sys.stderr,
+            flush=True,
+        )
+    return numbers
 
 
 def exact_match(
@@ -140,8 +190,8 @@ def weighted_sum(terms: Sequence[tuple[float, Reward]]) -> Reward:
       terms: pairs of a finite weight and a reward.
 
     Returns:
-      The reward; it raises ``InputError`` where a term does not return one finite
-      number for each completion.
+      The reward; it raises ``InputError`` where a term does not return one number for
+      each completion. One that is not finite goes through, for ``checked`` to name.
 
     Raises:
       InputError: no term, or a weight that is not finite.
@@ -166,11 +216,10 @@ def weighted_sum(terms: Sequence[tuple[float, Reward]]) -> Reward:
         total = np.zeros(len(completions), np.float64)
         for i, (weight, term) in enumerate(terms):
             values = np.asarray(term(completions, records))
-            if values.shape != total.shape or not np.isfinite(values).all():
+            if values.shape != total.shape:
                 raise InputError(
                     f"terms: reward {i} gave an array of shape {values.shape} for "
-                    f"{len(completions)} completions; one finite number for each "
-                    "would do."
+                    f"{len(completions)} completions; one number for each would do."
                 )
             total += weight * values
         return total.astype(np.float32)

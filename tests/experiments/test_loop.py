@@ -1,0 +1,182 @@
+"""The host's loop with a policy of a few numbers: what is skipped, what is damaged."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alignax import cli, controllers
+from alignax.pipeline import checkpoint, metrics, update
+from alignax.types import InputError, RunError
+from experiments import loop
+
+PHASES = [
+    loop.Phase(name="first", steps=12),
+    loop.Phase(name="second", steps=6),
+]
+TX = update.optimiser(learning_rate=0.1, steps=20)
+
+
+class Numbers:
+    """A grain iterator's interface: 0, 1, 2, …"""
+
+    def __init__(self):
+        self.next = 0
+
+    def __next__(self):
+        self.next += 1
+        return self.next - 1
+
+    def get_state(self):
+        return {"next": self.next}
+
+    def set_state(self, state):
+        self.next = state["next"]
+
+
+def loss_fn(params, rewards):
+    """REINFORCE over one token of four."""
+    centred = rewards - jnp.mean(rewards)
+    logp = jax.nn.log_softmax(params["logits"])
+    return -jnp.sum(centred * logp), jnp.float32(4), {}
+
+
+UPDATE = jax.jit(update.make_update(loss_fn, TX), donate_argnums=0)
+
+
+def fresh():
+    params = {"logits": jnp.zeros(4)}
+    return update.init_state(params, TX, controllers.fixed(beta=0.0), jax.random.key(0))
+
+
+def run(
+    out, *, bad=lambda number: None, resume=False, stop=None, phases=PHASES, **more
+):
+    """Both phases; the reward of a batch has ``bad(number)`` in it where not None."""
+
+    def step(state, number):
+        if number == stop:
+            raise KeyboardInterrupt
+        rewards = np.sin(number + np.arange(4.0))
+        if bad(number) is not None:
+            rewards[2] = bad(number)
+        state, values = UPDATE(state, jnp.array(rewards, jnp.float32))
+        return state, values | {"reward": jnp.mean(jnp.float32(rewards))}
+
+    with loop.open_log(out, phases, resume=resume) as writer:
+        for phase, number in zip(phases, loop.starts(phases), strict=True):
+            state = loop.train(
+                fresh(),
+                Numbers(),
+                step,
+                phase=phase,
+                number=number,
+                out=out,
+                config={},
+                writer=writer,
+                save_every=4,
+                **more,
+            )
+    return state
+
+
+def restored(out, name="first"):
+    with checkpoint.open_run(out / name) as checkpoints:
+        return checkpoint.restore(checkpoints, fresh(), config={})[0]
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_one_bad_reward_costs_one_update(tmp_path, capsys, value):
+    state = run(tmp_path, bad=lambda n: value if n == 7 else None, phases=PHASES[:1])
+    assert np.isfinite(state.params["logits"]).all()
+    assert np.ptp(state.params["logits"]) > 0.1
+    assert (state.counters.skipped, state.counters.skipped_in_row) == (1, 0)
+    rows = metrics.read(tmp_path)
+    skipped = metrics.column(rows, "first/skipped")[1]
+    np.testing.assert_array_equal(skipped, np.arange(12) == 7)
+    said = "step 8 of first left the parameters as they were, not finite: grad_norm nan"
+    assert said in capsys.readouterr().err
+    assert restored(tmp_path).counters.skipped == 1
+
+
+def test_nothing_but_bad_rewards_stops_the_run(tmp_path, capsys):
+    """From the third on: what is saved is from before them."""
+    with pytest.raises(
+        RunError, match=r"first stopped at step 7: 5 updates .* reward n"
+    ):
+        run(tmp_path, bad=lambda n: np.nan if n >= 2 else None)
+    assert capsys.readouterr().err.count("left the parameters") == 5
+    # The step before it was known is logged too.
+    assert len(metrics.read(tmp_path)) == 8
+    saved = restored(tmp_path)
+    assert saved.step == 4
+    assert saved.counters.skipped_in_row == 2
+    two = fresh()
+    for number in range(2):
+        rewards = jnp.array(np.sin(number + np.arange(4.0)), jnp.float32)
+        two, _ = UPDATE(two, rewards)
+    np.testing.assert_array_equal(saved.params["logits"], two.params["logits"])
+    # It goes on in the same row, and ends once the rewards are mended.
+    with pytest.raises(RunError, match="stopped at step 7: 5 updates"):
+        run(tmp_path, bad=lambda n: np.nan, resume=True)
+    assert np.isfinite(run(tmp_path, resume=True).params["logits"]).all()
+
+
+def test_bad_rewards_at_the_end_are_said(tmp_path, capsys):
+    bad = {"bad": lambda n: np.nan if n >= 10 else None, "phases": PHASES[:1]}
+    with pytest.raises(RunError, match="stopped at step 12: 2 updates"):
+        run(tmp_path / "strict", **bad, stop_after_skips=2)
+    assert np.isfinite(restored(tmp_path / "strict").params["logits"]).all()
+    run(tmp_path, **bad, stop_after_skips=3)
+    assert "step 12 of first left" in capsys.readouterr().err
+
+
+def test_the_command_line_prints_why_a_run_stopped(capsys):
+    def main(config):
+        raise RunError("it stopped")
+
+    with pytest.raises(SystemExit) as stop:
+        cli.run(main, loop.Phase, args=["--name", "a", "--steps", "1"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "error: it stopped\n"
+
+
+def damage(out, name, step):
+    (out / name / str(step) / "state/_METADATA").write_text("{")
+
+
+def test_resumes_from_the_newest_whole_checkpoint(tmp_path, capsys):
+    """Log and parameters are those of a run that nothing has happened to."""
+    whole = run(tmp_path / "whole")
+    expected = (tmp_path / "whole/metrics.jsonl").read_text()
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        run(out, stop=10)
+    assert len(metrics.read(out)) == 10
+    damage(out, "first", 8)
+    assert loop.resume_step(out, PHASES) == 4
+    assert "step 8: state/_METADATA has 1 bytes of" in capsys.readouterr().err
+    np.testing.assert_array_equal(
+        run(out, resume=True).params["logits"], whole.params["logits"]
+    )
+    assert (out / "metrics.jsonl").read_text() == expected
+
+
+def test_what_was_computed_after_a_damaged_phase_is_computed_again(tmp_path, capsys):
+    whole = run(tmp_path)
+    expected = (tmp_path / "metrics.jsonl").read_text()
+    damage(tmp_path, "first", 12)
+    np.testing.assert_array_equal(
+        run(tmp_path, resume=True).params["logits"], whole.params["logits"]
+    )
+    assert (tmp_path / "metrics.jsonl").read_text() == expected
+    assert "second is computed again, as first before it is" in capsys.readouterr().err
+    assert (tmp_path / "second.damaged").is_dir()
+
+
+def test_without_a_whole_checkpoint_a_run_does_not_start_anew(tmp_path):
+    run(tmp_path)
+    for step in (8, 12):
+        damage(tmp_path, "first", step)
+    with pytest.raises(InputError, match="put back a copy, or delete the folder"):
+        run(tmp_path, resume=True)
