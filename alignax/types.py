@@ -190,6 +190,7 @@ class Scored:
     rewards: Leaf  # float32 [G, K]
     logp_old: Leaf  # float32 [B, T], the policy's when the update begins
     logp_ref: Leaf = None  # float32 [B, T], of the whole reference distribution
+    log_mass_ref: Leaf = None  # float32 [B, T], of the support, None where it is whole
     beta: Leaf = None  # float32 [], strength of the regulariser
     right: Leaf = None  # bool [G, K], what the task calls a right answer
     entropy: Leaf = None  # float32 [B, T], when the update begins

@@ -49,7 +49,7 @@ class GRPO:
     microbatches: int = 1
     """Parts that a batch is scanned in, to save memory; the gradient is the same."""
     temperature: float = 1.0
-    """Of the sampling law; at other than 1 the penalty and the ratio are off-policy."""
+    """Of the sampling. Ratio, penalty and entropy are of what is sampled."""
     top_k: int | None = None
     """Sample from this many likeliest tokens only."""
     top_p: float | None = None
@@ -162,12 +162,14 @@ def make_sampler(
     def sample(state, ref_params, prompts):
         key = jax.random.fold_in(state.key, state.step)
         rollout = generate(state.params, key, prompts)
-        logp_ref, _ = score(ref_params, rollout)
+        ref = score(ref_params, rollout)
         return Scored(
             rollout=rollout,
             rewards=None,
             logp_old=rollout.logp_behaviour,
-            logp_ref=reduce.masked(logp_ref, rollout.trained),
+            # Of the whole reference: its own probability, truncated or not.
+            logp_ref=reduce.masked(ref.logp + ref.log_mass, rollout.trained),
+            log_mass_ref=None if rollout.support is None else ref.log_mass,
         )
 
     return sample
@@ -191,7 +193,7 @@ def token_advantages(config: GRPO, batch: Scored, beta: jax.Array) -> jax.Array:
 def loss_fn(config: GRPO, score: rollouts.ScoreFn, beta: jax.Array, params, rows):
     """The objective: a clipped policy term, and the penalty where it is a loss."""
     rollout = rows["rollout"]
-    logp, entropy = score(params, rollout)
+    logp, entropy, log_mass = score(params, rollout)
     losses = surrogates.clipped_surrogate(
         logp,
         rows["logp_old"],
@@ -209,6 +211,7 @@ def loss_fn(config: GRPO, score: rollouts.ScoreFn, beta: jax.Array, params, rows
     )
     aux = {
         "entropy": reduce.token_mean(entropy, rollout.trained),
+        "mass": reduce.token_mean(jnp.exp(log_mass), rollout.trained),
         "clipped": reduce.token_mean(outside.astype(jnp.float32), rollout.trained),
     }
     return numerator, denominator, aux
@@ -221,7 +224,9 @@ def make_train_step(
 
     Metrics: ``loss``, ``grad_norm``, ``reward``, ``kl`` (k3 summed over each
     completion, nats), ``entropy`` (nats a token), ``clipped`` (share of tokens),
-    ``length`` (tokens), ``tokens`` (of the batch), ``finished`` (share), ``beta``,
+    ``mass`` and ``mass_ref`` (what a truncation keeps of the policy's and of the
+    reference's probability, the second only where there is one), ``length``
+    (tokens), ``tokens`` (of the batch), ``finished`` (share), ``beta``,
     ``skipped`` (share of the updates, see ``pipeline.update``).
     """
     tx = optimiser(config)
@@ -245,6 +250,12 @@ def make_train_step(
         )
         metrics = jax.tree.map(jnp.mean, metrics)
         k3 = estimators.k3(batch.logp_old, batch.logp_ref, rollout.trained)
+        if batch.log_mass_ref is not None:
+            # The mean ratio to a truncated policy is the reference's mass there, not 1.
+            lost = -jnp.expm1(batch.log_mass_ref)
+            k3 = k3 + reduce.masked(lost, rollout.trained)
+            mass = reduce.token_mean(1 - lost, rollout.trained)
+            metrics["mass_ref"] = reduce.divide(*mass)
         kl = jnp.mean(jnp.sum(k3, axis=-1))
         metrics |= {
             "reward": jnp.mean(batch.rewards),

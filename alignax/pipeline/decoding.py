@@ -56,12 +56,12 @@ def sampling_logits(
     return logits
 
 
-Draw = Callable[
-    [Key[Array, " B"], Int[Array, " B"], Float[Array, "B V"]],
-    tuple[Int[Array, " B"], Float[Array, " B"]],
-]
-"""``(row keys, positions, logits) -> (tokens, their log-probabilities under the
-distribution that was sampled)``."""
+Out = dict[str, Array]
+"""A rollout's fields that are sampled."""
+
+Draw = Callable[[Key[Array, " B"], Int[Array, " B"], Float[Array, "B V"]], Out]
+"""``(row keys, positions, logits) -> fields of one token a row``: ``tokens``,
+``logp_behaviour`` and, of a truncated distribution, its ``support``."""
 
 
 def make_draw(*, temperature: float, top_k: int | None, top_p: float | None) -> Draw:
@@ -70,29 +70,47 @@ def make_draw(*, temperature: float, top_k: int | None, top_p: float | None) -> 
     def draw(keys, positions, logits):
         if temperature == 0:
             token = jnp.argmax(logits, axis=-1).astype(jnp.int32)
-            return token, jnp.zeros(token.shape, jnp.float32)
+            return {
+                "tokens": token,
+                "logp_behaviour": jnp.zeros(token.shape, jnp.float32),
+            }
         law = sampling_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p)
         uniforms = jax.vmap(
             lambda row, t: jax.random.uniform(jax.random.fold_in(row, t), (2,))
         )(keys, positions)
         token, normaliser = sampling.inverse_cdf(uniforms, law)
         picked = jnp.take_along_axis(law, token[:, None], axis=-1)[:, 0]
-        return token, picked - normaliser
+        drawn = {"tokens": token, "logp_behaviour": picked - normaliser}
+        if top_k is None and top_p is None:
+            return drawn
+        return drawn | {"support": sampling.support_bits(law)}
 
     return draw
 
 
-Out = dict[str, Array]
-"""A rollout's fields that are sampled."""
-
-
-def _empty(rows: int, max_tokens: int, pad_id: int, dtype: Any) -> Out:
-    zeros = jnp.zeros((rows, max_tokens), jnp.float32)
-    return {
-        "tokens": jnp.full((rows, max_tokens), pad_id, dtype),
-        "trained": jnp.zeros((rows, max_tokens), bool),
-        "logp_behaviour": zeros,
-        "finished": jnp.zeros((rows,), bool),
+def _empty(
+    draw: Draw,
+    keys: Key[Array, " B"],
+    vocabulary: int,
+    *,
+    max_tokens: int,
+    pad_id: int,
+    dtype: Any,
+) -> Out:
+    """The fields of B rows before anything is drawn."""
+    logits = jax.ShapeDtypeStruct((1, vocabulary), jnp.float32)
+    drawn = jax.eval_shape(draw, keys[:1], jnp.zeros((1,), jnp.int32), logits)
+    shape = (len(keys), max_tokens)
+    # Where no token is drawn, none is ruled out.
+    fill = {"tokens": pad_id, "support": 255}
+    fields = {
+        name: jnp.full(shape + x.shape[1:], fill.get(name, 0), x.dtype)
+        for name, x in drawn.items()
+    }
+    return fields | {
+        "tokens": fields["tokens"].astype(dtype),
+        "trained": jnp.zeros(shape, bool),
+        "finished": jnp.zeros(shape[:1], bool),
     }
 
 
@@ -123,16 +141,18 @@ def at_once(
 
     def write(t, out, logits):
         """Sample position t from ``logits`` and write it down."""
-        token, logp = draw(keys, jnp.full((rows,), t), logits)
+        drawn = draw(keys, jnp.full((rows,), t), logits)
         alive = ~out["finished"]
 
         def put(name, value):
-            return out[name].at[:, t].set(jnp.where(alive, value, out[name][:, t]))
+            kept = jnp.expand_dims(alive, range(1, value.ndim))
+            return out[name].at[:, t].set(jnp.where(kept, value, out[name][:, t]))
 
-        values = (token, True, logp)
-        names = ("tokens", "trained", "logp_behaviour")
-        new = {name: put(name, x) for name, x in zip(names, values, strict=True)}
-        return new | {"finished": out["finished"] | _ends(token, eos_id)}
+        new = {name: put(name, x) for name, x in drawn.items()}
+        return new | {
+            "trained": put("trained", alive),
+            "finished": out["finished"] | _ends(drawn["tokens"], eos_id),
+        }
 
     prefill = apply_fn(
         params,
@@ -141,7 +161,14 @@ def at_once(
         cache_length=length,
         logits_from=length - 1,
     )
-    out = _empty(rows, max_tokens, pad_id, prompts.tokens.dtype)
+    out = _empty(
+        draw,
+        keys,
+        prefill.logits.shape[-1],
+        max_tokens=max_tokens,
+        pad_id=pad_id,
+        dtype=prompts.tokens.dtype,
+    )
     out = write(0, out, jnp.repeat(prefill.logits[:, -1], completions, axis=0))
     if max_tokens == 1:
         return out
@@ -194,7 +221,7 @@ def in_slots(
         mask=mask[:, :-1],
         cache_length=before,
         logits_from=before - 1,
-    ).cache
+    )
 
     def opened(cache, rows):
         nothing = jnp.zeros((rows, 0), tokens.dtype)
@@ -211,22 +238,22 @@ def in_slots(
                 return old
             return jax.lax.dynamic_update_slice_in_dim(old, new, slot, axis=0)
 
-        return jax.tree.map(put, cache, opened(jax.tree.map(pick, prefill), 1))
+        return jax.tree.map(put, cache, opened(jax.tree.map(pick, prefill.cache), 1))
 
     def step(carry):
         waiting, row, position, last, cache, out = carry
         logits, cache = apply_fn(params, last[:, None], cache=cache)
         known = jnp.minimum(row, total - 1)
-        token, logp = draw(keys[known], position, logits[:, -1])
-        values = (token, True, logp)
-        names = ("tokens", "trained", "logp_behaviour")
+        drawn = draw(keys[known], position, logits[:, -1])
+        ends = _ends(drawn["tokens"], eos_id)
         # Idle slots stand at row ``total``, whose writes are dropped.
-        out = {
+        new = {
             name: out[name].at[row, position].set(x, mode="drop")
-            for name, x in zip(names, values, strict=True)
-        } | {"finished": out["finished"].at[row].set(_ends(token, eos_id), mode="drop")}
+            for name, x in (drawn | {"trained": True}).items()
+        }
+        out = new | {"finished": out["finished"].at[row].set(ends, mode="drop")}
 
-        free = (row < total) & (_ends(token, eos_id) | (position + 1 == max_tokens))
+        free = (row < total) & (ends | (position + 1 == max_tokens))
         next_row = waiting + jnp.cumsum(free, dtype=jnp.int32) - free
         row = jnp.where(free, jnp.minimum(next_row, total), row)
         fresh = free & (row < total)
@@ -242,21 +269,28 @@ def in_slots(
             waiting + jnp.sum(free, dtype=jnp.int32),
             row,
             jnp.where(free, 0, position + 1),
-            jnp.where(fresh, tokens[prompt, -1], token),
+            jnp.where(fresh, tokens[prompt, -1], drawn["tokens"]),
             cache,
             out,
         )
 
     row = jnp.arange(slots, dtype=jnp.int32)
     prompt = row // completions
-    held = jax.tree.map(lambda x: x[prompt] if x.ndim else x, prefill)
+    held = jax.tree.map(lambda x: x[prompt] if x.ndim else x, prefill.cache)
     carry = (
         jnp.int32(slots),
         row,
         jnp.zeros_like(row),
         tokens[prompt, -1],
         opened(held, slots),
-        _empty(total, max_tokens, pad_id, tokens.dtype),
+        _empty(
+            draw,
+            keys,
+            prefill.logits.shape[-1],
+            max_tokens=max_tokens,
+            pad_id=pad_id,
+            dtype=tokens.dtype,
+        ),
     )
     *_, out = jax.lax.while_loop(lambda carry: jnp.any(carry[1] < total), step, carry)
     return out

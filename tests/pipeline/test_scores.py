@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from alignax import sampling
 from alignax.models import functional
 from alignax.pipeline import rollout as rollouts
 from alignax.pipeline import update
@@ -17,16 +18,27 @@ PARAMS = random_params(CONFIG)
 N, K, P, T = 3, 4, 5, 4
 
 
-def sampled(tokens=T):
-    """Left-padded prompts, completions that end early."""
+def sampled(tokens=T, truncated=False):
+    """Left-padded prompts, completions that end early; of a truncated distribution,
+    tempered, whose support is all where nothing is sampled."""
     rng = np.random.default_rng(0)
     starts = np.array([0, 2, 4]).repeat(K)
     mask = np.arange(tokens)[None] < rng.integers(1, tokens + 1, (N * K, 1))
+    completions = random_tokens(CONFIG, (N * K, tokens), seed=1)
+    law = {}
+    if truncated:
+        kept = rng.random((*mask.shape, CONFIG.vocab_size)) < 0.4
+        np.put_along_axis(kept, completions[..., None], True, axis=-1)
+        law["temperature"] = jnp.asarray(rng.uniform(0.5, 2, N * K), jnp.float32)
+        law["support"] = sampling.support_bits(
+            jnp.where(kept | ~mask[..., None], 0.0, -jnp.inf)
+        )
     zeros = jnp.zeros((N * K, tokens))
     return Rollout(
+        **law,
         prompt_tokens=jnp.asarray(random_tokens(CONFIG, (N, P)).repeat(K, 0)),
         prompt_mask=jnp.asarray(np.arange(P)[None] >= starts[:, None]),
-        tokens=jnp.asarray(random_tokens(CONFIG, (N * K, tokens), seed=1)),
+        tokens=jnp.asarray(completions),
         attended=jnp.asarray(mask),
         trained=jnp.asarray(mask),
         logp_behaviour=zeros,
@@ -35,20 +47,23 @@ def sampled(tokens=T):
 
 
 def loss_of(score, rollout):
-    """Values, and gradients of different weights for each token's two scores."""
+    """Values, and gradients of different weights for each token's three scores."""
     weights = jnp.sin(jnp.arange(rollout.tokens.size)).reshape(rollout.tokens.shape)
 
     def loss(params):
         scores = score(params, rollout)
         pick = [jnp.where(rollout.trained, x, 0) for x in scores]
-        return jnp.sum(weights * (pick[0] + weights * pick[1])), pick
+        return sum(jnp.sum(weights**i * x) for i, x in enumerate(pick, 1)), pick
 
     return jax.jit(jax.value_and_grad(loss, has_aux=True))(PARAMS)
 
 
-@pytest.mark.parametrize(("completions", "tokens"), [(1, T), (2, T), (K, T), (K, 1)])
-def test_scores_and_gradients_are_those_of_logits(completions, tokens):
-    rollout = sampled(tokens)
+@pytest.mark.parametrize(
+    ("completions", "tokens", "truncated"),
+    [(1, T, False), (2, T, False), (K, T, True), (K, 1, False)],
+)
+def test_scores_and_gradients_are_those_of_logits(completions, tokens, truncated):
+    rollout = sampled(tokens, truncated)
     plain = rollouts.score_by_logits(functional.make_apply(CONFIG))
     hidden = rollouts.score_by_hidden(
         functional.make_hidden(CONFIG), completions=completions
