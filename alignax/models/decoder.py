@@ -30,7 +30,7 @@ from alignax.models.layers import (
 class Attention(nnx.Module):
     """Grouped-query attention with rotary positions and an optional cache."""
 
-    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs | None):
         self.config = config
         width, head = config.hidden_size, config.head_dim
         bias = config.attention_bias
@@ -101,7 +101,7 @@ class Attention(nnx.Module):
 class Block(nnx.Module):
     """Attention and MLP, each behind a norm and added to the stream."""
 
-    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs | None):
         def norm():
             return Norm(config.hidden_size, config, rngs)
 
@@ -143,7 +143,7 @@ REMAT: Mapping[str, Any] = {
 class Decoder(nnx.Module):
     """Tokens to the last hidden states, and those to logits."""
 
-    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs | None):
         self.config = config
         table = (config.vocab_size, config.hidden_size)
         scale = config.initializer_range

@@ -39,8 +39,7 @@ def _list_key(key: str) -> str | int:
 @functools.lru_cache(maxsize=64)
 def _skeleton(config: DecoderConfig):
     """The module without its arrays: a graph definition and abstract parameters."""
-    abstract = nnx.eval_shape(lambda: Decoder(config, nnx.Rngs(0)))
-    return nnx.split(abstract, nnx.Param)
+    return nnx.split(Decoder(config, None), nnx.Param)
 
 
 def init(config: DecoderConfig, key: Key[Array, ""]) -> Params:

@@ -26,7 +26,7 @@ RewardFn = Callable[..., Float[Array, "B S O"]]
 class RewardModel(Decoder):
     """Tokens to ``outputs`` numbers at every position."""
 
-    def __init__(self, config: DecoderConfig, outputs: int, rngs: nnx.Rngs):
+    def __init__(self, config: DecoderConfig, outputs: int, rngs: nnx.Rngs | None):
         body = dataclasses.replace(config, tie_embeddings=False, logit_soft_cap=None)
         super().__init__(body, rngs)
         shape, axes = (outputs, config.hidden_size), (None, "embed")
@@ -42,8 +42,7 @@ def _check_outputs(outputs: int) -> None:
 
 @functools.lru_cache(maxsize=64)
 def _skeleton(config: DecoderConfig, outputs: int):
-    abstract = nnx.eval_shape(lambda: RewardModel(config, outputs, nnx.Rngs(0)))
-    return nnx.split(abstract, nnx.Param)
+    return nnx.split(RewardModel(config, outputs, None), nnx.Param)
 
 
 def init_reward(

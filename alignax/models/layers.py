@@ -18,10 +18,16 @@ def _normal(key: Key[Array, ""], shape: tuple[int, ...]) -> Array:
     return jax.random.normal(key, shape, jnp.float32)
 
 
-def make_param(rngs: nnx.Rngs, config: DecoderConfig, shape, axes, *, scale: float):
+def make_param(
+    rngs: nnx.Rngs | None, config: DecoderConfig, shape, axes, *, scale: float
+):
     """A normal matrix, or a constant vector where ``scale`` is 0 or 1, with the
-    names of its logical axes."""
+    names of its logical axes; without ``rngs`` its shape alone."""
     dtype = DTYPES[config.param_dtype]
+    if rngs is None:
+        # Not nnx.eval_shape, which looks through all it has traced so far at each
+        # draw: a deep model would take minutes.
+        return nnx.Param(jax.ShapeDtypeStruct(shape, dtype), axes=axes)
     if len(shape) > 1:
         value = scale * _normal(rngs.params(), shape)
     else:
@@ -33,7 +39,7 @@ class Norm(nnx.Module):
     """``x / √(mean x² + eps) · scale`` in float32; layer norm subtracts the mean from
     x first and adds a bias, rms_offset has 1 + scale."""
 
-    def __init__(self, size: int, config: DecoderConfig, rngs: nnx.Rngs):
+    def __init__(self, size: int, config: DecoderConfig, rngs: nnx.Rngs | None):
         self.kind, self.eps = config.norm, config.norm_eps
         start = 0.0 if self.kind == "rms_offset" else 1.0
         self.scale = make_param(rngs, config, (size,), (None,), scale=start)
@@ -68,7 +74,7 @@ class Linear(nnx.Module):
         sizes: tuple[int, int],
         axes: tuple[str, str],
         config: DecoderConfig,
-        rngs: nnx.Rngs,
+        rngs: nnx.Rngs | None,
         *,
         bias: bool = False,
     ):
@@ -132,7 +138,7 @@ ACTIVATION = {"silu": jax.nn.silu, "gelu_tanh": partial(jax.nn.gelu, approximate
 class MLP(nnx.Module):
     """``(f(x G) ⊙ x U) D``, or ``f(x U) D`` where it is not gated."""
 
-    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs):
+    def __init__(self, config: DecoderConfig, rngs: nnx.Rngs | None):
         inside, bias = (config.hidden_size, config.mlp_size), config.linear_bias
         axes = ("embed", "mlp")
         self.activation = config.activation

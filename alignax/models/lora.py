@@ -314,9 +314,22 @@ def load(folder: str | os.PathLike[str], config: DecoderConfig) -> tuple[LoRA, P
         raise InputError(
             f"each of the tensors in {folder / WEIGHTS} must have its pair"
         )
+    rank, alpha = settings.get("r"), settings.get("lora_alpha")
+    for name, value in held.items():
+        # lora_A is [r, in], lora_B [out, r].
+        own = value.shape[0 if places[name][-1] == "a" else -1] if value.ndim else 0
+        if value.ndim != 2 or type(rank) is not int or own != rank:
+            raise InputError(
+                f"r in {folder / CONFIG} must be the rank of the tensors in "
+                f"{folder / WEIGHTS}, got {rank!r} and {name} of shape {value.shape}"
+            )
+    if type(alpha) not in (int, float):
+        raise InputError(
+            f"lora_alpha in {folder / CONFIG} must be a positive number, got {alpha!r}"
+        )
     lora = LoRA(
-        rank=settings["r"],
-        alpha=float(settings["lora_alpha"]),
+        rank=rank,
+        alpha=float(alpha),
         targets=tuple(name for name in TARGETS if name in targets),
         stabilised=bool(settings.get("use_rslora")),
     )

@@ -1,5 +1,6 @@
 """The boundary: pure functions over plain dictionaries."""
 
+import cProfile
 import dataclasses
 import math
 
@@ -12,7 +13,14 @@ from alignax.models import functional
 from alignax.pipeline import sharding
 from alignax.types import ApplyFn, InputError
 from tests.close import assert_close, decoder_rel
-from tests.models.cases import CONFIGS, SIZES, jitted, random_params, random_tokens
+from tests.models.cases import (
+    CONFIGS,
+    FAMILIES,
+    SIZES,
+    jitted,
+    random_params,
+    random_tokens,
+)
 
 CONFIG = CONFIGS["one key"]
 CLOSE = decoder_rel(CONFIG.num_layers)
@@ -47,6 +55,30 @@ def test_init(name):
     assert len(np.unique(values)) > 0.99 * values.size, "a key was used twice"
     other = functional.init(config, jax.random.key(1))
     assert not np.allclose(params["embedding"], other["embedding"])
+
+
+@pytest.mark.parametrize("name", CONFIGS | FAMILIES)
+def test_shapes_are_those_of_init(name):
+    config = (CONFIGS | FAMILIES)[name]
+    params = functional.init(config, jax.random.key(0))
+    expected = jax.tree.map(lambda x: (x.shape, x.dtype), params)
+    given = functional.shapes(config)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), given) == expected
+
+
+def test_shapes_of_twice_the_layers_are_twice_the_work():
+    def calls(layers):
+        functional._skeleton.cache_clear()
+        profile = cProfile.Profile()
+        profile.runcall(
+            functional.shapes, dataclasses.replace(CONFIG, num_layers=layers)
+        )
+        return sum(entry.callcount for entry in profile.getstats())
+
+    functional.shapes(CONFIG)
+    few, some, many = (calls(layers) for layers in (8, 16, 32))
+    # Of a square it would be 4.
+    assert (many - some) / (some - few) < 2.5
 
 
 def test_param_dtype():

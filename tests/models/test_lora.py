@@ -168,6 +168,10 @@ def test_fused_maps_are_refused(tmp_path):
         ({"rank_pattern": {"q_proj": 4}}, "rank_pattern in"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save in"),
         ({"peft_type": "LOHA"}, "peft_type in .* got 'LOHA'"),
+        ({"r": 8}, r"r in .* must be the rank .* got 8 and \S+ of shape \(2, "),
+        ({"r": "2"}, "r in .* must be the rank .* got '2'"),
+        ({"r": None}, "r in .* must be the rank .* got None"),
+        ({"lora_alpha": None}, "lora_alpha in .* must be a positive number, got None"),
     ],
 )
 def test_keys_that_stop_it(tmp_path, changes, message):
@@ -186,6 +190,10 @@ def test_tensors_that_do_not_fit(tmp_path):
     held = load_file(file)
     save_file(held | {"extra": np.zeros(1, np.float32)}, file)
     with pytest.raises(InputError, match=r"unknown: \['extra'\]"):
+        lora.load(tmp_path, CONFIG)
+    wide = next(name for name in held if "lora_B" in name)
+    save_file(held | {wide: np.zeros((8, 3), np.float32)}, file)
+    with pytest.raises(InputError, match=r"got 2 and \S+lora_B\S+ of shape \(8, 3\)"):
         lora.load(tmp_path, CONFIG)
     held.pop(next(name for name in held if "lora_B" in name))
     save_file(held, file)
