@@ -1,34 +1,85 @@
-"""Elementary functions that stay finite and keep a gradient."""
+"""Elementary functions that stay finite and keep a gradient.
+
+``exp`` grows exponentially up to a limit, one for each dtype, and goes on as its
+tangent beyond: finite, increasing, C¹. A clamp would have gradient zero there, and a
+policy far from its reference would feel no pull back. At the limit a product of two
+exponentials is still finite, and so is the square of a gradient in an optimiser.
+"""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Shaped
 
-from alignax.types import InputError
+
+def as_float(x: Shaped[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
+    """``x`` in float32, or in float64 if it came so.
+
+    Args:
+      x: ``[...]`` of any dtype, or a number.
+
+    Returns:
+      ``[...]`` float32 or float64.
+
+    Example:
+      >>> print(as_float(jnp.ones(2, jnp.bfloat16)).dtype)
+      float32
+    """
+    x = jnp.asarray(x)
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def exp_linear(x: Float[Array, "*shape"], *, limit: float) -> Float[Array, "*shape"]:
-    """``exp(x)`` up to ``limit``, its tangent beyond: finite, increasing, C¹.
+def exponent_limit(x: Shaped[Array, "*shape"]) -> Float[np.ndarray, ""]:
+    """Where ``exp`` of ``x`` goes on as its tangent: 40 nats, in float64 300.
 
-    ``e^x`` for x ≤ L, ``e^L (1 + x − L)`` for x > L. A clamp would have gradient
-    zero there, and a policy far from its reference would feel no pull back.
+    Args:
+      x: ``[...]``; only its dtype is read.
+
+    Returns:
+      A constant of numpy, float32 or float64.
+
+    Example:
+      >>> print(exponent_limit(jnp.zeros(3, jnp.bfloat16)))
+      40.0
+    """
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    return np.asarray(40 if dtype == jnp.float32 else 300, dtype)
+
+
+def exp(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """``e^x`` up to L, the dtype's ``exponent_limit``, ``e^L (1 + x − L)`` beyond.
 
     Args:
       x: ``[...]``.
-      limit: L, at most 80 so that float32 holds the result.
 
     Returns:
-      ``[...]`` float32.
-
-    Raises:
-      InputError: ``limit`` is above 80.
+      ``[...]`` float32 or wider, finite for finite x.
 
     Example:
-      >>> print(exp_linear(jnp.array([0.0, 3.0]), limit=0.0))
-      [1. 4.]
+      >>> print(exp(jnp.array([0.0, 41.0])) / exp(jnp.array([0.0, 40.0])))
+      [1. 2.]
     """
-    if limit > 80:
-        raise InputError(f"limit must be at most 80 to stay in float32, got {limit}")
-    x = x.astype(jnp.float32)
+    x = as_float(x)
+    limit = exponent_limit(x)
     beyond = x > limit
     inside = jnp.exp(jnp.where(beyond, limit, x))
     return jnp.where(beyond, inside * (1 + x - limit), inside)
+
+
+def expm1(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """``e^x − 1``, continued as ``exp``.
+
+    Args:
+      x: ``[...]``.
+
+    Returns:
+      ``[...]`` float32 or wider, finite for finite x.
+
+    Example:
+      >>> print(expm1(jnp.array([0.0, 1e-6])))
+      [0.e+00 1.e-06]
+    """
+    x = as_float(x)
+    limit = exponent_limit(x)
+    beyond = x > limit
+    inside = jnp.expm1(jnp.where(beyond, limit, x))
+    return jnp.where(beyond, inside + (inside + 1) * (x - limit), inside)

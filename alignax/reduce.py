@@ -9,28 +9,31 @@ Under ``shard_map`` or ``pmap``, ``jax.lax.psum`` both before dividing.
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num
 
+from alignax.numerics import as_float
 from alignax.types import InputError
 
 Fraction = tuple[Float[Array, ""], Float[Array, ""]]
 
 
 def masked(
-    values: Num[Array, "*shape"], mask: Bool[Array, "*shape"]
+    values: Num[Array, "*shape"], mask: Bool[Array, "*shape"] | None
 ) -> Float[Array, "*shape"]:
     """Values in float32 where ``mask`` holds, exact zeros elsewhere.
 
     Args:
-      values: ``[...]``, anything at masked positions, NaN included.
-      mask: ``[...]``, True where a value counts.
+      values: ``[...]``, anything at masked positions, NaN included: it reaches
+        neither the value nor a gradient.
+      mask: ``[...]``, True where a value counts; none: everywhere.
 
     Returns:
-      ``[...]`` float32.
+      ``[...]`` float32, or float64 if the values came so.
 
     Example:
       >>> print(masked(jnp.array([1.0, jnp.nan]), jnp.array([True, False])))
       [1. 0.]
     """
-    return jnp.where(mask, values, 0).astype(jnp.float32)
+    values = as_float(values)
+    return values if mask is None else jnp.where(mask, values, 0)
 
 
 def divide(
@@ -43,14 +46,13 @@ def divide(
       denominator: ``[...]``, not negative.
 
     Returns:
-      ``[...]`` float32.
+      ``[...]`` float32, or float64 if one of the two came so.
 
     Example:
       >>> print(divide(jnp.array([1.0, 0.0]), jnp.array([4.0, 0.0])))
       [0.25 0.]
     """
-    numerator = numerator.astype(jnp.float32)
-    denominator = denominator.astype(jnp.float32)
+    numerator, denominator = as_float(numerator), as_float(denominator)
     counted = denominator > 0
     ratio = jnp.where(counted, numerator, 0) / jnp.where(counted, denominator, 1)
     return jnp.where(counted, ratio, 0)

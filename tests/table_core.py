@@ -53,11 +53,15 @@ def _referred(make, params, others):
 
 
 ROWS = [
+    Row(name="numerics.as_float", fn=numerics.as_float, args=(values,)),
     Row(
-        name="numerics.exp_linear",
-        fn=partial(numerics.exp_linear, limit=0.5),
+        name="numerics.exponent_limit",
+        fn=lambda x: jnp.full_like(x, numerics.exponent_limit(x), jnp.float32),
         args=(values,),
+        grad=(),
     ),
+    Row(name="numerics.exp", fn=numerics.exp, args=(60 * values,)),
+    Row(name="numerics.expm1", fn=numerics.expm1, args=(60 * values,)),
     Row(
         name="reduce.masked",
         fn=reduce.masked,

@@ -5,19 +5,45 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignax import controllers, numerics, sampling
+from alignax import controllers, divergences, estimators, numerics, sampling
 from alignax.types import InputError
 
 
-def test_exp_linear_continues_with_its_tangent():
-    x = jnp.array([-200.0, 0.0, 1.0, 2.0, 1e4])
-    value = numerics.exp_linear(x, limit=1.0)
-    e = np.e
-    np.testing.assert_allclose(value, [0, 1, e, 2 * e, e * 1e4], rtol=1e-6)
-    gradient = jax.vmap(jax.grad(lambda x: numerics.exp_linear(x, limit=1.0)))(x)
-    np.testing.assert_allclose(gradient, [0, 1, e, e, e], rtol=1e-6)
-    with pytest.raises(InputError, match="limit"):
-        numerics.exp_linear(x, limit=81.0)
+@pytest.mark.parametrize(
+    ("dtype", "limit"), [(jnp.float32, 40.0), (jnp.float64, 300.0)]
+)
+def test_exp_continues_with_its_tangent(dtype, limit):
+    """In float64 it stays float64; a product of two is finite at the limit."""
+    with jax.enable_x64(dtype == jnp.float64):
+        x = jnp.array([-200.0, 1e-9, 1.0, limit - 1, limit, 2 * limit, 1e4], dtype)
+        assert numerics.exponent_limit(x) == limit
+        e = np.exp(np.minimum(np.asarray(x, np.float64), limit))
+        tangent = e * (1 + np.maximum(np.asarray(x, np.float64) - limit, 0))
+        rtol = 1e-5 if dtype == jnp.float32 else 1e-14
+        for function, less in ((numerics.exp, 0.0), (numerics.expm1, 1.0)):
+            value = function(x)
+            assert value.dtype == dtype
+            np.testing.assert_allclose(value[2:], tangent[2:] - less, rtol=rtol)
+            gradient = jax.vmap(jax.grad(function))(x)
+            np.testing.assert_allclose(gradient, e, rtol=rtol, atol=1e-15)
+            assert np.isfinite(function(x[:5]) ** 2).all()
+        np.testing.assert_allclose(numerics.expm1(x)[1], 1e-9, rtol=1e-6)
+
+
+def test_one_limit_for_both_sides_of_a_kl():
+    """k3 is the reverse KL's sampled value also where the tangent has taken over."""
+    l = jnp.array([-100.0, -50.0, -41.0, -30.0, -20.0, 0.0, 50.0])
+    k3 = estimators.k3(l, jnp.zeros_like(l))
+    value = divergences.policy_sample_value(divergences.reverse_kl(), l, 0 * l)
+    np.testing.assert_allclose(k3, value, rtol=1e-5)
+
+
+def test_prefix_weights_are_exact_up_to_the_limit():
+    """A log-weight of 30 nats, as long completions reach: 1.07e13."""
+    weights = estimators.prefix_weights(
+        jnp.zeros(3), jnp.full(3, -10.0), jnp.ones(3, bool)
+    )
+    np.testing.assert_allclose(weights, np.exp([10.0, 20.0, 30.0]), rtol=1e-5)
 
 
 def test_adaptive_kl_worked_numbers():

@@ -1,41 +1,17 @@
-"""The few scalar functions that keep divergences finite, exact near zero, and
-differentiable. Elementwise, float32 or wider."""
+"""The few scalar functions that keep divergences exact near zero, beside those of
+``alignax.numerics``. Elementwise, float32 or wider."""
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Bool, Float, Shaped
+from jaxtyping import Array, Bool, Float
+
+from alignax.numerics import exp
 
 _SERIES_TERMS = 14
 
 
-def as_float(x: Shaped[ArrayLike, "..."]) -> Float[Array, "..."]:
-    """``x`` in float32, or wider if it came so."""
-    x = jnp.asarray(x)
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
-def exponent_cap(x: Float[Array, "..."]) -> float:
-    """Where ``exp`` of ``x``'s dtype stops growing and goes on as its tangent."""
-    return 70.0 if x.dtype.itemsize == 4 else 690.0
-
-
-def exp(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """``e^x``, continued by its tangent beyond the cap: no overflow, and a
-    gradient that never vanishes."""
-    cap = exponent_cap(x)
-    inside = x <= cap
-    top = jnp.exp(jnp.asarray(cap, x.dtype))
-    return jnp.where(inside, jnp.exp(jnp.where(inside, x, cap)), top * (1 + (x - cap)))
-
-
-def expm1(x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """``e^x - 1``, continued as :func:`exp`."""
-    small = x < 1
-    return jnp.where(small, jnp.expm1(jnp.where(small, x, 0)), exp(x) - 1)
-
-
 def exp_expm1(l: Float[Array, "..."], x: Float[Array, "..."]) -> Float[Array, "..."]:
-    """``e^l (e^x - 1)``; the exponents are added before the cap applies."""
+    """``e^l (e^x - 1)``; the exponents are added before the limit applies."""
     small = x < 1
     near = exp(l) * jnp.expm1(jnp.where(small, x, 0))
     return jnp.where(small, near, exp(l + x) - exp(l))

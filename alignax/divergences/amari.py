@@ -8,14 +8,9 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from alignax.divergences._numerics import (
-    excess,
-    exp,
-    exp_expm1,
-    expm1,
-    exponent_cap,
-)
+from alignax.divergences._numerics import excess, exp_expm1
 from alignax.divergences.value import Divergence, scale
+from alignax.numerics import exp, expm1, exponent_limit
 from alignax.types import InputError
 
 _Elementwise = Float[Array, "..."]
@@ -73,7 +68,7 @@ def _alpha(order: float) -> Divergence:
     def f(l: _Elementwise) -> _Elementwise:
         # f grows as e^max(1, b)l upwards and as e^bl downwards: beyond the cap it
         # goes on as its own tangent, since those of its terms could cancel.
-        cap = exponent_cap(l)
+        cap = exponent_limit(l)
         inner = jnp.where(l > cap / max(1, b), cap / max(1, b), l)
         if b < 0:
             inner = jnp.where(l < cap / b, cap / b, inner)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from alignax.divergences._numerics import as_float
+from alignax.numerics import as_float
 from alignax.types import InputError
 
 

@@ -27,15 +27,10 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from alignax.divergences._numerics import (
-    exp,
-    exp_expm1,
-    expm1,
-    log_excess,
-    log_omega,
-)
+from alignax.divergences._numerics import exp_expm1, log_excess, log_omega
 from alignax.divergences.amari import forward_kl, pearson, reverse_kl
 from alignax.divergences.value import Divergence, mix
+from alignax.numerics import exp, expm1
 from alignax.types import InputError
 
 _Elementwise = Float[Array, "..."]

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from alignax.divergences._numerics import as_float
 from alignax.divergences.value import Divergence
+from alignax.numerics import as_float
 from alignax.types import InputError
 
 

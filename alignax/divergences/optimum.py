@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from alignax.divergences._numerics import as_float, support_log_softmax
+from alignax.divergences._numerics import support_log_softmax
 from alignax.divergences.value import Divergence, on_graph
 from alignax.divergences.vocabulary import perspective
+from alignax.numerics import as_float
 from alignax.types import InputError
 
 

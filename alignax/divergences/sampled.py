@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from alignax.divergences._numerics import as_float, exp
+from alignax import reduce
 from alignax.divergences.value import Divergence
+from alignax.numerics import exp
 
 _FAR = 1e4  # nats; a coefficient of a sample without mass is taken here
 
@@ -56,7 +57,7 @@ def policy_sample_value(
     """
     logp, logp_ref, weights = _clean(logp, logp_ref, log_weights, mask)
     value = weights * _generator(div.dual(), logp_ref - logp)
-    return jax.lax.stop_gradient(_keep(value, mask))
+    return jax.lax.stop_gradient(reduce.masked(value, mask))
 
 
 def reference_sample_value(
@@ -96,7 +97,7 @@ def reference_sample_value(
     """
     logp, logp_ref, weights = _clean(logp, logp_ref, log_weights, mask)
     value = weights * _generator(div, logp - logp_ref)
-    return jax.lax.stop_gradient(_keep(value, mask))
+    return jax.lax.stop_gradient(reduce.masked(value, mask))
 
 
 def policy_sample_surrogate(
@@ -143,11 +144,13 @@ def policy_sample_surrogate(
     logp, logp_ref, weights = _clean(logp, logp_ref, log_weights, mask)
     coefficient = div.f_prime(_log_ratio(logp, logp_ref))
     if baseline is not None:
-        coefficient = coefficient - _keep(as_float(baseline), mask)
+        coefficient = coefficient - reduce.masked(baseline, mask)
     coefficient = jax.lax.stop_gradient(weights * coefficient)
     # Zero by value; where(…) because -inf - -inf is not.
     finite = jnp.where(jnp.isneginf(logp), 0, logp)
-    return value + _keep(coefficient * (finite - jax.lax.stop_gradient(finite)), mask)
+    return value + reduce.masked(
+        coefficient * (finite - jax.lax.stop_gradient(finite)), mask
+    )
 
 
 def reference_sample_surrogate(
@@ -188,19 +191,15 @@ def reference_sample_surrogate(
     """
     logp, logp_ref, weights = _clean(logp, logp_ref, log_weights, mask)
     l = logp - jax.lax.stop_gradient(logp_ref)
-    return _keep(weights * _generator(div, l), mask)
-
-
-def _keep(x: Float[Array, "*batch"], mask: Bool[Array, "*batch"] | None):
-    return x if mask is None else jnp.where(mask, x, 0)
+    return reduce.masked(weights * _generator(div, l), mask)
 
 
 def _clean(logp, logp_ref, log_weights, mask):
     """Float32 inputs with 0 where masked, and the detached weights."""
-    logp, logp_ref = _keep(as_float(logp), mask), _keep(as_float(logp_ref), mask)
+    logp, logp_ref = reduce.masked(logp, mask), reduce.masked(logp_ref, mask)
     if log_weights is None:
         return logp, logp_ref, jnp.ones_like(logp)
-    weights = exp(_keep(as_float(log_weights), mask))
+    weights = exp(reduce.masked(log_weights, mask))
     return logp, logp_ref, jax.lax.stop_gradient(weights)
 
 

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from alignax.divergences._numerics import as_float, excess, support_log_softmax
+from alignax.divergences._numerics import excess, support_log_softmax
+from alignax.numerics import as_float
 from alignax.types import InputError
 
 

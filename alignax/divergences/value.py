@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from alignax.divergences._numerics import exp
+from alignax.numerics import exp
 from alignax.types import InputError
 
 ElementWise = Callable[[Float[Array, "..."]], Float[Array, "..."]]
@@ -22,7 +22,7 @@ class Divergence:
     ``f`` is convex and *centred*: ``f(1) = f'(1) = 0``, so that every sampled
     ``f(u)`` is non-negative. All functions are elementwise; those of ``l`` take
     the log-ratio ``l = log u`` in float32 or wider, never the ratio. They are
-    finite for every finite ``l``: an exponential beyond ``e^70`` (float32) goes
+    finite for every finite ``l``: an exponential beyond ``e^40`` (float32) goes
     on as its tangent.
 
     Two divergences are equal, and hash alike, when ``name`` and ``parameters``

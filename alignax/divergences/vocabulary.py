@@ -5,10 +5,11 @@ import math
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from alignax.divergences._numerics import as_float, support_log_softmax
+from alignax.divergences._numerics import support_log_softmax
 from alignax.divergences.amari import alpha, reverse_kl
 from alignax.divergences.conventions import amari_from_tsallis
 from alignax.divergences.value import Divergence
+from alignax.numerics import as_float
 from alignax.types import InputError
 
 
@@ -26,7 +27,7 @@ def exact(
 
     with the dual ``f^\diamond(t) = t f(1 / t)``: both sums only exponentiate
     non-positive numbers, so that logits hundreds of nats apart stay finite in
-    value and gradient (chi-squareds beyond ``e^70`` in float32 grow linearly in
+    value and gradient (chi-squareds beyond ``e^40`` in float32 grow linearly in
     the log-ratio instead).
 
     As a distillation loss ``logits`` are the student's, ``logits_ref`` the

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from alignax import numerics
 from alignax.estimators import _common
 
 
@@ -42,7 +43,7 @@ def control_variate(
       [1.]
     """
     l = _common.log_ratio(logp, logp_ref, mask)
-    return l + jax.lax.stop_gradient(coefficient) * _common.expm1(-l)
+    return l + jax.lax.stop_gradient(coefficient) * numerics.expm1(-l)
 
 
 def optimal_coefficient(
@@ -71,7 +72,7 @@ def optimal_coefficient(
       [1.014]
     """
     l = jax.lax.stop_gradient(_common.log_ratio(logp, logp_ref, mask))
-    ratio, control = _common.total(l), _common.total(_common.expm1(-l))
+    ratio, control = _common.total(l), _common.total(numerics.expm1(-l))
     others = max(l.shape[0] - 1, 1)
     mean = _without_own(ratio) / others
     # E has a known mean of zero: its variance needs no estimate of one.

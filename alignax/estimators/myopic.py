@@ -12,7 +12,7 @@ times ``weights.token_weights`` it has that at the behaviour policy's prefixes.
 
 from jaxtyping import Array, Bool, Float
 
-from alignax import divergences
+from alignax import divergences, numerics, reduce
 from alignax.estimators import _common, weights
 
 
@@ -47,7 +47,7 @@ def myopic_kl_surrogate(
       4.0 [2. 2.]
     """
     l = _common.log_ratio(logp, logp_ref, mask)
-    return _common.attach(l, l, _common.masked(logp, mask))
+    return _common.attach(l, l, reduce.masked(logp, mask))
 
 
 def myopic_k2_surrogate(
@@ -110,7 +110,7 @@ def myopic_straight_through_surrogate(
       [1.]
     """
     l = _common.log_ratio(logp, logp_ref, mask)
-    return _common.attach(_common.expm1(-l) + l, l, _common.masked(logp, mask))
+    return _common.attach(numerics.expm1(-l) + l, l, reduce.masked(logp, mask))
 
 
 def myopic_weighted_k3_surrogate(
@@ -157,8 +157,8 @@ def myopic_weighted_k3_surrogate(
     w = weights.token_weights(logp, logp_behaviour, mask)
     if cap is not None:
         w = weights.truncated_weights(w, cap=cap)
-    value = w * (_common.expm1(-l) + l)
-    return _common.attach(value, w * l, _common.masked(logp, mask))
+    value = w * (numerics.expm1(-l) + l)
+    return _common.attach(value, w * l, reduce.masked(logp, mask))
 
 
 def myopic_forward_k3_surrogate(
@@ -192,8 +192,8 @@ def myopic_forward_k3_surrogate(
       [0.63]
     """
     l = _common.log_ratio(logp, logp_ref, mask)
-    pull = -_common.expm1(-l)  # autodiff's 1 − e^−l loses small l
-    return _common.attach(_common.expm1(-l) + l, pull, _common.masked(logp, mask))
+    pull = -numerics.expm1(-l)  # autodiff's 1 − e^−l loses small l
+    return _common.attach(numerics.expm1(-l) + l, pull, reduce.masked(logp, mask))
 
 
 def myopic_f_surrogate(

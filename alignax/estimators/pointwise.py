@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from alignax import divergences
+from alignax import divergences, numerics
 from alignax.estimators import _common
 
 
@@ -84,7 +84,7 @@ def k3(
 ) -> Float[Array, "*shape"]:
     """``expm1(−l) + l``: the log-ratio with the control variate ``ρ/π − 1``.
 
-    For ``−l > 20`` the exponential goes on as its tangent: finite, and still
+    For ``−l > 40`` (float32) the exponential goes on as its tangent: finite, and still
     pulling towards the reference.
 
     Value: unbiased for KL(π‖ρ), never negative; variance of order ε⁴, but large
@@ -110,7 +110,7 @@ def k3(
       [0. 0.307]
     """
     l = _common.log_ratio(logp, logp_ref, mask)
-    return _common.expm1(-l) + l
+    return numerics.expm1(-l) + l
 
 
 def absolute(
@@ -173,7 +173,7 @@ def forward_k3(
 ) -> Float[Array, "*shape"]:
     """``expm1(l) − l`` on samples of the *reference*.
 
-    For ``l > 20`` the exponential goes on as its tangent.
+    For ``l > 40`` (float32) the exponential goes on as its tangent.
 
     Value: unbiased for KL(ρ‖π), never negative; variance of order ε⁴. Summed over
       tokens: unbiased for the sequence KL(ρ‖π).
@@ -196,7 +196,7 @@ def forward_k3(
       [0. 0.307]
     """
     l = _common.log_ratio(logp, logp_ref, mask)
-    return _common.expm1(l) - l
+    return numerics.expm1(l) - l
 
 
 def f_from_policy(

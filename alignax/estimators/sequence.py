@@ -7,7 +7,7 @@ gradient: a mean over each sequence's own length would reweight it.
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from alignax import divergences
+from alignax import divergences, numerics, reduce
 from alignax.estimators import _common, myopic, weights
 
 
@@ -91,12 +91,12 @@ def sequence_surrogate(
       >>> print(loss(logp), jax.grad(loss)(logp))
       2.0 [-1. -2.]
     """
-    token_loss = _common.masked(token_loss, mask)
+    token_loss = reduce.masked(token_loss, mask)
     future = _common.to_go(token_loss) - token_loss
     if baseline is not None:
         future = jnp.where(mask, future - baseline, 0)
     zero = jnp.zeros_like(token_loss)
-    return token_loss + _common.attach(zero, future, _common.masked(logp, mask))
+    return token_loss + _common.attach(zero, future, reduce.masked(logp, mask))
 
 
 def sequence_control_variate_surrogate(
@@ -137,8 +137,8 @@ def sequence_control_variate_surrogate(
       [1.37 1.]
     """
     l = _common.log_ratio(logp, logp_ref, mask)
-    value = l + coefficient * _common.expm1(-l)
-    loss = _common.attach(value, l, _common.masked(logp, mask))
+    value = l + coefficient * numerics.expm1(-l)
+    loss = _common.attach(value, l, reduce.masked(logp, mask))
     return sequence_surrogate(loss, logp, mask, baseline=baseline)
 
 
@@ -172,7 +172,7 @@ def sequence_k2_surrogate(
     """
     l = _common.log_ratio(logp, logp_ref, mask)
     whole = _common.total(l)
-    return _common.attach(l * whole / 2, whole, _common.masked(logp, mask))
+    return _common.attach(l * whole / 2, whole, reduce.masked(logp, mask))
 
 
 def sequence_ratio_kl_surrogate(
@@ -218,7 +218,7 @@ def sequence_ratio_kl_surrogate(
     w = weights.sequence_weights(logp, logp_behaviour, mask)
     if cap is not None:
         w = weights.truncated_weights(w, cap=cap)
-    return _common.attach(w * l, w * _common.total(l), _common.masked(logp, mask))
+    return _common.attach(w * l, w * _common.total(l), reduce.masked(logp, mask))
 
 
 def off_policy_sequence_kl_surrogate(
@@ -374,9 +374,9 @@ def forward_kl_surrogate(
       [0.307]
     """
     l = _common.log_ratio(logp, logp_ref, mask)
-    value = coefficient * _common.expm1(l) - l
-    push = coefficient * _common.expm1(l) + (coefficient - 1)  # c·e^l − 1
-    return _common.attach(value, push, _common.masked(logp, mask))
+    value = coefficient * numerics.expm1(l) - l
+    push = coefficient * numerics.expm1(l) + (coefficient - 1)  # c·e^l − 1
+    return _common.attach(value, push, reduce.masked(logp, mask))
 
 
 def _sums(
@@ -385,8 +385,8 @@ def _sums(
     mask: Bool[Array, "*B T"],
 ) -> tuple[Float[Array, "*B 1"], Float[Array, "*B 1"]]:
     return (
-        _common.total(_common.masked(logp, mask)),
-        _common.total(_common.masked(logp_ref, mask)),
+        _common.total(reduce.masked(logp, mask)),
+        _common.total(reduce.masked(logp_ref, mask)),
     )
 
 

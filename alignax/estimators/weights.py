@@ -4,13 +4,15 @@ Constants: none has a gradient. A token term that depends on the tokens up to it
 own is corrected by ``prefix_weights``, one that depends on those before it (a sum
 over the vocabulary) by ``context_weights``: multiply, and the expectation is the
 policy's. ``token_weights`` correct the token and leave the prefix as it is. The
-policy must put no mass where the behaviour has none, or that mass is lost.
+policy must put no mass where the behaviour has none, or that mass is lost. A weight
+beyond ``e^40`` (float32) goes on as the exponential's tangent, less than it should be.
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from alignax import numerics
 from alignax.estimators import _common
 from alignax.types import InputError
 
@@ -36,7 +38,7 @@ def token_weights(
       [2. 1.]
     """
     difference = _constant_ratio(logp, logp_behaviour, mask)
-    return jnp.where(mask, _common.exp(difference), 0)
+    return jnp.where(mask, numerics.exp(difference), 0)
 
 
 def prefix_weights(
@@ -65,7 +67,7 @@ def prefix_weights(
     """
     difference = _constant_ratio(logp, logp_behaviour, mask)
     summed = jax.lax.cumsum(difference, axis=difference.ndim - 1)
-    return jnp.where(mask, _common.exp(summed), 0)
+    return jnp.where(mask, numerics.exp(summed), 0)
 
 
 def context_weights(
@@ -90,7 +92,7 @@ def context_weights(
     """
     difference = _constant_ratio(logp, logp_behaviour, mask)
     before = jax.lax.cumsum(difference, axis=difference.ndim - 1) - difference
-    return jnp.where(mask, _common.exp(before), 0)
+    return jnp.where(mask, numerics.exp(before), 0)
 
 
 def sequence_weights(
@@ -116,7 +118,7 @@ def sequence_weights(
       [4. 4.]
     """
     difference = _constant_ratio(logp, logp_behaviour, mask)
-    return jnp.where(mask, _common.exp(_common.total(difference)), 0)
+    return jnp.where(mask, numerics.exp(_common.total(difference)), 0)
 
 
 def truncated_weights(
@@ -143,7 +145,7 @@ def truncated_weights(
     """
     if not cap > 0:
         raise InputError(f"cap must be positive, got {cap}")
-    return jnp.minimum(jax.lax.stop_gradient(_common.masked(weights, None)), cap)
+    return jnp.minimum(jax.lax.stop_gradient(numerics.as_float(weights)), cap)
 
 
 def masked_weights(
@@ -168,7 +170,7 @@ def masked_weights(
     """
     if not 0 <= low <= high:
         raise InputError(f"need 0 <= low <= high, got low={low}, high={high}")
-    weights = jax.lax.stop_gradient(_common.masked(weights, None))
+    weights = jax.lax.stop_gradient(numerics.as_float(weights))
     return jnp.where((weights >= low) & (weights <= high), weights, 0)
 
 
@@ -188,7 +190,7 @@ def effective_sample_size(weights: Float[Array, "*batch N"]) -> Float[Array, "*b
       >>> print(effective_sample_size(jnp.array([1.0, 1.0, 0.0, 0.0])))
       2.0
     """
-    weights = _common.masked(weights, None)
+    weights = numerics.as_float(weights)
     # Divided by the largest first: its square may overflow.
     largest = jnp.max(weights, axis=-1, keepdims=True)
     weights = weights / jnp.where(largest > 0, largest, 1)

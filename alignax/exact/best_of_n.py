@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from alignax.exact.binary import log1mexp
 from alignax.types import InputError
 
 
@@ -81,10 +80,10 @@ def best_of_n(
     small = share < -math.log(2)
     step = jnp.where(
         small,
-        log1mexp(jnp.where(small, share, -1.0)),
+        jax.nn.log1mexp(-jnp.where(small, share, -1.0)),
         jnp.where(lowest, -1.0, log_below) - log_upto,
     )
-    rise = jnp.where(lowest, 0, log1mexp(n * jnp.where(lowest, -1.0, step)))
+    rise = jnp.where(lowest, 0, jax.nn.log1mexp(-n * jnp.where(lowest, -1.0, step)))
     logp = n * log_upto + rise + jnp.where(possible, logp_ref - log_class, 0)
     return jnp.where(possible, logp, -jnp.inf)
 

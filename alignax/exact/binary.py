@@ -14,13 +14,6 @@ from alignax.types import InputError
 Point = tuple[Float[Array, "*batch"], Float[Array, "*batch"]]
 
 
-def log1mexp(x: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
-    """``log(1 − e^x)`` for x < 0, without cancellation at either end."""
-    small = x > -0.6931472
-    near = jnp.log(-jnp.expm1(jnp.where(small, x, -1.0)))
-    return jnp.where(small, near, jnp.log1p(-jnp.exp(jnp.where(small, -1.0, x))))
-
-
 def _point(log_q: Array, log_miss_q: Array, log_p: Array, log_miss_p: Array) -> Point:
     """``(q, KL)`` of moving success p to q, from logs of both and of the misses."""
     q, miss = jnp.exp(log_q), jnp.exp(log_miss_q)
@@ -58,7 +51,7 @@ def binary_optimum(log_p: Float[Array, "*batch"], *, beta: float) -> Point:
     if not beta > 0:
         raise InputError(f"beta must be positive, got {beta}")
     log_p = jnp.asarray(log_p)
-    log_miss = log1mexp(log_p)
+    log_miss = jax.nn.log1mexp(-log_p)
     logit = log_p - log_miss + 1 / beta
     return _point(
         jax.nn.log_sigmoid(logit), jax.nn.log_sigmoid(-logit), log_p, log_miss
@@ -93,6 +86,6 @@ def binary_best_of_n(log_p: Float[Array, "*batch"], *, n: int) -> Point:
     if n < 1:
         raise InputError(f"n must be at least 1, got {n}")
     log_p = jnp.asarray(log_p)
-    log_miss = log1mexp(log_p)
+    log_miss = jax.nn.log1mexp(-log_p)
     # n samples miss together; at n = 1 the two are the reference's own.
-    return _point(log1mexp(n * log_miss), n * log_miss, log_p, log_miss)
+    return _point(jax.nn.log1mexp(-n * log_miss), n * log_miss, log_p, log_miss)

@@ -16,7 +16,7 @@ from alignax.games.game import Game
 from alignax.games.mirror import geometric_mixture
 from alignax.games.solvers import Rate, Solver, check_positive, memoryless
 from alignax.logprobs import log_softmax
-from alignax.targets.samples import as_float
+from alignax.numerics import as_float
 from alignax.types import InputError
 
 ExpectedLoss = Callable[[Float[Array, "*batch N"], Game], Float[Array, "*batch"]]

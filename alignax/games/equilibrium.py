@@ -8,7 +8,7 @@ from jaxtyping import Array, Float
 
 from alignax.divergences import Divergence
 from alignax.games.game import KL, Game, column, divergence_optimum
-from alignax.targets.samples import as_float
+from alignax.numerics import as_float
 from alignax.types import InputError
 
 # Proximal steps, each of a few Newton steps. Random games of 30 outcomes take about

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from alignax import divergences, targets
-from alignax.targets.samples import as_float
+from alignax.numerics import as_float
 from alignax.types import Leaf
 
 KL = divergences.reverse_kl()

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from alignax import estimators, surrogates
-from alignax.targets.samples import as_float
+from alignax.numerics import as_float
 from alignax.types import InputError
 
 Strength = float | Float[Array, "*#B"]

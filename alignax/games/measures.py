@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from alignax import divergences
 from alignax.games.game import KL, Game, best_response, win_rate
-from alignax.targets.samples import as_float
+from alignax.numerics import as_float
 
 
 def exploitability(

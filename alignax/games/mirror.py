@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from alignax import divergences, logprobs, targets
 from alignax.games.game import Strength, column, divergence_optimum
-from alignax.targets.samples import as_float
+from alignax.numerics import as_float
 from alignax.types import InputError
 
 

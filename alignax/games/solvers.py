@@ -28,7 +28,7 @@ from jaxtyping import Array, Float, Int
 from alignax.games.equilibrium import regularised_equilibrium
 from alignax.games.game import Game, win_rate
 from alignax.games.mirror import entropic_step, geometric_mixture, proximal_step
-from alignax.targets.samples import as_float
+from alignax.numerics import as_float
 from alignax.types import InputError
 
 Rate = float | Float[Array, ""]

@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from alignax import targets
+from alignax.numerics import as_float
 from alignax.preference._checks import positive
-from alignax.targets.samples import as_float
 from alignax.types import InputError
 
 

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from alignax.numerics import as_float
 from alignax.preference._checks import Strength, positive
 from alignax.preference.pairs import Pair, log_ratios
-from alignax.targets.samples import as_float
 
 
 def copg(

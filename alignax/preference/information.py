@@ -6,8 +6,8 @@ from jaxtyping import Array, Float
 
 from alignax import divergences as dv
 from alignax import logprobs
+from alignax.numerics import as_float
 from alignax.preference._checks import positive
-from alignax.targets.samples import as_float
 from alignax.types import InputError
 
 

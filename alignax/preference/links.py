@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from alignax.numerics import exp_linear
+from alignax.numerics import as_float, exp
 from alignax.preference._checks import Strength, positive
-from alignax.targets.samples import as_float
 from alignax.types import InputError
 
 
@@ -103,7 +102,7 @@ def smooth_hinge(
 
 
 def exponential(margin: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
-    """``e^{−m}``, as in boosting; its tangent below a margin of −30.
+    """``e^{−m}``, as in boosting; its tangent below a margin of −40 (float32).
 
     Args:
       margin: ``[...]``.
@@ -118,7 +117,7 @@ def exponential(margin: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
       >>> print(exponential(jnp.array([0.0, -jnp.log(2.0)])).round(4))
       [1. 2.]
     """
-    return exp_linear(-as_float(margin), limit=30.0)
+    return exp(-as_float(margin))
 
 
 def blended(

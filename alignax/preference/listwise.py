@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from alignax.targets.samples import as_float
+from alignax.numerics import as_float
 
 
 def plackett_luce(

@@ -11,10 +11,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from alignax import divergences as dv
-from alignax.numerics import exp_linear
+from alignax.numerics import as_float, expm1
 from alignax.preference._checks import Strength, not_negative, positive
 from alignax.preference.pairs import Pair, average_logps, log_ratios, per_token
-from alignax.targets.samples import as_float
 from alignax.types import InputError
 
 
@@ -181,7 +180,7 @@ def average_margin(pair: Pair) -> Float[Array, "..."]:
 def power_margin(pair: Pair, *, alpha: float) -> Float[Array, "..."]:
     """AlphaPO's ``r(w) − r(l)``, ``r = (1 − p^{−α}) / α``, p the mean log-prob's exp.
 
-    α = 0 is ``average_margin``. Powers beyond ``e^30`` go on as their tangent.
+    α = 0 is ``average_margin``. Powers beyond ``e^40`` go on as their tangent.
 
     Args:
       pair: of ``[...]``; ``ref_*`` is not read.
@@ -204,10 +203,7 @@ def power_margin(pair: Pair, *, alpha: float) -> Float[Array, "..."]:
         return w - l
 
     def reward(p):
-        x = -alpha * p
-        small = x < 1
-        near = jnp.expm1(jnp.where(small, x, 0))
-        return -jnp.where(small, near, exp_linear(x, limit=30.0) - 1) / alpha
+        return -expm1(-alpha * p) / alpha
 
     return reward(w) - reward(l)
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from alignax import divergences as dv
+from alignax.numerics import as_float
 from alignax.preference._checks import Strength, not_negative, positive
 from alignax.preference.links import (
     blended,
@@ -26,7 +27,6 @@ from alignax.preference.margins import (
 )
 from alignax.preference.noise import debiased, label_smoothed
 from alignax.preference.pairs import Pair, log_ratios
-from alignax.targets.samples import as_float
 
 Losses = Float[Array, "..."]
 

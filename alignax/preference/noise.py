@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from alignax.numerics import as_float
 from alignax.preference._checks import Strength, noise_rate, not_negative
-from alignax.targets.samples import as_float
 
 Link = Callable[[Float[Array, "..."]], Float[Array, "..."]]
 

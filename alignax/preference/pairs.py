@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from alignax import reduce
-from alignax.targets.samples import as_float
+from alignax.numerics import as_float
 
 
 class Pair(NamedTuple):

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from alignax import reduce
+from alignax.numerics import as_float
 from alignax.preference._checks import Strength, not_negative
-from alignax.targets.samples import as_float
 from alignax.types import InputError
 
 

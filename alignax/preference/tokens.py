@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from alignax import logprobs, reduce
+from alignax.numerics import as_float
 from alignax.preference._checks import Strength, not_negative
 from alignax.preference.pairs import Pair, log_ratios
-from alignax.targets.samples import as_float
 from alignax.types import InputError
 
 

@@ -21,8 +21,6 @@ from alignax import estimators, numerics, reduce
 from alignax.surrogates.ratios import geometric_log_ratio, log_ratio
 from alignax.types import InputError
 
-LIMIT = 20.0
-
 
 def geometric_weights(
     logp: Float[Array, "*B T"],
@@ -45,7 +43,7 @@ def geometric_weights(
       [2. 2.]
     """
     mean = geometric_log_ratio(_constant_ratio(logp, logp_behaviour, mask), mask)
-    return jnp.where(mask, numerics.exp_linear(mean, limit=LIMIT), 0)
+    return jnp.where(mask, numerics.exp(mean), 0)
 
 
 def _constant_ratio(logp: Array, logp_behaviour: Array, mask: Array) -> Array:
@@ -170,7 +168,7 @@ def mismatch(
     weights = estimators.token_weights(logp, logp_behaviour, mask)
     size = estimators.effective_sample_size(weights.reshape(-1))
     present = jnp.any(mask, axis=-1)
-    summed = numerics.exp_linear(jnp.sum(difference, axis=-1), limit=LIMIT)
+    summed = numerics.exp(jnp.sum(difference, axis=-1))
     whole = estimators.effective_sample_size(jnp.where(present, summed, 0))
     k3 = estimators.k3(logp_behaviour, logp, mask)
     centred = jnp.where(mask, weights - 1, 0)

@@ -15,9 +15,6 @@ from alignax import numerics, reduce
 from alignax.surrogates.ratios import log_ratio
 from alignax.types import InputError
 
-# A ratio above e^LIMIT means a broken sampler; it is continued by its tangent.
-LIMIT = 30.0
-
 
 def clean(log_ratios: Array, advantages: Array, mask: Array):
     advantages = jax.lax.stop_gradient(reduce.masked(advantages, mask))
@@ -25,7 +22,7 @@ def clean(log_ratios: Array, advantages: Array, mask: Array):
 
 
 def ratio_of(log_ratios: Array) -> Array:
-    return numerics.exp_linear(log_ratios, limit=LIMIT)
+    return numerics.exp(log_ratios)
 
 
 def check_bounds(clip_low: ArrayLike, clip_high: ArrayLike) -> None:

@@ -7,8 +7,6 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from alignax import logprobs, numerics, reduce
 from alignax.types import InputError
 
-LIMIT = 20.0
-
 
 def one_token_rollout_surrogate(
     key: Key[Array, ""],
@@ -142,7 +140,7 @@ def forward_exploration_surrogate(
     fixed = jax.lax.stop_gradient(logp)
     share = jax.lax.stop_gradient(share.astype(jnp.float32))[..., None]
     log_u = share * jax.lax.stop_gradient(reduce.masked(logp_ref, mask)) - fixed
-    u = numerics.exp_linear(log_u, limit=LIMIT)
+    u = numerics.exp(log_u)
     value = u * log_u - u + 1
     return jnp.where(mask, value + (1 - u) * (logp - fixed), 0)
 

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from alignax.targets.samples import as_float, column, log_acceptance
+from alignax.numerics import as_float
+from alignax.targets.samples import column, log_acceptance
 from alignax.types import InputError
 
 

@@ -8,14 +8,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Float
 
+from alignax.numerics import as_float
 from alignax.types import InputError, Stateful
-
-
-def as_float(x: Shaped[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """``x`` in float32, or wider if it came so."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def column(

@@ -154,7 +154,7 @@ def test_dual_is_the_perspective(name):
 @heavy(DIVERGENCES)
 def test_float32_over_eighty_nats(name):
     """Finite, non-negative, increasing slopes, and a gradient that is not cut,
-    for log-ratios of -80 to 80 and far beyond (the tangent takes over at 70)."""
+    for log-ratios of -80 to 80 and far beyond (the tangent takes over at 40)."""
     div = DIVERGENCES[name]
     l = np.linspace(-80, 80, 641, dtype=np.float32)
     single = evaluate(_functions, div, l, np.float32)
@@ -165,7 +165,7 @@ def test_float32_over_eighty_nats(name):
     slope = single["slope"]
     assert (np.diff(slope) >= -3e-7 * np.abs(slope[1:])).all()
     for key in ("f", "slope"):
-        ok = np.abs(double[key]) < 1e29
+        ok = np.abs(double[key]) < 1e16
         np.testing.assert_allclose(
             single[key][ok], double[key][ok], rtol=2e-5, atol=1e-6
         )

@@ -223,7 +223,7 @@ LARGEST = {
 def test_check_2d_logits_of_a_hundred(name):
     """Reference, CHECK 2.d: finite values and gradients for float32 logits of
     +-100, where the naive sums are NaN; the chi-squareds, truly e^200, go on
-    linearly from e^70."""
+    linearly from e^40."""
     x = np.full(SHAPE, -100.0, np.float32)
     x[0, 0] = x[1, 1] = x[2] = 100.0
     y = x[[1, 0, 2, 3, 4, 5]]
