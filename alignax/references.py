@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from alignax.numerics import as_float
 from alignax.types import InputError, Params
 
 __all__ = [
@@ -87,7 +88,7 @@ def moving_average(*, decay: float | Float[Array, ""], every: int = 1) -> Refere
     _check_every(every)
 
     def init(params):
-        return jax.tree.map(lambda x: jnp.array(_wide(x)), params)
+        return jax.tree.map(lambda x: jnp.array(as_float(x)), params)
 
     def update(average, params, step):
         return _when_due(
@@ -129,7 +130,7 @@ def soup(*others: Params, weight: float = 0.5) -> Reference:
 
     def init(params):
         def mean(first, *rest):
-            return sum(map(_wide, rest), start=_wide(first)) / len(others)
+            return sum(map(_wide, rest), start=as_float(first)) / len(others)
 
         average = _weighted(weight, params, jax.tree.map(mean, *others))
         return jax.tree.map(lambda x, like: x.astype(like.dtype), average, params)
@@ -239,15 +240,12 @@ def _copy(params: Params) -> Params:
     return jax.tree.map(jnp.array, params)
 
 
-def _wide(x: Array) -> Array:
-    x = jnp.asarray(x)
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
 def _weighted(weight: float | Array, params: Params, others: Params) -> Params:
     """``w x + (1 − w) y``, exact where the two are equal."""
     return jax.tree.map(
-        lambda x, y: _wide(x) + (1 - weight) * (_wide(y) - _wide(x)), params, others
+        lambda x, y: as_float(x) + (1 - weight) * (as_float(y) - as_float(x)),
+        params,
+        others,
     )
 
 
