@@ -130,7 +130,7 @@ def soup(*others: Params, weight: float = 0.5) -> Reference:
 
     def init(params):
         def mean(first, *rest):
-            return sum(map(_wide, rest), start=as_float(first)) / len(others)
+            return sum(map(as_float, rest), start=as_float(first)) / len(others)
 
         average = _weighted(weight, params, jax.tree.map(mean, *others))
         return jax.tree.map(lambda x, like: x.astype(like.dtype), average, params)
