@@ -5,8 +5,11 @@
 
 import argparse
 import contextlib
+import dataclasses
 import importlib.metadata
 import io
+import math
+import os
 import platform
 import sys
 from collections.abc import Callable, Sequence
@@ -44,9 +47,9 @@ def run(
 ) -> None:
     """Parse the arguments into ``config``, call ``main`` with it, and exit.
 
-    Bad input, or a run that cannot go on, exits with code 2 and one paragraph on
-    standard error, an interrupt with 130; any other exception is a defect and keeps
-    its traceback.
+    Bad input, a run that cannot go on, and what the operating system refuses exit with
+    code 2 and one paragraph on standard error, an interrupt with 130; any other
+    exception is a defect and keeps its traceback.
 
     Args:
       main: the experiment.
@@ -58,9 +61,21 @@ def run(
     import tyro
 
     try:
-        main(_parse(tyro, config, args, description))
+        given = _parse(tyro, config, args, description)
+        _refuse_nan(given, "")
+        main(given)
     except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(
+            f"error: {where}{os.strerror(error.errno)}; mend that, or name another "
+            "file or folder (a run that had begun goes on with --resume)",
+            file=sys.stderr,
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         print(
@@ -91,6 +106,20 @@ def _parse(tyro: Any, config: type[Config], args, description) -> Config:
             cause = cause.__cause__ or cause.__context__
         sys.stderr.write(complaint.getvalue())
         raise
+
+
+def _refuse_nan(value: Any, name: str) -> None:
+    # It is neither above nor below a limit, and passes checks that ask for either.
+    if dataclasses.is_dataclass(value):
+        value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        for key, part in value.items():
+            _refuse_nan(part, f"{name}.{key}".lstrip("."))
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            _refuse_nan(part, name)
+    elif isinstance(value, float) and math.isnan(value):
+        raise InputError(f"{name} must be a number, got nan")
 
 
 def info() -> str:

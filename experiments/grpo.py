@@ -9,6 +9,7 @@ values of the configuration.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
@@ -86,10 +87,15 @@ class GRPO:
             _check(self, name, 1)
         _check(self, "completions", 2)
         _check(self, "warmup", 0)
-        if not self.learning_rate > 0:
+        if not 0 < self.learning_rate < math.inf:
             raise InputError(
-                f"learning_rate must be positive, got {self.learning_rate}"
+                f"learning_rate must be positive and finite, got {self.learning_rate}"
             )
+        if not self.clip_norm > 0:
+            raise InputError(f"clip_norm must be positive, got {self.clip_norm}")
+        for name in ("top_k", "slots"):
+            if getattr(self, name) is not None:
+                _check(self, name, 1)
         if not self.temperature > 0:
             raise InputError(
                 f"temperature must be positive to sample a group of different "

@@ -1,6 +1,8 @@
 """The host's loop around a step: resume, log, evaluate, save."""
 
+import contextlib
 import dataclasses
+import fcntl
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -87,9 +89,58 @@ def check_folder(out: Path, *, resume: bool) -> None:
         )
 
 
-def open_log(out: Path, phases: list[Phase], *, resume: bool) -> metrics.Writer:
-    """The run's log; of a resumed run, put back to its last checkpoint."""
-    return metrics.Writer(out, resume_step=resume_step(out, phases) if resume else None)
+@contextlib.contextmanager
+def open_log(out: Path, phases: list[Phase], *, resume: bool):
+    """The run's log, in a context that no other process has the run's folder in; of a
+    resumed run, put back to its last whole checkpoint.
+
+    Raises:
+      InputError: another process is at work in ``out``.
+    """
+    with _only_process(out):
+        last = resume_step(out, phases) if resume else None
+        with metrics.Writer(out, resume_step=last) as writer:
+            if last is not None and jax.process_index() == 0:
+                _warn_of_gaps(out, phases, last)
+            yield writer
+
+
+@contextlib.contextmanager
+def _only_process(out: Path):
+    if jax.process_index() != 0:
+        yield
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    # The operating system lets go of it when the process ends, however it does.
+    with (out / ".lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"out: another process is at work in {out}; wait for its end, or give "
+                "another folder"
+            ) from None
+        except OSError as error:
+            _warn(
+                f"{out} cannot be locked ({error}): see that no other process uses it"
+            )
+        yield
+
+
+def _warn_of_gaps(out: Path, phases: list[Phase], last: int) -> None:
+    logged = {row["step"] for row in metrics.read(out)}
+    steps = [
+        (phase.name, done)
+        for phase, start in zip(phases, starts(phases), strict=True)
+        for done in range(1, phase.steps + 1)
+        if start + done <= last and start + done not in logged
+    ]
+    if steps:
+        name, done = steps[0]
+        _warn(
+            f"{out / metrics.FILE} lacks the rows of {len(steps)} steps before the "
+            f"checkpoint, the first is step {done} of {name}; curves will have gaps"
+        )
 
 
 def saved_config(config: Any, *, but: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Supervised fine-tuning: teach a decoder the answers of its prompts."""
 
 import dataclasses
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -33,10 +34,12 @@ class SFT:
                 raise InputError(
                     f"{name} must be at least {least}, got {getattr(self, name)}"
                 )
-        if not self.learning_rate > 0:
+        if not 0 < self.learning_rate < math.inf:
             raise InputError(
-                f"learning_rate must be positive, got {self.learning_rate}"
+                f"learning_rate must be positive and finite, got {self.learning_rate}"
             )
+        if not self.clip_norm > 0:
+            raise InputError(f"clip_norm must be positive, got {self.clip_norm}")
 
 
 def optimiser(config: SFT):

@@ -17,6 +17,7 @@ from alignax.types import InputError
 class Inner:
     steps: int = 3
     """Steps to take."""
+    to: tuple[float, ...] = ()
 
     def __post_init__(self):
         if self.steps < 1:
@@ -51,6 +52,11 @@ def test_options_become_the_configuration():
     [
         (["--beta", "-1"], "error: beta must not be negative, got -1.0\n"),
         (["--inner.steps", "0"], "error: steps must be at least 1, got 0\n"),
+        (["--beta", "nan"], "error: beta must be a number, got nan\n"),
+        (
+            ["--inner.rates", "1", "nan"],
+            "error: inner.rates must be a number, got nan\n",
+        ),
     ],
 )
 def test_a_value_out_of_range_is_one_line(args, message, capsys):
@@ -68,6 +74,25 @@ def test_bad_input_found_later_is_one_line_too(capsys):
         run(main)
     assert stop.value.code == 2
     assert capsys.readouterr().err == "error: data: no such file\n"
+
+
+def test_what_the_operating_system_refuses_is_one_line_too(tmp_path, capsys):
+    file = tmp_path / "file"
+    file.write_text("")
+
+    def stopped(main):
+        with pytest.raises(SystemExit) as stop:
+            run(main)
+        assert stop.value.code == 2
+        return capsys.readouterr().err
+
+    said = stopped(lambda config: (file / "run").mkdir())
+    assert said.startswith(f"error: {file / 'run'}: Not a directory; mend that, or")
+    said = stopped(lambda config: (tmp_path / ("a" * 300)).mkdir())
+    assert "File name too long; mend" in said
+    # Not the operating system's.
+    with pytest.raises(OSError, match="of a library"):
+        run(lambda config: (_ for _ in ()).throw(OSError("of a library")))
 
 
 @pytest.mark.parametrize(

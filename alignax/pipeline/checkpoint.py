@@ -8,6 +8,7 @@ are not as they were saved is set aside as it is found, with a warning. Folders 
 a disk that every process of the run sees.
 """
 
+import contextlib
 import json
 import sys
 from concurrent import futures
@@ -19,7 +20,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from alignax.pipeline import seals
-from alignax.types import InputError, Params, TrainState
+from alignax.types import InputError, Params, RunError, TrainState
 
 METADATA = "_CHECKPOINT_METADATA"
 
@@ -36,6 +37,7 @@ class Checkpoints:
         # descriptors only where its result is asked for.
         self._thread = futures.ThreadPoolExecutor(max_workers=1)
         self._pending: futures.Future[None] | None = None
+        self._failed = False
 
     @property
     def folder(self) -> Path:
@@ -47,10 +49,23 @@ class Checkpoints:
         return [found.step for found in self._manager.checkpoints]
 
     def wait(self) -> None:
-        """Return once the last save is on the disk, or raise what kept it from it."""
+        """Return once the last save is on the disk.
+
+        Raises:
+          RunError: it could not be written, as on a full disk.
+        """
         pending, self._pending = self._pending, None
-        if pending is not None:
+        if pending is None:
+            return
+        try:
             pending.result()
+        except (OSError, ValueError) as error:
+            self._failed = True
+            raise RunError(
+                f"a checkpoint could not be written to {self.folder}: {error}; mend "
+                "that, then go on with --resume from the one before, of step "
+                f"{self.steps[-1] if self.steps else 'none'}"
+            ) from error
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -60,7 +75,10 @@ class Checkpoints:
             self.wait()
         finally:
             self._thread.shutdown()
-            self._manager.close()
+            # Once more raises what kept a save from the disk.
+            known = (OSError, ValueError) if self._failed else ()
+            with contextlib.suppress(*known):
+                self._manager.close()
 
 
 def open_run(folder: str | Path, *, keep: int = 2) -> Checkpoints:
@@ -334,8 +352,8 @@ def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _flat(tree: Any) -> dict[str, Any]:
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+def _flat(tree: Any, is_leaf: Any = None) -> dict[str, Any]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_leaf)
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): leaf
         for path, leaf in leaves
@@ -344,16 +362,9 @@ def _flat(tree: Any) -> dict[str, Any]:
 
 def _check_config(saved: Json, given: Json, where: str) -> None:
     # As a leaf, an empty list or dict and None take part in the comparison.
-    def flat(config: Json) -> dict[str, Any]:
-        leaves, _ = jax.tree_util.tree_flatten_with_path(
-            config, is_leaf=lambda x: x is None or x == [] or x == {}
-        )
-        return {
-            jax.tree_util.keystr(path, simple=True, separator="."): leaf
-            for path, leaf in leaves
-        }
-
-    before, now = flat(saved), flat(given)
+    before, now = (
+        _flat(x, lambda x: x is None or x in ([], {})) for x in (saved, given)
+    )
     for name in sorted(before.keys() | now.keys()):
         old, new = (repr(x[name]) if name in x else "nothing" for x in (before, now))
         if old != new and before.get(name, before) != now.get(name, now):

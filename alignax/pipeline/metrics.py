@@ -173,14 +173,14 @@ def read(path: str | Path) -> list[Row]:
             f"path must be a {FILE} or a folder that holds one, got {path}, which "
             "does not exist"
         )
-    *lines, _ = path.read_text(encoding="utf-8").split("\n")
+    *lines, _ = path.read_bytes().split(b"\n")
     rows = []
     for number, line in enumerate(lines, start=1):
         row = _parse(line)
         if row is None:
             raise InputError(
                 f"path must be a file that Writer wrote, got {path}, whose line "
-                f"{number} is not an object with a step: {line[:80]!r}"
+                f"{number} is not an object with a step and numbers: {line[:80]!r}"
             )
         rows.append(row)
     return rows
@@ -340,25 +340,43 @@ def _line(row: Row) -> str:
     return json.dumps(values, allow_nan=False)
 
 
-def _parse(line: str) -> Row | None:
+def _parse(line: bytes) -> Row | None:
     try:
         row = json.loads(line)
-    except json.JSONDecodeError:
+    except ValueError:
         return None
-    if not isinstance(row, dict) or "step" not in row:
+    if not isinstance(row, dict) or type(row.get("step")) is not int:
         return None
     nonfinite = row.pop("nonfinite", {})
-    return row | {name: float(value) for name, value in nonfinite.items()}
+    if not isinstance(nonfinite, dict):
+        return None
+    try:
+        row |= {name: float(value) for name, value in nonfinite.items()}
+    except (TypeError, ValueError):
+        return None
+    return row if all(type(x) in (int, float) for x in row.values()) else None
 
 
 def _truncate(path: Path, last_step: int) -> None:
     """Keep the lines up to a step, whole lines only; all or nothing."""
-    lines = path.read_text(encoding="utf-8").splitlines(True) if path.exists() else []
-    kept = []
-    for line in lines:
-        row = _parse(line) if line.endswith("\n") else None
-        if row is not None and row["step"] <= last_step:
+    lines = path.read_bytes().splitlines(True) if path.exists() else []
+    kept, lost = [], []
+    for number, line in enumerate(lines, start=1):
+        row = _parse(line)
+        if row is None:
+            lost.append(number)
+        elif row["step"] <= last_step and line.endswith(b"\n"):
             kept.append(line)
+    # A killed run leaves its last line incomplete.
+    if lost and not lines[-1].endswith(b"\n"):
+        lost = [number for number in lost if number < len(lines)]
+    if lost:
+        print(
+            f"warning: {len(lost)} lines of {path} are no rows of numbers and are "
+            f"dropped, the first is line {lost[0]}",
+            file=sys.stderr,
+            flush=True,
+        )
     temporary = path.with_name(f".{path.name}.new")
-    temporary.write_text("".join(kept), encoding="utf-8")
+    temporary.write_bytes(b"".join(kept))
     os.replace(temporary, path)

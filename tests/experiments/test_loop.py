@@ -1,5 +1,10 @@
 """The host's loop with a policy of a few numbers: what is skipped, what is damaged."""
 
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -180,3 +185,58 @@ def test_without_a_whole_checkpoint_a_run_does_not_start_anew(tmp_path):
         damage(tmp_path, "first", step)
     with pytest.raises(InputError, match="put back a copy, or delete the folder"):
         run(tmp_path, resume=True)
+
+
+def test_a_second_process_is_refused(tmp_path):
+    """While a run is open; not once it has ended, or been killed."""
+    other = """
+import pathlib, sys, time
+from experiments import loop
+phases = [loop.Phase(name="first", steps=12)]
+with loop.open_log(pathlib.Path(sys.argv[1]), phases, resume=False):
+    print("open", flush=True)
+    time.sleep(60)
+"""
+    command = [sys.executable, "-c", other, str(tmp_path)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "open\n"
+        for resume in (False, True):
+            with pytest.raises(InputError, match="out: another process is at work in"):
+                run(tmp_path, resume=resume)
+        process.kill()
+    run(tmp_path, resume=True, phases=PHASES[:1])
+    run(tmp_path, resume=True, phases=PHASES[:1])
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (
+            b"",
+            "lacks the rows of 1 steps before the checkpoint, the first is step 3",
+        ),
+        (b"\xff\xfe\n", "1 lines of .* are no rows of numbers .* the first is line 3"),
+        (b'{"step": "3"}\n', "no rows of numbers"),
+        (b'{"step": 3, "loss": "1"}\n', "no rows of numbers"),
+        (b'{"step": 3, "loss": null, "nonfinite": 3}\n', "no rows of numbers"),
+        (b"[3]\n", "no rows of numbers"),
+    ],
+)
+def test_a_damaged_log_is_said(tmp_path, capsys, line, said):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, stop=10, phases=PHASES[:1])
+    file = tmp_path / "metrics.jsonl"
+    lines = file.read_bytes().splitlines(True)
+    file.write_bytes(b"".join([*lines[:2], line, *lines[3:], b'{"step": 11, "lo']))
+    if line:
+        with pytest.raises(InputError, match="line 3 is not an object with a step"):
+            metrics.read(tmp_path)
+    run(tmp_path, resume=True, phases=PHASES[:1])
+    error = capsys.readouterr().err
+    assert re.search(said, error)
+    assert "lacks the rows of 1 steps" in error
+    steps = [row["step"] for row in metrics.read(tmp_path)]
+    assert steps == [1, 2, *range(4, 13)]
