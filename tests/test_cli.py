@@ -54,8 +54,8 @@ def test_options_become_the_configuration():
         (["--inner.steps", "0"], "error: steps must be at least 1, got 0\n"),
         (["--beta", "nan"], "error: beta must be a number, got nan\n"),
         (
-            ["--inner.rates", "1", "nan"],
-            "error: inner.rates must be a number, got nan\n",
+            ["--inner.to", "1", "nan"],
+            "error: inner.to must be a number, got nan\n",
         ),
     ],
 )
