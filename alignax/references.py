@@ -11,6 +11,7 @@ the checkpoint, and is a copy: parameters may be donated to the next step.
 [0.25 0.25]
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,8 +23,10 @@ from alignax.numerics import as_float
 from alignax.types import InputError, Params
 
 __all__ = [
+    "Convex",
     "Reference",
     "Snapshots",
+    "convex",
     "fixed",
     "moving_average",
     "periodic_reset",
@@ -32,14 +35,22 @@ __all__ = [
 ]
 
 
-class Reference(NamedTuple):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reference:
     """``init(params) -> state``; ``update(state, params, step) -> state`` after the
     optimiser's ``step``-th step, counted from 1; ``params(state)``, the reference's
-    parameters, which keep the structure and shapes of the policy's."""
+    parameters, which keep the structure and shapes of the policy's.
 
-    init: Callable[[Params], Any]
-    update: Callable[[Any, Params, int | Int[Array, ""]], Any]
-    params: Callable[[Any], Params]
+    Equal where ``name`` and ``settings`` are: give a rule of your own its own name.
+    """
+
+    name: str
+    settings: tuple[tuple[str, Any], ...] = ()
+    init: Callable[..., Any] = dataclasses.field(compare=False)
+    update: Callable[[Any, Params, int | Int[Array, ""]], Any] = dataclasses.field(
+        compare=False
+    )
+    params: Callable[[Any], Params] = dataclasses.field(compare=False)
 
 
 def fixed() -> Reference:
@@ -56,7 +67,12 @@ def fixed() -> Reference:
       >>> print(rule.update(rule.init(jnp.zeros(2)), jnp.ones(2), 1))
       [0. 0.]
     """
-    return Reference(_copy, lambda state, params, step: state, lambda state: state)
+    return Reference(
+        name="fixed",
+        init=_copy,
+        update=lambda state, params, step: state,
+        params=lambda state: state,
+    )
 
 
 def moving_average(*, decay: float | Float[Array, ""], every: int = 1) -> Reference:
@@ -95,54 +111,122 @@ def moving_average(*, decay: float | Float[Array, ""], every: int = 1) -> Refere
             step, every, lambda: _weighted(decay, average, params), average
         )
 
-    return Reference(init, update, lambda average: average)
+    return Reference(
+        name="moving_average",
+        settings=(("decay", decay), ("every", every)),
+        init=init,
+        update=update,
+        params=lambda average: average,
+    )
 
 
-def soup(*others: Params, weight: float = 0.5) -> Reference:
+def soup(*, weight: float = 0.5) -> Reference:
     """``w θ₀ + (1 − w) mean(θ')``: fine-tuned models averaged, then held (SALSA).
 
     Where logits are linear in the parameters the penalties to each add up to one:
     ``w KL(π‖π₁) + (1−w) KL(π‖π₂) = KL(π‖π_soup) − log Z``.
 
     Args:
-      others: at least one pytree with the policy's structure and shapes.
       weight: w in [0, 1], of the parameters that training starts from.
 
     Returns:
-      the rule; its state is the soup, in the dtypes of the policy's parameters.
+      the rule, ``init(params, *others)`` with at least one other pytree of the
+      policy's structure and shapes; its state is the soup, in the dtypes of the
+      policy's parameters.
 
     Raises:
-      InputError: ``weight`` is outside [0, 1] or there are no others.
+      InputError: ``weight`` is outside [0, 1]; at ``init``, there are no others.
 
     Reference:
       Chegini et al., "SALSA: Soup-based alignment learning for stronger adaptation
       in RLHF", arXiv 2411.01798, eq. 4.
 
     Example:
-      >>> print(soup({"w": jnp.ones(2)}, weight=0.75).init({"w": jnp.zeros(2)})["w"])
+      >>> print(soup(weight=0.75).init({"w": jnp.zeros(2)}, {"w": jnp.ones(2)})["w"])
       [0.25 0.25]
     """
-    if not (others and 0 <= weight <= 1):
-        raise InputError(
-            f"soup needs other parameters and a weight in [0, 1], got {len(others)} "
-            f"pytrees and weight {weight}"
-        )
+    if not 0 <= weight <= 1:
+        raise InputError(f"weight must be in [0, 1], got {weight}")
 
-    def init(params):
+    def init(params, *others):
+        if not others:
+            raise InputError(
+                "a soup needs the parameters of at least one other fine-tuned model "
+                "beside those that training starts from, got none"
+            )
+
         def mean(first, *rest):
             return sum(map(as_float, rest), start=as_float(first)) / len(others)
 
         average = _weighted(weight, params, jax.tree.map(mean, *others))
         return jax.tree.map(lambda x, like: x.astype(like.dtype), average, params)
 
-    return fixed()._replace(init=init)
+    return dataclasses.replace(
+        fixed(), name="soup", settings=(("weight", weight),), init=init
+    )
+
+
+class Convex(NamedTuple):
+    """``base`` and ``last`` parameters of a ``convex`` reference."""
+
+    base: Params
+    last: Params
+
+
+def convex(*, weight: float, reset: int) -> Reference:
+    """``w θ_base + (1 − w) θ_last``: near the base and the step before (ReMix).
+
+    For logits linear in the parameters the penalty is
+    ``w KL(π‖π_base) + (1 − w) KL(π‖π_last)`` up to a constant. After ``reset`` steps
+    the policy takes the base's place, once: ReMix's reincarnation.
+
+    Args:
+      weight: w in [0, 1], of the base.
+      reset: steps of the first stage, positive.
+
+    Returns:
+      the rule; its state is ``Convex``.
+
+    Raises:
+      InputError: ``weight`` is outside [0, 1] or ``reset`` not positive.
+
+    Reference:
+      Liang et al., "Squeeze the soaked sponge: Efficient off-policy reinforcement
+      finetuning for large language model" (ReMix), arXiv 2507.06892, §4.
+
+    Example:
+      >>> rule = convex(weight=0.25, reset=2)
+      >>> state = rule.update(rule.init(jnp.zeros(1)), jnp.ones(1), 1)
+      >>> print(rule.params(state), rule.params(rule.update(state, jnp.ones(1), 2)))
+      [0.75] [1.]
+    """
+    if not 0 <= weight <= 1:
+        raise InputError(f"weight must be in [0, 1], got {weight}")
+    if reset < 1:
+        raise InputError(f"reset must be a positive number of steps, got {reset}")
+
+    def update(state, params, step):
+        turned = jnp.asarray(step) == reset
+        base = jax.tree.map(lambda x, y: jnp.where(turned, y, x), state.base, params)
+        return Convex(base, _copy(params))
+
+    def params(state):
+        average = _weighted(weight, state.base, state.last)
+        return jax.tree.map(lambda x, like: x.astype(like.dtype), average, state.base)
+
+    return Reference(
+        name="convex",
+        settings=(("weight", weight), ("reset", reset)),
+        init=lambda params: Convex(_copy(params), _copy(params)),
+        update=update,
+        params=params,
+    )
 
 
 def periodic_reset(*, every: int) -> Reference:
     """The policy itself, as it was at the last multiple of ``every`` steps.
 
-    ReMix's reincarnation is one reset; proximal steps of mirror descent are one each
-    ``every``.
+    Proximal steps of mirror descent are one each ``every``.
 
     Args:
       every: steps between two resets, positive.
@@ -154,8 +238,8 @@ def periodic_reset(*, every: int) -> Reference:
       InputError: ``every`` is not positive.
 
     Reference:
-      Liang et al., "Squeeze the soaked sponge: Efficient off-policy reinforcement
-      finetuning for large language model" (ReMix), arXiv 2507.06892, §4.
+      Gorbatovski et al., "Learn your reference model for real good alignment",
+      arXiv 2404.09656 (hard updates).
 
     Example:
       >>> rule, w = periodic_reset(every=2), jnp.arange(3.0)
@@ -167,7 +251,9 @@ def periodic_reset(*, every: int) -> Reference:
     def update(state, params, step):
         return _when_due(step, every, lambda: params, state)
 
-    return fixed()._replace(update=update)
+    return dataclasses.replace(
+        fixed(), name="periodic_reset", settings=(("every", every),), update=update
+    )
 
 
 class Snapshots(NamedTuple):
@@ -228,7 +314,13 @@ def snapshots(*, size: int, every: int, seed: int = 0) -> Reference:
     def params(state):
         return jax.tree.map(lambda x: x[state.drawn], state.pool)
 
-    return Reference(init, update, params)
+    return Reference(
+        name="snapshots",
+        settings=(("size", size), ("every", every), ("seed", seed)),
+        init=init,
+        update=update,
+        params=params,
+    )
 
 
 def _check_every(every: int) -> None:

@@ -194,7 +194,7 @@ class Scored:
     beta: Leaf = None  # float32 [], strength of the regulariser
     right: Leaf = None  # bool [G, K], what the task calls a right answer
     entropy: Leaf = None  # float32 [B, T], when the update begins
-    values: Leaf = None  # float32 [B, T], of a critic, before each token
+    values: Leaf = None  # float32 [B, T] or [B, T, heads], of a critic, before a token
     last_value: Leaf = None  # float32 [B], of a critic, after the last token
     greedy: Leaf = None  # float32 [G], reward of the greedy completion
     history: Leaf = None  # float32 [G], shortest right length so far, inf for none
@@ -202,6 +202,15 @@ class Scored:
     clusters: Leaf = None  # int32 [G, K], meanings of the answers
     demonstrated: Leaf = None  # bool [B], rows that are a teacher's
     key: Leaf = None  # key [], where the method draws
+    moments: Any = None  # advantages.Moments of all rewards so far, these included
+    initial_entropy: Leaf = None  # float32 [], the policy's when training began
+    objectives: Leaf = (
+        None  # float32 [G, K, R], rewards or factors of which one is made
+    )
+    objective_weights: Leaf = None  # float32 [R]
+    reward_version: Leaf = None  # int32 [G, K], of the rubric that made the reward
+    token_rewards: Leaf = None  # float32 [B, T], where tokens have rewards of their own
+    logp_preferred: Leaf = None  # float32 [B, T], of a policy trained on preferences
 
     @property
     def mask(self) -> Leaf:

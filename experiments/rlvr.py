@@ -30,12 +30,18 @@ from experiments.sft import SFT
 
 # What a method needs that this task has not.
 ABSENT = {
-    "a critic": ("ppo", "ppo_max", "t_ppo", "salsa", "safe"),
-    "given prefixes": ("dr_po", "cure", "rlgf"),
+    "a critic": tuple(
+        key
+        for key, method in algorithms.METHODS.items()
+        if method.algorithm is not None and method.algorithm.critic is not None
+    ),
+    "given prefixes": ("cure",),
+    "earlier rollouts": ("remix",),
+    "a text in context": ("trimpi",),
+    "tokens of several draws": ("cot2",),
+    "several objectives": ("gdpo", "recap"),
+    "rewards of tokens": ("pcpg",),
 }
-# Groups whose last completion is a right answer, or one of the reference's.
-DEMONSTRATED = ("rl_plus",)
-STORED = ("dph_rl", "dph_rl (JS)")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -108,7 +114,7 @@ def runnable() -> dict[str, algorithms.Algorithm]:
 
 def make_sampler(config: Config, apply_fn, *, greedy: bool, last_row: str):
     """``(params, reference, key, history, problems, answers) -> (rollout, scored,
-    history)``, of one seed. ``last_row`` of a group: own, stored or demonstrated."""
+    history)``, of one seed. ``last_row``: whose the last completion of a group is."""
     generate = partial(
         rollouts.generate, apply_fn, max_tokens=sums.TOKENS, eos_id=sums.EOS, pad_id=0
     )
@@ -121,11 +127,11 @@ def make_sampler(config: Config, apply_fn, *, greedy: bool, last_row: str):
         rollout = generate(params, own, prompts, completions=group)
         last = jnp.arange(config.prompts * group) % group == group - 1
         demonstrated = last & (last_row != "own")
-        if last_row == "stored":
+        if last_row == "reference":
             rollout = _replaced(
                 rollout, last, generate(reference, other, prompts, completions=group)
             )
-        if last_row == "demonstrated":
+        if last_row == "demonstration":
             tokens, mask = (jnp.repeat(x[index], group, axis=0) for x in answers)
             given = dataclasses.replace(
                 rollout,
@@ -198,19 +204,28 @@ def make_step(config: Config, apply_fn, tx, algorithm: algorithms.Algorithm):
     one_update = update.make_update(loss_fn, tx)
 
     def step(state, rollout, scored):
-        batch = {"rollout": rollout, "rows": algorithms.prepare(algorithm, scored)}
-        state, _ = jax.lax.scan(
-            lambda state, _: (one_update(state, batch)[0], None),
-            state,
-            length=config.updates,
-        )
+        rows = algorithms.prepare(algorithm, scored)
+
+        def again(state, _):
+            now = rows
+            if algorithm.follow is not None:
+                logits = rollouts.completion_logits(apply_fn, state.params, rollout)
+                logp = logprobs.token_logp(logits, rollout.tokens)
+                now = algorithms.followed(algorithm, logp, rows)
+            return one_update(state, {"rollout": rollout, "rows": now})[0], None
+
+        state, _ = jax.lax.scan(again, state, length=config.updates)
         return state, {
             "reward": jnp.mean(scored.rewards),
-            "entropy": reduce.divide(*reduce.token_mean(scored.entropy, scored.mask)),
+            "entropy": _mean_entropy(scored),
             "length": jnp.mean(jnp.sum(scored.mask, -1, dtype=jnp.float32)),
         }
 
     return step
+
+
+def _mean_entropy(scored):
+    return reduce.divide(*reduce.token_mean(scored.entropy, scored.mask))
 
 
 def teach(config: Config, apply_fn, params, problems):
@@ -243,10 +258,13 @@ def train(config: Config, apply_fn, sampler, reference, problems, algorithm):
     )(keys)
     history = jnp.full((config.seeds, problems), jnp.inf)
     step = jax.jit(jax.vmap(make_step(config, apply_fn, tx, algorithm)))
-    curves = []
+    curves, initial = [], None
     for number in range(config.steps):
         now = jax.vmap(lambda key, n=number: jax.random.fold_in(key, n))(keys)
         rollout, scored, history = sampler(state.params, reference, now, history)
+        if initial is None:
+            initial = jax.vmap(_mean_entropy)(scored)
+        scored = dataclasses.replace(scored, initial_entropy=initial)
         state, values = step(state, rollout, scored)
         curves.append(values)
     curves = jax.tree.map(lambda *xs: np.stack(xs, axis=1), *curves)
@@ -314,10 +332,10 @@ def main(config: Config) -> None:
     keep("reference", jax.tree.map(lambda x: x[None], reference))
     for name in chosen:
         if name not in results:
-            row = "demonstrated" if name in DEMONSTRATED else "own"
-            drawn = sampler(name == "remax", "stored" if name in STORED else row)
+            algorithm = everything[name]
+            drawn = sampler(algorithm.sampling.greedy, algorithm.sampling.last)
             params, curves = train(
-                config, apply_fn, drawn, reference, len(train_set), everything[name]
+                config, apply_fn, drawn, reference, len(train_set), algorithm
             )
             keep(name, params, curves)
     if config.report is not None:

@@ -37,19 +37,21 @@ def _controlled(controller, kl):
 
 
 REFERENCES = {
-    "fixed": lambda others: references.fixed(),
-    "moving_average": lambda others: references.moving_average(decay=0.9),
-    "soup": lambda others: references.soup(others, weight=0.3),
-    "periodic_reset": lambda others: references.periodic_reset(every=2),
-    "snapshots": lambda others: references.snapshots(size=2, every=1),
+    "fixed": references.fixed(),
+    "moving_average": references.moving_average(decay=0.9),
+    "soup": references.soup(weight=0.3),
+    "convex": references.convex(weight=0.3, reset=3),
+    "periodic_reset": references.periodic_reset(every=2),
+    "snapshots": references.snapshots(size=2, every=1),
 }
 
 
-def _referred(make, params, others):
+def _referred(name, params, others):
     """In float32: a reference has its parameters' dtype, the table wants that one."""
     params, others = (x.astype(jnp.float32) for x in (params, others))
-    rule = make(others)
-    return rule.params(rule.update(rule.init(params), others, 2))
+    rule = REFERENCES[name]
+    state = rule.init(params, *([others] if name == "soup" else []))
+    return rule.params(rule.update(state, others, 2))
 
 
 ROWS = [
@@ -197,12 +199,12 @@ ROWS = [
     *(
         Row(
             name=f"references.{name}",
-            fn=partial(_referred, make),
+            fn=partial(_referred, name),
             args=(values, others),
             rowwise=name != "snapshots",
             grad=(0, 1),
         )
-        for name, make in REFERENCES.items()
+        for name in REFERENCES
     ),
     Row(
         name="controllers.linear",

@@ -91,7 +91,7 @@ ROWS = [
     Row(
         name="surrogates.clip_cov_dropped",
         fn=lambda c, m: surrogates.clip_cov_dropped(
-            jax.random.key(0), c, m, low=0.0, fraction=0.2
+            jax.random.uniform(jax.random.key(0), m.shape), c, m, low=0.0, fraction=0.2
         ).astype(jnp.float32),
         args=(ADVANTAGES, MASK),
         rowwise=False,

@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import itertools
 from pathlib import Path
 
 import jax
@@ -9,8 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignax import algorithms, reduce
+import alignax
+from alignax import advantages, algorithms, reduce
+from alignax.algorithms import compose
 from alignax.types import Rollout, Scored
+from tests.algorithm_checks import CHECKS
 
 G, K, T = 4, 4, 5
 B = G * K
@@ -52,12 +56,22 @@ def scored(rewards=REWARDS, mask=MASK, **changes):
         "clusters": jax.random.randint(KEYS[9], (G, K), 0, 3),
         "demonstrated": jnp.arange(B) % K == K - 1,
         "key": KEYS[10],
+        "moments": advantages.Moments(*map(jnp.float32, (0.4, 0.3, 64.0))),
+        "initial_entropy": jnp.float32(0.5),
+        "objectives": jax.random.uniform(KEYS[11], (G, K, 2)),
+        "objective_weights": jnp.array([0.5, 1.5]),
+        "reward_version": jnp.full((G, K), 3).at[0, 0].set(2),
+        "token_rewards": jax.random.normal(KEYS[8], (B, T)),
+        "logp_preferred": 1.1 * REF,
     }
     return Scored(**{**leaves, **changes})
 
 
 def fraction(algorithm, logp, entropy, rows):
-    values = algorithms.losses(algorithm, logp, entropy, rows, values=rows.values_old)
+    values = rows.values_old
+    if algorithm.critic is not None and algorithm.critic.heads > 1:
+        values = jnp.stack([values] * algorithm.critic.heads, axis=-1)
+    values = algorithms.losses(algorithm, logp, entropy, rows, values=values)
     return algorithms.reduced(algorithm, values, rows)
 
 
@@ -242,12 +256,12 @@ def tis_by_hand():
     return weight * ppo(column(standardised(R))) / m.sum()
 
 
-def rl_plus_by_hand():
+def rl_plus_by_hand(current=True):
     old, new = np.exp(np.float64(OLD)), np.exp(np.float64(LOGP))
     shown = (np.arange(B) % K == K - 1)[:, None]
     own = R[:, : K - 1].mean(1, keepdims=True)
     a = column(R - own)
-    explored = a * np.sqrt(1 - old)
+    explored = a * np.sqrt(1 - (new if current else old))
     mixture = 2 * new / (old + (old + 1) / 2)
     return np.where(shown, mixture * explored, new / old * a) / (B * T)
 
@@ -260,6 +274,7 @@ BY_HAND = {
     "remax": remax_by_hand,
     "tis": tis_by_hand,
     "rl_plus": rl_plus_by_hand,
+    "rl_plus (by the old policy)": functools.partial(rl_plus_by_hand, current=False),
 }
 
 
@@ -314,10 +329,14 @@ def test_text_in_context_is_off_policy():
     assert np.abs(ratio[np.arange(B) % K >= 2]).max() > 0.1
 
 
-@pytest.mark.parametrize("key", algorithms.METHODS)
+def test_every_method_has_a_check():
+    assert set(CHECKS) == set(algorithms.METHODS)
+
+
+@pytest.mark.parametrize("key", CHECKS)
 def test_the_check_exists(key):
-    file, function = algorithms.METHODS[key].check.split("::")
-    tree = ast.parse((ROOT / file).read_text())
+    file, function = CHECKS[key]
+    tree = ast.parse((ROOT / "tests" / file).read_text())
     assert function in {x.name for x in tree.body if isinstance(x, ast.FunctionDef)}
 
 
@@ -329,3 +348,38 @@ def test_document_is_the_table():
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert (ROOT / "docs" / "algorithms.md").read_text() == module.text()
+
+
+def test_no_two_methods_are_equal():
+    """Each row and each variant is a composition of its own, or its paper is lost."""
+    same = [
+        pair
+        for pair in itertools.combinations(ALGORITHMS, 2)
+        if ALGORITHMS[pair[0]] == ALGORITHMS[pair[1]]
+    ]
+    assert not same
+
+
+def read(text):
+    """The value that a printed method stands for: calls of public names alone."""
+
+    def value(node):
+        if isinstance(node, ast.Constant):
+            return node.value
+        if isinstance(node, ast.UnaryOp):
+            return -value(node.operand)
+        if isinstance(node, ast.Name):
+            return getattr(compose, node.id, None) or getattr(algorithms, node.id)
+        if isinstance(node, ast.Attribute):
+            room = getattr(algorithms, node.value.id, None)
+            return getattr(room or getattr(alignax, node.value.id), node.attr)
+        assert isinstance(node, ast.Call), ast.dump(node)
+        given = {x.arg: value(x.value) for x in node.keywords}
+        return value(node.func)(*map(value, node.args), **given)
+
+    return value(ast.parse(text, mode="eval").body)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_printed_method_is_the_method(name):
+    assert read(repr(ALGORITHMS[name])) == ALGORITHMS[name]

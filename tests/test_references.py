@@ -8,10 +8,12 @@ import pytest
 from alignax import games, references
 from alignax.types import InputError
 
+OTHERS = {"soup": ({"w": jnp.full(2, 3.0)}, {"w": jnp.full(2, 6.0)})}
 RULES = {
     "fixed": references.fixed(),
     "moving_average": references.moving_average(decay=0.5, every=2),
-    "soup": references.soup({"w": jnp.full(2, 3.0)}, {"w": jnp.full(2, 6.0)}),
+    "soup": references.soup(weight=0.5),
+    "convex": references.convex(weight=0.25, reset=4),
     "periodic_reset": references.periodic_reset(every=3),
     "snapshots": references.snapshots(size=1, every=2),
 }
@@ -20,6 +22,7 @@ PATHS = {
     "fixed": [0, 0, 0, 0, 0, 0],
     "moving_average": [0, 1, 1, 2.5, 2.5, 4.25],
     "soup": [2.25] * 6,
+    "convex": [0.75, 1.5, 2.25, 4, 4.75, 5.5],
     "periodic_reset": [0, 0, 3, 3, 3, 6],
     "snapshots": [0, 2, 2, 4, 4, 6],
 }
@@ -39,7 +42,7 @@ def test_paths_by_hand(name):
 
     step = jax.jit(one, donate_argnums=(0, 1))
     params = {"w": jnp.zeros(2)}
-    state, path = rule.init(params), []
+    state, path = rule.init(params, *OTHERS.get(name, ())), []
     for number in range(1, 7):
         state, params = step(state, params, jnp.int32(number))
         path.append(float(rule.params(state)["w"][0]))
@@ -76,7 +79,7 @@ def test_soup_of_logits_is_a_geometric_mixture():
     """SALSA and ReMix, divergences reference 9.a: the sum of two KLs is one KL to
     the soup, up to a constant."""
     first, second = jnp.log(jnp.array([[0.6, 0.3, 0.1], [0.2, 0.3, 0.5]]))
-    soup = jax.nn.softmax(references.soup(second).init(first))
+    soup = jax.nn.softmax(references.soup(weight=0.5).init(first, second))
     np.testing.assert_allclose(soup, [0.3981648, 0.3448209, 0.2570143], rtol=2e-6)
     policy = jnp.array([0.5, 0.3, 0.2])
 
@@ -87,7 +90,8 @@ def test_soup_of_logits_is_a_geometric_mixture():
     np.testing.assert_allclose(both - kl(soup), 0.13924257, rtol=1e-5)
     # Several others share what the weight leaves, in the policy's dtype.
     others = [{"w": jnp.full(2, x)} for x in (2.0, 6.0)]
-    mixed = references.soup(*others, weight=0.75).init({"w": jnp.zeros(2, "bfloat16")})
+    policy = {"w": jnp.zeros(2, "bfloat16")}
+    mixed = references.soup(weight=0.75).init(policy, *others)
     assert mixed["w"].dtype == jnp.bfloat16
     np.testing.assert_array_equal(mixed["w"], 1)
 
@@ -119,8 +123,10 @@ def test_snapshots_are_drawn_uniformly_from_the_last_ones():
     [
         lambda: references.moving_average(decay=1.0),
         lambda: references.moving_average(decay=0.5, every=0),
-        lambda: references.soup(weight=0.5),
-        lambda: references.soup({}, weight=2.0),
+        lambda: references.soup(weight=0.5).init({}),
+        lambda: references.soup(weight=2.0),
+        lambda: references.convex(weight=2.0, reset=1),
+        lambda: references.convex(weight=0.5, reset=0),
         lambda: references.periodic_reset(every=0),
         lambda: references.snapshots(size=0, every=1),
         lambda: references.snapshots(size=1, every=0),

@@ -2,28 +2,35 @@
 
     METHODS["dapo"].algorithm          a composition
     rows = prepare(algorithm, scored)  once a rollout
+    rows = followed(algorithm, logp, rows)   before an update from a moved policy
     losses(algorithm, logp, entropy, rows), reduced(algorithm, …)   in the loss
 
-``compose`` has the order of the stages, ``stages`` and ``methods`` their functions,
-``table`` the methods with paper, defaults and check.
+``compose`` has the order of the stages; ``stages``, ``methods`` and ``rules`` their
+functions; ``table``, ``table_rewards`` and ``table_ratios`` the methods with paper and
+defaults. An ``Algorithm`` is a plain value: two are equal where their fields are, and
+printed they are the call that makes them.
 """
 
 from alignax.algorithms.compose import (
     Algorithm,
+    Method,
     Rows,
+    followed,
     losses,
     prepare,
     reduced,
 )
-from alignax.algorithms.entry import Method
 from alignax.algorithms.table import METHODS
+from alignax.algorithms.values import partial
 
 __all__ = [
     "METHODS",
     "Algorithm",
     "Method",
     "Rows",
+    "followed",
     "losses",
+    "partial",
     "prepare",
     "reduced",
 ]

@@ -9,23 +9,18 @@ beside the policy term.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from alignax import (
-    advantages,
-    controllers,
-    reduce,
-    references,
-    regularisers,
-    surrogates,
-)
+from alignax import controllers, reduce, references, regularisers, surrogates
+from alignax.algorithms.fields import group_relative, needed, spread
+from alignax.algorithms.values import printed
 from alignax.regularisers import Regulariser
-from alignax.types import InputError, Leaf, Scored
+from alignax.types import InputError, Leaf, Scored, Stateful
 
 
 @jax.tree_util.register_dataclass
@@ -37,64 +32,14 @@ class Rows:
     advantages: Leaf  # float32 [B, T]
     weights: Leaf  # float32 [B, T], on the policy term
     logp_old: Leaf  # float32 [B, T], the ratio's denominator
-    logp_ref: Leaf  # float32 [B, T]
+    logp_ref: Leaf  # float32 [B, T], None where there is none
     beta: Leaf  # float32 [B], strength of the regulariser
     share: Leaf  # float32 [B], what the method's term needs of the row
     level: Leaf  # float32 [B, T], what its rule needs of the token
     group_tokens: Leaf  # float32 [B], trained tokens of the row's group
     values_old: Leaf = None  # float32 [B, T], of the critic
     returns: Leaf = None  # float32 [B, T], what its values should be
-
-
-_WHERE = {
-    "right": "which answers are right is the task's to say, not a reward's sign",
-    "logp_ref": "score the rollout by the reference",
-    "entropy": "the scorer gives it",
-    "values": "the method needs a critic",
-    "greedy": "sample a greedy completion of each prompt and score it",
-    "demonstrated": "give groups whose last rows are demonstrations or stored rows",
-}
-
-
-def needed(scored: Scored, name: str) -> Array:
-    """A field of ``scored`` that the method cannot do without.
-
-    Raises:
-      InputError: it is missing; the message names it.
-    """
-    value = getattr(scored, name)
-    if value is None:
-        hint = f": {_WHERE[name]}" if name in _WHERE else ""
-        raise InputError(f"scored.{name} is missing and this method needs it{hint}")
-    return value
-
-
-def spread(values: Array, mask: Array) -> Array:
-    """``[G, K]`` on every token of its completion: ``[B, T]``."""
-    return jnp.broadcast_to(values.reshape(-1, 1), mask.shape)
-
-
-def lengths(scored: Scored) -> Array:
-    """``[G, K]`` tokens."""
-    return jnp.sum(scored.mask, axis=-1).reshape(scored.rewards.shape)
-
-
-def correct(scored: Scored) -> Array:
-    """``[G, K]``: right answers, by the task's word."""
-    return needed(scored, "right")
-
-
-def group_relative(scored: Scored, token: Array, penalty: Array) -> Array:
-    """Token advantages less the penalty to come, itself less what the group's other
-    completions pay from the same position on: with a sum over tokens the expected
-    gradient is that of the whole divergence."""
-    to_go = advantages.reward_to_go(penalty, scored.mask)
-    groups, completions = scored.rewards.shape
-    if completions > 1:
-        by_position = jnp.moveaxis(to_go.reshape(groups, completions, -1), 1, 2)
-        excess = jnp.moveaxis(advantages.leave_one_out(by_position), 2, 1)
-        to_go = excess.reshape(to_go.shape)
-    return token - to_go
+    learned: Leaf = None  # bool [B, T], the tokens that the critic learns from
 
 
 def _rewards(scored: Scored) -> Array:
@@ -130,7 +75,12 @@ def ppo(ratios: Array, rows: Rows) -> Array:
     return surrogates.ppo_surrogate(ratios, rows.advantages, rows.mask)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+def lowest(values: Array) -> Array:
+    """The least of several heads' values."""
+    return jnp.min(values, axis=-1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Critic:
     """A value function that is trained beside the policy.
 
@@ -145,10 +95,16 @@ class Critic:
     pretrain: int = 0
     """First steps in which the critic alone learns."""
     heads: int = 1
-    """Values at each token; their minimum counts, where there are several."""
+    """Values at each token: ``[B, T, heads]`` where there are several."""
+    pool: Callable[[Array], Array] = lowest
+    """``[B, T, heads] -> [B, T]``: the value that counts, of several."""
+    learns: Callable[[Scored], Array] = _mask
+    """``scored -> [B, T]``: the tokens that it learns from, among the trained."""
+
+    __repr__ = printed
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Replay:
     """Groups of earlier rollouts in each batch, off-policy by the ratio."""
 
@@ -157,8 +113,10 @@ class Replay:
     most_age: int = 2
     """Steps; older groups are left out."""
 
+    __repr__ = printed
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Sampling:
     """What a method samples beside K completions of each prompt."""
 
@@ -166,18 +124,33 @@ class Sampling:
     """A greedy completion of each prompt, for its reward alone."""
     last: Literal["own", "reference", "demonstration"] = "own"
     """Whose the last completion of each group is."""
-    roll_in: bool = False
-    """Completions begin with a prefix of a guide's: attended, not trained."""
+    roll_in: Literal["data", "guide", "critical"] | None = None
+    """Completions begin with a prefix, attended and not trained: of the data's answer,
+    of a guide policy's, or of one of the group's own up to an uncertain token."""
+    roll_in_share: float = 1.0
+    """Share of the completions that begin so."""
     context: float = 0.0
     """Share of each group sampled with the record's context before the prompt, and
     trained without it."""
     roles: int = 1
     """Two: a pioneer answers, an observer answers with that answer before it."""
+    copy_top_p: float = 1.0
+    """Mass of a slower copy's likeliest tokens: no others are drawn."""
+    copy_every: int = 1
+    """Steps between two renewals of that copy."""
+    draws: int = 1
+    """Tokens drawn at each position, whose mean embedding goes on; log-probabilities
+    are their sums."""
+
+    __repr__ = printed
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Algorithm:
-    """One function for each stage; the defaults are PPO's clip on token ratios."""
+    """One function for each stage; the defaults are PPO's clip on token ratios.
+
+    Equal where all fields are; printed as the call that makes it.
+    """
 
     advantage: Callable[[Scored, Array], Array]
     """``(scored, rewards [G, K]) -> [G, K]``: baseline and scale."""
@@ -196,6 +169,9 @@ class Algorithm:
     """``scored -> [B]``: what ``term`` needs of each row."""
     level: Callable[[Scored], Array] = _zeros
     """``scored -> [B, T]``: what ``rule`` needs of each token."""
+    follow: Callable[[Array, Rows], Array] | None = None
+    """``(logp [B, T], rows) -> level [B, T]``: the level of the policy as it is before
+    an update, where a choice among the batch's tokens follows it (``followed``)."""
     on_policy: bool = False
     """Take the policy itself for the denominator: ratios of 1. A rollout then serves
     one update."""
@@ -211,13 +187,32 @@ class Algorithm:
     """Its strength, where the controller starts."""
     strength: Callable[[Scored], Array] = _row_ones
     """``scored -> [B]``: each row's share of ``beta``."""
-    controller: Callable[[float], Any] = lambda beta: controllers.fixed(beta=beta)
-    """``beta -> controller``: what sets the strength from step to step."""
+    controller: Callable[..., Stateful] = controllers.fixed
+    """``(beta=...) -> controller``: what sets the strength from step to step, by
+    ``update(state, kl, completions, entropy=, reward=, tokens=)``."""
     reference: references.Reference = references.fixed()
     """Which policy the divergence is measured from."""
     critic: Critic | None = None
     replay: Replay | None = None
     sampling: Sampling = Sampling()
+
+    __repr__ = printed
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """One row of the table. ``variants`` are other papers' and codes' forms."""
+
+    name: str
+    paper: str
+    composition: str
+    defaults: str
+    algorithm: Algorithm | None = None
+    """None where the loss is not one of completions in groups."""
+    variants: Mapping[str, Algorithm] = dataclasses.field(default_factory=dict)
+    step: str | None = "policy_gradient"
+    """The kind of step, a module of ``alignax.train``, that runs it; None for what is
+    there in pieces only."""
 
 
 def prepare(algorithm: Algorithm, scored: Scored) -> Rows:
@@ -247,31 +242,65 @@ def prepare(algorithm: Algorithm, scored: Scored) -> Rows:
                 regulariser, scored.logp_old, ref, scored.mask
             )
     else:
-        ref = scored.logp_old if scored.logp_ref is None else scored.logp_ref
+        ref = scored.logp_ref
     # A myopic penalty is each token's own: it is no reward that earlier ones get.
     myopic = regulariser is not None and regulariser.level == "myopic"
-    relative = algorithm.advantage(scored, algorithm.shape(scored))
-    token = algorithm.credit(scored, relative, 0 * penalty if myopic else penalty)
+    credited = 0 * penalty if myopic else penalty
+    critic, shaped = {}, algorithm.shape(scored)
+    if algorithm.critic is not None:
+        values, several = needed(scored, "values"), algorithm.critic.heads > 1
+        wanted = (*keep.shape, algorithm.critic.heads) if several else keep.shape
+        if values.shape != wanted:
+            raise InputError(
+                f"scored.values must have shape {wanted} for a critic of "
+                f"{algorithm.critic.heads} heads, got {values.shape}"
+            )
+        if several:
+            values = algorithm.critic.pool(reduce.masked(values, keep[..., None]))
+            scored = dataclasses.replace(scored, values=values)
+        critic["values_old"] = reduce.masked(values, keep)
+        returns = algorithm.critic.returns(
+            dataclasses.replace(scored, rewards=shaped), credited
+        )
+        critic["returns"] = reduce.masked(returns, keep)
+        critic["learned"] = algorithm.critic.learns(scored) & keep
+    relative = algorithm.advantage(scored, shaped)
+    token = algorithm.credit(scored, relative, credited)
     if myopic:
         token = token - penalty
-    critic = {}
-    if algorithm.critic is not None:
-        values = reduce.masked(needed(scored, "values"), keep)
-        returns = algorithm.critic.returns(scored, 0 * penalty if myopic else penalty)
-        critic = {"values_old": values, "returns": reduce.masked(returns, keep)}
     rows = Rows(
         mask=keep,
         advantages=reduce.masked(token, keep),
         weights=reduce.masked(algorithm.weight(scored, token), keep),
         logp_old=reduce.masked(algorithm.denominator(scored), keep),
-        logp_ref=reduce.masked(ref, keep),
+        logp_ref=None if ref is None else reduce.masked(ref, keep),
         beta=beta,
         share=algorithm.share(scored).astype(jnp.float32),
         level=reduce.masked(algorithm.level(scored), keep),
         group_tokens=reduce.group_tokens(keep, completions=completions),
         **critic,
     )
-    return jax.lax.stop_gradient(rows)
+    return jax.lax.stop_gradient(followed(algorithm, scored.logp_old, rows))
+
+
+def followed(algorithm: Algorithm, logp: Float[Array, "B T"], rows: Rows) -> Rows:
+    """Rows for an update from a policy that has moved since the rollout.
+
+    Of whole batches, before they are split. The same rows for most methods: only a
+    choice among the batch's tokens by their log-probabilities has to follow.
+
+    Args:
+      algorithm: the composition.
+      logp: ``[B, T]`` of the policy before the update.
+      rows: of ``prepare``.
+
+    Returns:
+      ``Rows``, without gradient.
+    """
+    if algorithm.follow is None:
+        return rows
+    logp = jax.lax.stop_gradient(reduce.masked(logp, rows.mask))
+    return dataclasses.replace(rows, level=algorithm.follow(logp, rows))
 
 
 def losses(
@@ -281,7 +310,7 @@ def losses(
     rows: Rows,
     *,
     over_vocabulary: Float[Array, "B T"] | None = None,
-    values: Float[Array, "B T"] | None = None,
+    values: Float[Array, "B T *heads"] | None = None,
 ) -> Float[Array, "B T"]:
     """The token losses of a method.
 
@@ -291,7 +320,7 @@ def losses(
       entropy: ``[B, T]`` in nats, differentiated; used by some terms only.
       rows: of ``prepare``.
       over_vocabulary: ``[B, T]``, what ``regularisers.losses`` asks for.
-      values: ``[B, T]`` of the critic, differentiated.
+      values: ``[B, T]`` of the critic, or ``[B, T, heads]``, differentiated.
 
     Returns:
       ``[B, T]`` float32, zero where masked.
@@ -312,8 +341,10 @@ def losses(
     if critic is not None:
         if values is None:
             raise InputError("values must be given: the method trains a critic")
+        if critic.heads > 1:
+            values = critic.pool(reduce.masked(values, rows.mask[..., None]))
         result = result + critic.coefficient * critic.loss(
-            values, rows.values_old, rows.returns, rows.mask
+            values, rows.values_old, rows.returns, rows.learned
         )
     return jnp.where(rows.mask, result, 0)
 

@@ -1,20 +1,26 @@
-"""Stages that several methods share: reductions, rules, credit, what is kept."""
+"""Stages that several methods share: reductions, rules, credit, what is kept.
 
+A stage is a function of this module, or one with settings (``partial``): equal
+methods are then equal values, and each can be printed.
+"""
+
+import dataclasses
 from collections.abc import Callable
 
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from alignax import advantages, reduce, selection, surrogates
-from alignax.algorithms.compose import (
-    Rows,
+from alignax import advantages, controllers, reduce, selection, surrogates
+from alignax.algorithms.compose import Rows
+from alignax.algorithms.fields import (
     correct,
     group_relative,
     lengths,
     needed,
     spread,
 )
-from alignax.types import Scored
+from alignax.algorithms.values import partial
+from alignax.types import Scored, Stateful
 
 
 # Reductions that do not look at the rows.
@@ -55,29 +61,31 @@ def raw(scored, rewards):
     return rewards
 
 
-def by(function: Callable[..., Array], **bound) -> Callable[[Array, Rows], Array]:
-    """A rule of the surrogates' room on token ratios."""
-    return lambda ratios, rows: function(ratios, rows.advantages, rows.mask, **bound)
+def of_rewards(scored, rewards, *, function):
+    """An advantage of the rewards alone."""
+    return function(rewards)
 
 
-def at(level, function, **bound):
-    """A rule on a level's ratios; reduce by the mean over completions."""
-
-    def rule(ratios, rows):
-        reached = level(ratios, rows.mask)
-        return function(reached, rows.advantages, rows.mask, **bound)
-
-    return rule
+# Rules.
+def rule(ratios, rows, *, function, level=None, **bound):
+    """A rule of the surrogates' room, on token ratios or a level's."""
+    reached = ratios if level is None else level(ratios, rows.mask)
+    return function(reached, rows.advantages, rows.mask, **bound)
 
 
-def own_score(level, function, **bound):
+def score_rule(ratios, rows, *, function, level, **bound):
     """A level's weight on each token's own score."""
+    value = surrogates.token_gradient(level(ratios, rows.mask), ratios)
+    return function(value, rows.advantages, rows.mask, **bound)
 
-    def rule(ratios, rows):
-        value = surrogates.token_gradient(level(ratios, rows.mask), ratios)
-        return function(value, rows.advantages, rows.mask, **bound)
 
-    return rule
+def by(function: Callable[..., Array], **bound) -> Callable[[Array, Rows], Array]:
+    return partial(rule, function=function, **bound)
+
+
+def at(level, function, **bound) -> Callable[[Array, Rows], Array]:
+    """Reduce by the mean over completions."""
+    return partial(rule, level=level, function=function, **bound)
 
 
 REINFORCE = by(surrogates.policy_gradient_surrogate)
@@ -88,11 +96,9 @@ SEQUENCE, GEOMETRIC = surrogates.sequence_log_ratio, surrogates.geometric_log_ra
 
 
 # Credit: what each token gets of the outcome and of the penalty in the reward.
-def on_group(credit):
+def less_group(scored, values, penalty, *, credit):
     """A method's own credit of the outcome, less the group-relative penalty."""
-    return lambda scored, values, penalty: group_relative(
-        scored, credit(scored, values), penalty
-    )
+    return group_relative(scored, credit(scored, values), penalty)
 
 
 def whole_penalty(scored, values, penalty):
@@ -111,18 +117,14 @@ def _token_rewards(scored, values, penalty):
     return advantages.at_last_token(values.reshape(-1), scored.mask) - penalty
 
 
-def whitened_to_go(centre=True):
+def whitened_to_go(scored, values, penalty):
     """REINFORCE++: reward-to-go with the penalty inside, whitened over the batch."""
-
-    def credit(scored, values, penalty):
-        rewards = _token_rewards(scored, values, penalty)
-        to_go = advantages.reward_to_go(rewards, scored.mask)
-        return advantages.whitened(to_go, scored.mask, centre=centre)
-
-    return credit
+    rewards = _token_rewards(scored, values, penalty)
+    to_go = advantages.reward_to_go(rewards, scored.mask)
+    return advantages.whitened(to_go, scored.mask)
 
 
-def _gained(scored, values, penalty, bound, truncated):
+def _gained(scored, values, penalty, truncated, dense, bound):
     critic = needed(scored, "values")
     after = None
     if truncated:
@@ -131,38 +133,46 @@ def _gained(scored, values, penalty, bound, truncated):
             last = advantages.last_value(critic, scored.mask)
         after = jnp.where(scored.rollout.finished, 0, last)
     rewards = _token_rewards(scored, values, penalty)
+    if dense is not None:
+        rewards = rewards + dense(scored)
     return advantages.gae(rewards, critic, scored.mask, after, **bound)
 
 
-def gae(*, truncated=True, **bound):
+def gae(scored, values, penalty, *, truncated=False, dense=None, **bound):
     """PPO: generalised advantages with the penalty inside, whitened over the batch.
 
-    ``truncated``: completions that were cut go on, worth their last value.
+    ``truncated``: completions that were cut go on, worth their last value; otherwise
+    they end, worth what the reward says of them. ``dense``: ``scored -> [B, T]``,
+    rewards of tokens beside the outcome's. The others are those of ``advantages.gae``.
     """
-
-    def credit(scored, values, penalty):
-        gained = _gained(scored, values, penalty, bound, truncated)
-        return advantages.whitened(gained, scored.mask)
-
-    return credit
+    gained = _gained(scored, values, penalty, truncated, dense, bound)
+    return advantages.whitened(gained, scored.mask)
 
 
-def gae_returns(*, truncated=True, **bound):
+def gae_returns(scored, penalty, *, truncated=False, dense=None, **bound):
     """The critic's targets: advantages before whitening, and the values themselves."""
+    gained = _gained(scored, scored.rewards, penalty, truncated, dense, bound)
+    return gained + reduce.masked(scored.values, scored.mask)
 
-    def returns(scored, penalty):
-        gained = _gained(scored, scored.rewards, penalty, bound, truncated)
-        return gained + reduce.masked(scored.values, scored.mask)
 
-    return returns
+def among(scored, values, penalty, *, kept, credit):
+    """Credit as if the tokens that are not kept had not been sampled."""
+    rollout = dataclasses.replace(scored.rollout, trained=kept(scored))
+    return credit(dataclasses.replace(scored, rollout=rollout), values, penalty)
+
+
+# What is kept, and shapes of the reward.
+def completions(scored: Scored, kept: Array) -> Array:
+    """``[G]`` or ``[G, K]`` on the tokens of the completions: ``[B, T]``."""
+    kept = kept[:, None] if kept.ndim == 1 else kept
+    return scored.mask & spread(
+        jnp.broadcast_to(kept, scored.rewards.shape), scored.mask
+    )
 
 
 def mixed(scored: Scored) -> Array:
     """Tokens of prompts with right and wrong answers (dynamic sampling)."""
-    kept = selection.mixed_groups(correct(scored))
-    return scored.mask & spread(
-        jnp.broadcast_to(kept[:, None], scored.rewards.shape), scored.mask
-    )
+    return completions(scored, selection.mixed_groups(correct(scored)))
 
 
 def mixed_or_stored(scored: Scored) -> Array:
@@ -176,3 +186,23 @@ def overlong(scored: Scored) -> Array:
     return scored.rewards + advantages.overlong_penalty(
         lengths(scored), max_length=longest, buffer=max(1, longest // 5)
     )
+
+
+# Controllers.
+def annealed(*, beta: float, end: float, steps: int) -> Stateful:
+    """From ``beta`` to ``end`` over ``steps``, in a line."""
+    return controllers.scheduled(controllers.linear(start=beta, end=end, steps=steps))
+
+
+def safe(*, beta: float) -> Stateful:
+    """SAFE's, from the step's measurements: nats a token, entropy and reward."""
+    rule = controllers.safe()
+
+    def init():
+        return rule.init()._replace(beta=jnp.float32(beta))
+
+    def update(state, kl, completions, *, entropy, reward, tokens):
+        del completions
+        return rule.update(state, kl / tokens, entropy, reward)
+
+    return Stateful(init, update)

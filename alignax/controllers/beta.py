@@ -1,7 +1,7 @@
 """``beta`` from a measured KL: fixed, proportional, PID, dual ascent.
 
 Each is ``init() -> state`` and ``update(state, kl, completions) -> state``, whose state
-has a field ``beta``.
+has a field ``beta``; other measurements of the step, by name, are passed over.
 """
 
 from collections.abc import Callable
@@ -42,8 +42,8 @@ def fixed(*, beta: float) -> Stateful:
     def init():
         return ControllerState(beta=jnp.float32(beta))
 
-    def update(state, kl, completions):
-        del kl, completions
+    def update(state, kl, completions, **measured):
+        del kl, completions, measured
         return state
 
     return Stateful(init, update)
@@ -84,7 +84,8 @@ def adaptive_kl(*, beta: float, target: float, horizon: float = 10_000.0) -> Sta
     def init():
         return ControllerState(beta=jnp.float32(beta))
 
-    def update(state, kl, completions):
+    def update(state, kl, completions, **measured):
+        del measured
         error = jnp.clip(kl.astype(jnp.float32) / target - 1, -0.2, 0.2)
         return ControllerState(beta=state.beta * (1 + error * completions / horizon))
 
@@ -147,8 +148,8 @@ def pid_kl(
         zero = jnp.float32(0)
         return PIDState(beta=jnp.float32(beta), integral=zero, error=zero)
 
-    def update(state, kl, completions):
-        del completions
+    def update(state, kl, completions, **measured):
+        del completions, measured
         error = jnp.clip(kl.astype(jnp.float32) / target - 1, -1, 1)
         summed = state.integral + error
         step = (
@@ -186,8 +187,8 @@ def scheduled(schedule: Callable[[Array], Array]) -> Stateful:
     def init():
         return at(jnp.int32(0))
 
-    def update(state, kl, completions):
-        del kl, completions
+    def update(state, kl, completions, **measured):
+        del kl, completions, measured
         return at(state.count + 1)
 
     return Stateful(init, update)

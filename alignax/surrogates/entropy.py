@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float
 
 from alignax import reduce, sampling
 from alignax.types import InputError
@@ -85,7 +85,7 @@ def covariances(
 
 
 def clip_cov_dropped(
-    key: Key[Array, ""],
+    draws: Float[Array, "B T"],
     covariance: Float[Array, "B T"],
     mask: Bool[Array, "B T"],
     *,
@@ -98,9 +98,9 @@ def clip_cov_dropped(
     ``max(1, ⌊fraction · tokens⌋)`` of those with ``low < covariance < high``.
 
     Args:
-      key: of the choice.
-      covariance: ``[B, T]``, of ``covariances``.
-      mask: ``[B, T]``, True on tokens that may be chosen (generated, not clipped).
+      draws: ``[B, T]``, uniform in [0, 1]: the lowest are chosen.
+      covariance: ``[B, T]``, of ``covariances``; −inf on tokens that are clipped.
+      mask: ``[B, T]``, True on generated tokens.
       low: lower bound.
       high: upper bound.
       fraction: of the tokens, in (0, 1].
@@ -116,7 +116,7 @@ def clip_cov_dropped(
 
     Example:
       >>> covariance, mask = jnp.array([[0.0, 2.0, 9.0]]), jnp.ones((1, 3), bool)
-      >>> print(clip_cov_dropped(jax.random.key(0), covariance, mask))
+      >>> print(clip_cov_dropped(jnp.zeros((1, 3)), covariance, mask))
       [[False  True False]]
     """
     if not 0 < fraction <= 1:
@@ -124,8 +124,7 @@ def clip_cov_dropped(
     if not high > low:
         raise InputError(f"high must be above low, got low={low}, high={high}")
     eligible = mask & (covariance > low) & (covariance < high)
-    draw = jax.random.uniform(key, mask.shape)
-    order = jnp.argsort(jnp.where(eligible, draw, 2.0).reshape(-1))
+    order = jnp.argsort(jnp.where(eligible, draws, 2.0).reshape(-1))
     rank = jnp.argsort(order).reshape(mask.shape)
     wanted = jnp.maximum(1, jnp.floor(fraction * jnp.sum(mask)))
     return eligible & (rank < wanted)

@@ -1,0 +1,244 @@
+"""Methods by what they do at each token: ratios, clips, weights, chosen tokens."""
+
+from dataclasses import replace
+
+from alignax import surrogates
+from alignax.algorithms import methods as m
+from alignax.algorithms import rules
+from alignax.algorithms import stages as s
+from alignax.algorithms.compose import Algorithm, Method, Sampling
+from alignax.algorithms.values import partial
+
+GSPO = s.at(s.GEOMETRIC, surrogates.ppo_surrogate, clip_low=3e-4, clip_high=4e-4)
+
+ROWS = {
+    "dual_clip": Method(
+        "Dual clip, INTELLECT-2",
+        "1912.09729 eq. 5, 2505.07291 eq. 2",
+        "dual_clip_surrogate in place of the clip",
+        "cap 3 (verl), 10 (DAPO's scripts), 4 (INTELLECT-2, TRL's delta)",
+        replace(m.no_kl, rule=s.by(surrogates.dual_clip_surrogate)),
+        {
+            "INTELLECT 2": replace(
+                m.no_kl, rule=s.by(surrogates.dual_clip_surrogate, cap=4.0)
+            )
+        },
+    ),
+    "gspo": Method(
+        "GSPO",
+        "2507.18071 eqs. 5-7",
+        "group standardised · geometric_log_ratio · clip · mean over completions",
+        "clip 3e-4/4e-4",
+        replace(m.no_kl, rule=GSPO),
+        {
+            "GSPO token": replace(
+                m.no_kl,
+                rule=s.at(
+                    surrogates.geometric_token_log_ratio,
+                    surrogates.ppo_surrogate,
+                    clip_low=3e-4,
+                    clip_high=4e-4,
+                ),
+            ),
+            "LUSPO": replace(m.no_kl, weight=m.luspo, rule=GSPO),
+        },
+    ),
+    "gmpo": Method(
+        "GMPO",
+        "2507.20673 eq. 4",
+        "clipped_log_ratio, then geometric_log_ratio · no further clip "
+        "· mean of completions",
+        "±.4 nats",
+        replace(m.no_kl, rule=rules.gmpo),
+    ),
+    "cispo": Method(
+        "CISPO, ScaleRL",
+        "2506.13585 eqs. 4-5, 2510.13786 §3",
+        "standardised · clipped weight on log π · token mean; ScaleRL: uneven prompts, "
+        "the batch's deviation, prompt mean",
+        "weight ≤ 1 + clip_high; TRL's epsilon_high is the bound itself",
+        replace(m.token_mean, rule=s.by(surrogates.cispo_surrogate, clip_high=0.28)),
+        {
+            "ScaleRL": replace(
+                m.no_kl,
+                advantage=m.scale_rl,
+                keep=m.uneven,
+                rule=s.by(surrogates.cispo_surrogate, clip_high=4.0),
+                reduction=s.prompt_mean,
+            )
+        },
+    ),
+    "sapo": Method(
+        "SAPO",
+        "2511.20347 eq. 5",
+        "standardised · soft gate · mean of token means",
+        "τ 1 and 1.05",
+        replace(m.no_kl, rule=s.by(surrogates.sapo_surrogate)),
+    ),
+    "vespo": Method(
+        "VESPO",
+        "2602.10693",
+        "standardised · gamma weight of the sequence ratio · token mean",
+        "(k, λ) (2, 3) and (3, 2)",
+        replace(
+            m.token_mean,
+            rule=partial(
+                s.score_rule, level=s.SEQUENCE, function=surrogates.vespo_surrogate
+            ),
+        ),
+    ),
+    "topr": Method(
+        "TOPR",
+        "2503.14286 eq. 8",
+        "reward less a constant · taper of the sequence ratio · sequence sum, no KL",
+        "weights [1, 1] and [0, 1]; reward −1 for failures",
+        Algorithm(
+            advantage=s.raw,
+            shape=m.signs,
+            denominator=rules.behaviour,
+            rule=partial(
+                s.score_rule, level=s.SEQUENCE, function=surrogates.topr_surrogate
+            ),
+            reduction=s.sequence_sum,
+        ),
+    ),
+    "tis": Method(
+        "TIS, MIS, IcePop",
+        "Yao et al. 2025; Ionides 2008; 2110.00641",
+        "π_old/μ truncated or masked, on the surrogate and the divergence alike",
+        "cap 2; [.5, 5]",
+        replace(m.token_mean, weight=m.truncated),
+        {"IcePop": replace(m.token_mean, weight=m.icepop)},
+    ),
+    "opsm": Method(
+        "Off-policy sequence masking",
+        "2512.02556 eq. 9",
+        "bad completions that the policy leaves behind count no longer, at each update",
+        "δ 2 nats a token",
+        replace(m.no_kl, level=rules.sampler_gap, rule=rules.opsm),
+    ),
+    "rl_plus": Method(
+        "RL-PLUS",
+        "2508.00222 eqs. 4-8",
+        "baseline of the policy's own rows · blind_mixture_logp under demonstrations · "
+        "exploration_advantages there · no clip · constant length",
+        "γ .5, K 8 with one demonstration",
+        Algorithm(
+            advantage=m.own_centred,
+            denominator=rules.rl_plus_denominator,
+            level=rules.demonstrated,
+            rule=rules.rl_plus,
+            reduction=s.constant_length,
+            sampling=Sampling(last="demonstration"),
+        ),
+        {
+            "by the old policy": Algorithm(
+                advantage=m.own_centred,
+                credit=partial(s.less_group, credit=m.explored_when_sampled),
+                denominator=rules.rl_plus_denominator,
+                rule=s.RATIO,
+                reduction=s.constant_length,
+                sampling=Sampling(last="demonstration"),
+            )
+        },
+    ),
+    "clip_cov": Method(
+        "Clip-Cov",
+        "2505.22617 eq. 11",
+        "standardised · clip "
+        "· no gradient on a random few of high covariance · token mean",
+        "2e-4 of the tokens, covariance in (1, 5), chosen anew at each update",
+        replace(
+            m.token_mean,
+            level=rules.draws,
+            follow=rules.chosen_covariances,
+            rule=rules.clip_cov,
+        ),
+    ),
+    "kl_cov": Method(
+        "KL-Cov",
+        "2505.22617 eq. 12",
+        "standardised · no clip · |log ratio| on the top covariances · token mean",
+        "2e-3 of the tokens, chosen anew at each update, coefficient 1 "
+        "(verl: 2e-4 and .1)",
+        replace(m.token_mean, follow=rules.top_covariances, rule=rules.kl_cov),
+    ),
+    "hapo": Method(
+        "HAPO (heterogeneous)",
+        "2509.16591",
+        "mixed · token_group_standardised · redistributed_advantages · adaptive_clip, "
+        "dual · token mean",
+        "strengths 1, cap 10; the official code's level is jnp.abs of ours",
+        Algorithm(
+            advantage=m.token_group,
+            keep=s.mixed,
+            level=rules.entropy_level,
+            rule=rules.hapo,
+            reduction=s.token_mean,
+        ),
+    ),
+    "gtpo": Method(
+        "GTPO",
+        "2508.03772 eqs. 5-9",
+        "conflict_weights · less .1 H̄ · calm completions · π/sg π "
+        "· mean of token means",
+        "log 2",
+        replace(
+            m.no_kl,
+            credit=partial(s.less_group, credit=m.gtpo_credit),
+            weight=m.gtpo_weight,
+            on_policy=True,
+            rule=s.RATIO,
+        ),
+        {
+            "official code": replace(
+                m.no_kl,
+                credit=partial(s.less_group, credit=m.gtpo_credit),
+                weight=partial(m.gtpo_weight, official=True),
+                on_policy=True,
+                rule=s.RATIO,
+            )
+        },
+    ),
+    "d3s": Method(
+        "D3S",
+        "2509.22115 eqs. 5-7",
+        "widest_subset of the batch · its top tokens by |A| H; schedule by linear",
+        "half of the completions, half of their tokens",
+        replace(m.token_mean, keep=m.widest, weight=m.informative),
+    ),
+    "eighty_twenty": Method(
+        "High-entropy tokens (80/20)",
+        "2506.01939 eq. 5",
+        "DAPO on the fifth of highest entropy",
+        "fraction .2",
+        replace(m.dapo, weight=m.entropic),
+    ),
+    "entropy_shaping": Method(
+        "Entropy-shaped advantages",
+        "2506.14758 eq. 3",
+        "entropy_shaped · GRPO",
+        "α .4, κ 2",
+        replace(m.no_kl, credit=partial(s.less_group, credit=m.shaped_by_entropy)),
+    ),
+    "cot2": Method(
+        "CoT2-MTS",
+        "2505.23648 §5",
+        "continuous_log_ratio · standardised · clip · sum",
+        "clip .1; 4 draws a step are ours",
+        replace(
+            m.no_kl,
+            rule=s.by(surrogates.ppo_surrogate, clip_low=0.1, clip_high=0.1),
+            reduction=s.sequence_sum,
+            sampling=Sampling(draws=4),
+        ),
+        {
+            "root": replace(
+                m.no_kl,
+                rule=partial(rules.root, draws=4),
+                reduction=s.sequence_sum,
+                sampling=Sampling(draws=4),
+            )
+        },
+    ),
+}
