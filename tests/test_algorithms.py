@@ -261,7 +261,7 @@ def rl_plus_by_hand(current=True):
     shown = (np.arange(B) % K == K - 1)[:, None]
     own = R[:, : K - 1].mean(1, keepdims=True)
     a = column(R - own)
-    explored = a * np.sqrt(1 - (new if current else old))
+    explored = a * np.sqrt(np.maximum(1 - (new if current else old), 0))
     mixture = 2 * new / (old + (old + 1) / 2)
     return np.where(shown, mixture * explored, new / old * a) / (B * T)
 
