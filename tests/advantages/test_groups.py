@@ -7,6 +7,7 @@ import pytest
 
 from alignax import advantages
 from alignax.types import InputError
+from tests.close import EPS
 
 REWARDS = jnp.array([1.0, 0, 0, 1, 1, 0, 0, 0])
 
@@ -18,7 +19,7 @@ REWARDS = jnp.array([1.0, 0, 0, 1, 1, 0, 0, 0])
 def test_group_standardised_worked_numbers(ddof, eps, best, worst):
     """GRPO (arXiv 2402.03300), reference A5; the second with verl's eps."""
     actual = advantages.group_standardised(REWARDS, ddof=ddof, eps=eps)
-    np.testing.assert_allclose(actual, np.where(REWARDS > 0, best, worst), rtol=1e-6)
+    np.testing.assert_allclose(actual, np.where(REWARDS > 0, best, worst), atol=1e-6)
 
 
 def test_leave_one_out_worked_numbers():
@@ -58,7 +59,7 @@ def test_policy_gradient_is_unbiased(advantage, factor):
     exact = jax.grad(lambda t: jax.nn.softmax(t) @ rewards)(theta)
     np.testing.assert_allclose(exact, [0.186635, -0.136889, -0.049747], atol=1e-6)
     actual = expected_policy_gradient(theta, rewards, advantage, 2)
-    np.testing.assert_allclose(actual, factor * exact, atol=1e-6)
+    np.testing.assert_allclose(actual, factor * exact, atol=32 * EPS)
 
 
 def test_standardised_groups_bend_the_direction():

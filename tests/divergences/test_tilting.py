@@ -10,6 +10,7 @@ from scipy.stats import norm
 
 from alignax import divergences as dv
 from alignax.types import InputError
+from tests.close import EPS
 from tests.divergences.cases import PI, RHO, exact, kl, x64
 
 
@@ -114,7 +115,7 @@ def test_kl_dro_limits_in_float32():
     np.testing.assert_allclose(sharp, 2.0, rtol=1e-3)
     np.testing.assert_allclose(weights, [0, 0, 0, 1], atol=1e-6)
     flat, _ = dro(losses, strength=1e5)
-    np.testing.assert_allclose(flat, LOSSES.mean() + LOSSES.var() / 2e5, rtol=2e-7)
+    np.testing.assert_allclose(flat, LOSSES.mean() + LOSSES.var() / 2e5, rtol=4 * EPS)
 
 
 def test_kl_dro_masks():

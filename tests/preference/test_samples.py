@@ -12,6 +12,7 @@ from alignax import divergences as dv
 from alignax import games
 from alignax import preference as pf
 from alignax.types import InputError
+from tests.close import EPS
 
 
 def test_best_and_worst():
@@ -214,4 +215,4 @@ def test_total_variation_sft_is_sft():
     slopes = jax.vmap(
         jax.grad(lambda l: pf.divergence_sft(dv.total_variation(), l, 0 * l, beta=0.3))
     )(jnp.array([-1e4, 0.0, 50.0]))
-    np.testing.assert_allclose(slopes, -0.3)
+    np.testing.assert_allclose(slopes, -0.3, rtol=4 * EPS)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from alignax import reduce, surrogates
+from tests.close import EPS, assert_close
 
 B, T = 6, 5
 KEYS = jax.random.split(jax.random.key(5), 3)
@@ -182,7 +183,8 @@ def test_gspo_of_one_token_is_ppo():
         return jnp.sum(surrogates.ppo_surrogate(ratios, ADVANTAGES, one))
 
     same = jax.grad(lambda x: loss(x, GEOMETRIC))(LOGP)
-    np.testing.assert_allclose(same, jax.grad(lambda x: loss(x, lambda x, _: x))(LOGP))
+    plain = jax.grad(lambda x: loss(x, lambda x, _: x))(LOGP)
+    assert_close(same, plain, rel=8 * EPS)
 
 
 def test_topr_on_policy_is_reinforce():
