@@ -315,7 +315,7 @@ def test_rewards_that_are_not_finite_are_named(capsys):
 
 
 def test_rewards_of_another_shape_or_kind_are_refused(capsys):
-    assert_rewards(checked([True, 2], np.array([3, 4])), [1, 2])
+    assert_rewards(checked([True, 2], jnp.array([3, 4])), [1, 2])
     assert_rewards(checked(jnp.zeros(2, jnp.bfloat16), [3, 4]), [0, 0])
     for values, named in (
         (np.zeros((16, 1)), r"shape \(16, 1\) and type float64 .* for 16 completions"),

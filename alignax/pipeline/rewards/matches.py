@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import ArrayLike, Float32
 
 from alignax.pipeline.rewards.answers import extract_answer, parse_number
 from alignax.types import InputError
@@ -30,7 +30,7 @@ def _float32(values: Iterable[bool]) -> Float32[np.ndarray, " N"]:
     return np.array(list(values), np.float32)
 
 
-def checked(values: Any, index: Sequence[int] | np.ndarray) -> np.ndarray:
+def checked(values: Any, index: ArrayLike | Sequence[int]) -> np.ndarray:
     """What a reward function returned, seen to be a number for each completion.
 
     A number that is not finite is said on standard error, with its record's; the
@@ -50,6 +50,7 @@ def checked(values: Any, index: Sequence[int] | np.ndarray) -> np.ndarray:
       >>> checked([1, 0.5], [7, 7])
       array([1. , 0.5], dtype=float32)
     """
+    index = np.asarray(index, np.int64)
     try:
         given = np.asarray(values)
     except ValueError:
