@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from alignax import advantages
+from alignax import advantages, divergences
 from tests.row import Row
 
 KEYS = jax.random.split(jax.random.key(0), 6)
@@ -51,6 +51,19 @@ ROWS = [
     ),
     row("hardness_scaled", jnp.sign(VALUES)),
     row("best_less_second", VALUES),
+    row("mean_normalised", CORRECT.astype(jnp.float32)),
+    row("mean_normalised", VALUES, bound={"lowest": -1.0, "failed": -1.0}),
+    Row(
+        name="advantages.optimal_value",
+        fn=lambda x, m: advantages.optimal_value(
+            divergences.jensen_shannon(), x, m, beta=0.5
+        ),
+        args=(VALUES, MASK),
+        grad=(),
+        mask=1,
+        masked=(0,),
+    ),
+    row("optimal_centred", VALUES, bound={"div": divergences.pearson(), "beta": 0.5}),
     row("length_weighted_centred", VALUES, COUNTS),
     row("token_group_standardised", VALUES, COUNTS),
     row("beta_normalised", CORRECT.astype(jnp.float32), rowwise=False),

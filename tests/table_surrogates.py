@@ -6,7 +6,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from alignax import surrogates
+from alignax import divergences, surrogates
 from tests.row import Row
 
 KEYS = jax.random.split(jax.random.key(1), 6)
@@ -22,9 +22,20 @@ def row(name, *args, bound=None, **kwargs):
     return Row(name=f"surrogates.{name}", fn=fn, args=args, **kwargs)
 
 
-def masked(name, *args, **kwargs):
+def masked(name, *args, order=None, **kwargs):
+    """The mask comes last, or in the place that ``order`` gives the arguments."""
     numbers = tuple(i for i, x in enumerate(args) if x.shape == MASK.shape)
-    return row(name, *args, MASK, mask=len(args), masked=numbers, **kwargs)
+    made = row(name, *args, MASK, mask=len(args), masked=numbers, **kwargs)
+    if order is None:
+        return made
+    return dataclasses.replace(made, fn=lambda *xs: made.fn(*(xs[i] for i in order)))
+
+
+def with_div(name, *args, **kwargs):
+    """A row of a function whose first argument is a divergence."""
+    made = masked(name, *args, **kwargs)
+    fn = partial(getattr(surrogates, name), divergences.jensen_shannon())
+    return dataclasses.replace(made, fn=fn)
 
 
 def decision(name, *args, **kwargs):
@@ -74,6 +85,57 @@ ROWS = [
     rule("topr_surrogate"),
     rule("sapo_surrogate"),
     rule("vespo_surrogate"),
+    with_div("binary_divergence", -(LOGP**2) - 0.1, -(OLD**2) - 0.1),
+    Row(
+        name="surrogates.top_k_divergence",
+        fn=lambda x, y, m: surrogates.top_k_divergence(
+            divergences.chi2_kl(1.0), jnp.stack([x, y], -1), jnp.stack([y, x], -1), m
+        ),
+        args=(-(LOGP**2) - 1, -(OLD**2) - 1, MASK),
+        mask=2,
+        masked=(0, 1),
+    ),
+    with_div("completion_divergence", RATIOS, grad=(), estimator=True),
+    decision("diverging", RATIOS, ADVANTAGES),
+    masked(
+        "divergence_masked_surrogate",
+        RATIOS,
+        ADVANTAGES,
+        LOGP**2,
+        order=(0, 1, 3, 2),
+        bound={"low": 0.1, "high": 0.2, "cap": 2.0},
+    ),
+    masked(
+        "penalised_ratio_surrogate",
+        RATIOS,
+        ADVANTAGES,
+        OLD**2,
+        order=(0, 1, 3, 2),
+        bound={"div": divergences.pearson(), "bound": 0.5},
+    ),
+    decision("budget_keep", LOGP**2, bound={"budget": 0.3}, rowwise=False),
+    masked(
+        "second_moment_bounds",
+        RATIOS,
+        ADVANTAGES,
+        grad=(),
+        rowwise=False,
+    ),
+    masked("effective_share", RATIOS, grad=(), rowwise=False),
+    Row(
+        name="surrogates.p3o_surrogate",
+        fn=lambda x, a, m, s: surrogates.p3o_surrogate(x, a, m, x, s[..., None]),
+        args=(RATIOS, ADVANTAGES, MASK, jax.nn.sigmoid(LOGP[:, 0])),
+        mask=2,
+        masked=(0, 1),
+    ),
+    rule("regression_surrogate", div=divergences.jensen_shannon(), beta=0.5),
+    row(
+        "rebel_surrogate",
+        RATIOS,
+        ADVANTAGES,
+        bound={"div": divergences.reverse_kl(), "beta": 0.5},
+    ),
     masked("geometric_weights", LOGP, OLD, grad=()),
     decision("sequence_keep", LOGP**2, bound={"low": 0.1, "high": 2.0}),
     decision("drifted", LOGP, OLD, ADVANTAGES, bound={"threshold": 0.1}),

@@ -6,7 +6,7 @@ their own: every function here returns a stopped gradient.
 - ``shaping``, ``lengths``: rewards from rewards (several objectives, running scales,
   overlong and history-aware lengths).
 - ``groups``, ``scales``: ``[..., K]`` rewards of a prompt's completions to
-  advantages.
+  advantages; ``optimal``, over the value of the regularised optimum.
 - ``credit``: from outcomes and values to tokens ``[..., T]``.
 - ``tokens``: token advantages that know the policy's entropy or the other rows.
 """
@@ -31,6 +31,7 @@ from alignax.advantages.groups import (
     group_standardised,
     hardness_scaled,
     leave_one_out,
+    mean_normalised,
 )
 from alignax.advantages.lengths import (
     history_length_reward,
@@ -39,6 +40,7 @@ from alignax.advantages.lengths import (
     long_failure_multiplier,
     overlong_penalty,
 )
+from alignax.advantages.optimal import optimal_centred, optimal_value
 from alignax.advantages.scales import (
     beta_normalised,
     length_weighted_centred,
@@ -93,7 +95,10 @@ __all__ = [
     "length_weighted_centred",
     "linear_decay",
     "long_failure_multiplier",
+    "mean_normalised",
     "multiplicative",
+    "optimal_centred",
+    "optimal_value",
     "overlong_penalty",
     "pass_at_k_standardised",
     "pass_at_k_weights",

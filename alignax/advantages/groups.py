@@ -279,6 +279,44 @@ def hardness_scaled(
     return centred * (slope * mean + constant)
 
 
+def mean_normalised(
+    rewards: Float[Array, "*G K"], *, lowest: float = 0.0, failed: float = 0.0
+) -> Float[Array, "*G K"]:
+    """Rewards less their group's mean, over it (MaxRL): ``(r − m)/(m − lowest)``.
+
+    For rewards of two values, ``lowest`` and one more, K completions and a success
+    rate p, the mean over completions of ``A ∇log π`` has the expectation
+    ``∇ Σ_{k≤T} (1/k) pass@k``, which goes to ``∇ log p``. T is K − 1 where groups
+    without a success are dropped (``failed=0``, as in the official code and
+    prime-rl), and K where their completions have ``failed=−1``, a baseline of the
+    mean score at work in every group.
+
+    Args:
+      rewards: ``[..., K]``, the K completions of one prompt last.
+      lowest: the reward of a failure: −1 for rewards of ±1, which by the mean alone
+        would have their signs turned where most fail.
+      failed: the advantage in a group whose mean is ``lowest`` or, for rewards that
+        are not of two values, below.
+
+    Returns:
+      ``[..., K]`` float32, without gradient.
+
+    Raises:
+      InputError: K is less than 2.
+
+    Reference:
+      Tajwar et al., "Maximum likelihood reinforcement learning", arXiv 2602.02710.
+
+    Example:
+      >>> print(mean_normalised(jnp.array([1.0, 0.0, 0.0, 0.0])))
+      [3. -1. -1. -1.]
+    """
+    mean = _mean(at_least_two(rewards), None)
+    some = mean > lowest
+    scale = jnp.where(some, mean - lowest, 1)
+    return jnp.where(some, group_centred(rewards) / scale, failed)
+
+
 def best_less_second(rewards: Float[Array, "*G K"]) -> Float[Array, "*G K"]:
     """Only the best completion gets an advantage: its lead over the second.
 

@@ -4,12 +4,20 @@ A composition is a log-ratio at a level, a rule and a token weight, then a reduc
 
 - ``ratios``: token, sequence, geometric mean, mixtures, continuous tokens.
 - ``rules``, ``weights``: what becomes of a large ratio; each states its coefficient c.
+- ``regions``, ``budgets``: trust regions by a divergence, by the batch.
+- ``regression``: squared errors to the regularised optimum.
 - ``corrections``: a sampler that disagrees with the trainer, and reports of it.
 - ``entropy``: entropy targets, covariances, entropy-adaptive bounds, masked policies.
 - ``terms``: what is added beside the clipped term.
 - ``value``: the critic's losses.
 """
 
+from alignax.surrogates.budgets import (
+    budget_keep,
+    effective_share,
+    p3o_surrogate,
+    second_moment_bounds,
+)
 from alignax.surrogates.corrections import (
     Mismatch,
     drifted,
@@ -35,6 +43,15 @@ from alignax.surrogates.ratios import (
     sequence_log_ratio,
     token_gradient,
 )
+from alignax.surrogates.regions import (
+    binary_divergence,
+    completion_divergence,
+    divergence_masked_surrogate,
+    diverging,
+    penalised_ratio_surrogate,
+    top_k_divergence,
+)
+from alignax.surrogates.regression import rebel_surrogate, regression_surrogate
 from alignax.surrogates.rules import (
     clipped_surrogate,
     dual_clip_surrogate,
@@ -67,18 +84,24 @@ from alignax.surrogates.weights import (
 __all__ = [
     "Mismatch",
     "adaptive_clip",
+    "binary_divergence",
     "blind_mixture_logp",
+    "budget_keep",
     "cispo_surrogate",
     "clip_cov_dropped",
     "clipped_log_ratio",
     "clipped_surrogate",
     "clipped_value_loss",
+    "completion_divergence",
     "conservative_targets",
     "continuous_log_ratio",
     "covariances",
+    "divergence_masked_surrogate",
+    "diverging",
     "drifted",
     "dual_clip_surrogate",
     "dueling_values",
+    "effective_share",
     "entropy_target_surrogate",
     "forward_exploration_surrogate",
     "geometric_log_ratio",
@@ -92,16 +115,22 @@ __all__ = [
     "mixture_logp",
     "one_token_exact_surrogate",
     "one_token_rollout_surrogate",
+    "p3o_surrogate",
     "pair_policy_surrogate",
+    "penalised_ratio_surrogate",
     "policy_gradient_surrogate",
     "ppo_surrogate",
     "product_of_experts_logits",
     "ratio_surrogate",
+    "rebel_surrogate",
+    "regression_surrogate",
     "sapo_surrogate",
+    "second_moment_bounds",
     "sequence_keep",
     "sequence_log_ratio",
     "soft_minimum",
     "token_gradient",
+    "top_k_divergence",
     "topr_surrogate",
     "vespo_surrogate",
 ]
