@@ -66,7 +66,7 @@ def by_alignax(
     ``frugal``: a loop over the layers, whose activations the reverse pass computes
     again, and a compiler without the CPU backend's newer and larger way of fusing.
     """
-    completions = len(batch.rewards) // groups
+    completions = batch.rewards.shape[1]
     config = grpo.GRPO(
         prompts=groups,
         completions=completions,
