@@ -197,6 +197,7 @@ class Scored:
     values: Leaf = None  # float32 [B, T] or [B, T, heads], of a critic, before a token
     last_value: Leaf = None  # float32 [B], of a critic, after the last token
     greedy: Leaf = None  # float32 [G], reward of the greedy completion
+    reference_rewards: Leaf = None  # float32 [G, N], of the reference's own samples
     history: Leaf = None  # float32 [G], shortest right length so far, inf for none
     confidence: Leaf = None  # float32 [G, K], of the slow reference in the answer
     clusters: Leaf = None  # int32 [G, K], meanings of the answers

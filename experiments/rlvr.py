@@ -41,6 +41,7 @@ ABSENT = {
     "tokens of several draws": ("cot2",),
     "several objectives": ("gdpo", "recap"),
     "rewards of tokens": ("pcpg",),
+    "samples of the reference beforehand": ("a_star_po",),
 }
 
 

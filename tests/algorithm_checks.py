@@ -9,6 +9,9 @@ RATIOS = "surrogates/test_ratios.py"
 TERMS = "surrogates/test_terms.py"
 SELECTION = "selection/test_selection.py"
 HERE = "test_algorithms.py"
+REGIONS = "surrogates/test_regions.py"
+BUDGETS = "surrogates/test_budgets.py"
+REGRESSION = "surrogates/test_regression.py"
 
 CHECKS = {
     "reinforce": (COEFFICIENTS, "test_autodiff_is_minus_u_c"),
@@ -33,6 +36,19 @@ CHECKS = {
     "opsm": (HERE, "test_updates_by_hand"),
     "remix": (SELECTION, "test_sampling_follows_ages"),
     "rl_plus": (RATIOS, "test_mixture_is_unbiased_over_the_mixture_only"),
+    "dppo": (REGIONS, "test_dppo_is_the_official_rule"),
+    "drpo": (REGIONS, "test_drpo_is_the_official_loss"),
+    "vaco": (REGIONS, "test_completion_divergence_is_unbiased"),
+    "m2po": (BUDGETS, "test_budget_keeps_what_the_loop_keeps"),
+    "p3o": (BUDGETS, "test_p3o_gradient_by_hand_and_by_enumeration"),
+    "a_star_po": (REGRESSION, "test_a_star_po_is_the_reverse_kl"),
+    "oapl": (REGRESSION, "test_oapl_is_its_published_loss"),
+    "f_oapl": (REGRESSION, "test_the_minimiser_is_the_optimum_whatever_sampled"),
+    "rebel": (REGRESSION, "test_rebel_is_its_paper_and_its_code"),
+    "max_rl": (
+        "advantages/test_optimal.py",
+        "test_mean_normalised_is_truncated_maximum_likelihood",
+    ),
     "bnpo": (SCALES, "test_beta_normalised_reduces_to_grpo_and_reinforce"),
     "pass_at_k": (SCALES, "test_pass_at_k_training_worked_numbers"),
     "pkpo": (SCALES, "test_pkpo_is_the_gradient_of_pass_at_k"),

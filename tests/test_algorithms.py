@@ -50,6 +50,7 @@ def scored(rewards=REWARDS, mask=MASK, **changes):
         "logp_ref": REF,
         "entropy": ENTROPY,
         "greedy": jnp.array([1.0, 0, 0, 1]),
+        "reference_rewards": jnp.array([[1.0, 0], [0, 0], [0, 1], [1, 1]]),
         "values": jax.random.normal(KEYS[7], (B, T)),
         "history": jnp.array([2.0, jnp.inf, 3.0, 4.0]),
         "confidence": jax.random.uniform(KEYS[8], (G, K)),
@@ -183,6 +184,11 @@ EQUAL_MEANS_NOTHING = [
     "gpg",
     "tis",
     "opsm",
+    "dppo",
+    "drpo",
+    "vaco",
+    "m2po",
+    "max_rl",
 ]
 
 
@@ -266,7 +272,52 @@ def rl_plus_by_hand(current=True):
     return np.where(shown, mixture * explored, new / old * a) / (B * T)
 
 
+def dppo_by_hand():
+    new, old = np.exp(np.float64(LOGP)), np.exp(np.float64(BEHAVIOUR))
+    a = column(standardised(R))
+    gone = np.where(a > 0, new - old > 0.15, new - old < -0.15)
+    assert (m & gone).any()
+    return new / old * a * ~gone / m.sum()
+
+
+def m2po_by_hand():
+    """The batch is where the update begins: its own log-ratios choose."""
+    a = column(standardised(R))
+    start = np.where(m, np.float64(OLD) - np.float64(BEHAVIOUR), 0)
+    away = m & (start * a > 0)
+    kept = np.sort(start[away] ** 2)
+    while len(kept) and kept.mean() > 0.04:
+        kept = kept[:-1]
+    gone = away & (start**2 > (kept[-1] if len(kept) else -1))
+    assert gone.sum() > 0
+    d = np.where(m, np.float64(LOGP) - np.float64(BEHAVIOUR), 0)
+    return np.exp(d) * a * ~gone / m.sum()
+
+
+def oapl_by_hand():
+    value = 0.1 * np.log(np.exp(R / 0.1).mean(1, keepdims=True))
+    d = np.where(m, np.float64(LOGP) - np.float64(BEHAVIOUR), 0).sum(1, keepdims=True)
+    return -2 * 0.1 * (0.1 * d - column(R - value)) / B
+
+
+def a_star_po_by_hand():
+    sampled = np.array([[1.0, 0], [0, 0], [0, 1], [1, 1]])
+    value = 0.5 * np.log(np.exp(sampled / 0.5).mean(1, keepdims=True))
+    d = np.where(m, np.float64(LOGP) - np.float64(REF), 0).sum(1, keepdims=True)
+    return -2 * 1e-3 * (1e-3 * d - column(R - value)) / B
+
+
+def max_rl_by_hand():
+    mean = R.mean(1, keepdims=True)
+    return ppo(column(np.where(mean > 0, R / np.maximum(mean, 1e-9) - 1, 0))) / m.sum()
+
+
 BY_HAND = {
+    "dppo": dppo_by_hand,
+    "m2po": m2po_by_hand,
+    "oapl": oapl_by_hand,
+    "a_star_po": a_star_po_by_hand,
+    "max_rl": max_rl_by_hand,
     "grpo": grpo_by_hand,
     "dapo": dapo_by_hand,
     "rloo": rloo_by_hand,

@@ -20,7 +20,7 @@ def optimal_value(
     rewards: Float[Array, "*G N"],
     where: Bool[Array, "*G N"] | None = None,
     *,
-    beta: float,
+    beta: float | Float[Array, "..."],
 ) -> Float[Array, "*G"]:
     """λ of a prompt from N samples of its reference ρ.
 
@@ -34,15 +34,15 @@ def optimal_value(
       div: the divergence of the policy from the reference.
       rewards: ``[..., N]`` of samples of the reference, one prompt's last.
       where: ``[..., N]``, the samples that count (default: all).
-      beta: strength of the regularisation, positive; .5 in A*-PO, for rewards in
-        {0, 1}.
+      beta: strength of the regularisation, positive: a number, or broadcast to
+        ``[...]``; .5 in A*-PO, for rewards in {0, 1}.
 
     Returns:
       ``[...]`` float32, without gradient; 0 without a sample.
 
     Raises:
-      InputError: ``beta`` is not positive, or f has a kink at 1, where λ is any of an
-        interval.
+      InputError: ``beta`` is a number and not positive, or f has a kink at 1, where λ
+        is any of an interval.
 
     Reference:
       Brantley et al., "Accelerating RL for LLM reasoning with optimal advantage
@@ -57,6 +57,8 @@ def optimal_value(
     if not math.isfinite(div.curvature):
         raise InputError(f"div must have a derivative at ratio 1, got {div}")
     rewards = jax.lax.stop_gradient(numerics.as_float(rewards))
+    if not isinstance(beta, int | float):
+        beta = jnp.broadcast_to(beta, rewards.shape[:-1])
     _, multiplier, _ = divergences.regularised_optimum(
         div, rewards, jnp.zeros_like(rewards), beta=beta, where=where
     )
@@ -68,7 +70,7 @@ def optimal_centred(
     where: Bool[Array, "*G K"] | None = None,
     *,
     div: Divergence,
-    beta: float,
+    beta: float | Float[Array, "..."],
 ) -> Float[Array, "*G K"]:
     """Rewards less their group's own estimate of λ (OAPL): ``A*_k = r_k − λ̂``.
 
@@ -79,7 +81,7 @@ def optimal_centred(
       rewards: ``[..., K]``, the K completions of one prompt last.
       where: ``[..., K]``, the completions whose rewards make λ̂ (default: all).
       div: the divergence of the policy from the law that sampled.
-      beta: strength of the regularisation, positive.
+      beta: as for ``optimal_value``.
 
     Returns:
       ``[..., K]`` float32, without gradient.

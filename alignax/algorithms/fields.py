@@ -13,6 +13,7 @@ _WHERE = {
     "entropy": "the scorer gives it",
     "values": "the method needs a critic",
     "greedy": "sample a greedy completion of each prompt and score it",
+    "reference_rewards": "sample the reference beforehand and score its completions",
     "demonstrated": "give groups whose last rows are demonstrations or stored rows",
     "moments": "give the state of advantages.running_moments over all rewards so far",
     "initial_entropy": "it is the policy's mean entropy when training began",

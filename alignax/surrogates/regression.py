@@ -10,6 +10,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from alignax import reduce
@@ -21,9 +22,9 @@ from alignax.types import InputError
 FAR = 15.0
 
 
-def _reward(div: Divergence, log_ratios: Array, beta: float) -> Array:
+def _reward(div: Divergence, log_ratios: Array, beta: ArrayLike) -> Array:
     """``β f'(e^d)``, the reward whose optimum is the policy, up to λ."""
-    if not beta > 0:
+    if isinstance(beta, int | float) and not beta > 0:
         raise InputError(f"beta must be positive, got {beta}")
     if not math.isfinite(div.curvature):
         raise InputError(
@@ -41,7 +42,7 @@ def regression_surrogate(
     mask: Bool[Array, "*B T"],
     *,
     div: Divergence,
-    beta: float,
+    beta: ArrayLike,
 ) -> Float[Array, "*B T"]:
     """``(β f'(π/ρ) − A*)²`` with the optimal advantage ``A* = r − λ``.
 
@@ -58,14 +59,14 @@ def regression_surrogate(
         ``optimal_value``; no gradient.
       mask: ``[..., T]``, True on generated tokens.
       div: a divergence with a curvature.
-      beta: strength of the regularisation, positive.
+      beta: strength of the regularisation, positive; a number or broadcast.
 
     Returns:
       ``[..., T]`` float32, the completion's loss at each token: reduce by the mean over
       completions of the token mean. Zero where masked.
 
     Raises:
-      InputError: ``beta`` is not positive, or f has a kink at 1.
+      InputError: ``beta`` is a number and not positive, or f has a kink at 1.
 
     Reference:
       Brantley et al., "Accelerating RL for LLM reasoning with optimal advantage
