@@ -143,11 +143,17 @@ class HiddenFn(Protocol):
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prompts:
     """N prompts, left-padded to P. ``index`` is each record's number in its
-    source: it finds the answer on the host and seeds the row's randomness."""
+    source: it finds the answer on the host and seeds the row's randomness.
+
+    ``guide`` is what some methods sample with: a demonstration, a guide's completion
+    to go on from, or a text that comes before the prompt.
+    """
 
     tokens: Leaf  # int32 [N, P]
     mask: Leaf  # bool [N, P]
     index: Leaf  # int32 [N]
+    guide: Leaf = None  # int32 [N, L]
+    guide_mask: Leaf = None  # bool [N, L]
 
 
 @jax.tree_util.register_dataclass
@@ -234,7 +240,10 @@ class Counters:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainState:
-    """All that a run needs to go on: saved whole, restored whole."""
+    """All that a run needs to go on: saved whole, restored whole.
+
+    ``opt_state`` is of ``params``, or of ``(params, critic)`` where there is a critic.
+    """
 
     step: Leaf  # int32 []
     params: Params
@@ -242,6 +251,9 @@ class TrainState:
     controller: Any
     counters: Counters
     key: Leaf  # key []
+    reference: Any = None  # state of a rule of ``alignax.references``
+    critic: Params = None  # of a value function, trained beside the policy
+    memory: Any = None  # what the method keeps: a replay buffer
 
 
 @jax.tree_util.register_dataclass

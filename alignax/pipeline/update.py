@@ -63,6 +63,10 @@ def init_state(
     tx: optax.GradientTransformation,
     controller: Stateful,
     key: Key[Array, ""],
+    *,
+    reference: Any = None,
+    critic: Params = None,
+    memory: Any = None,
 ) -> TrainState:
     """A train state at step 0.
 
@@ -71,20 +75,26 @@ def init_state(
       tx: the optimiser.
       controller: what sets beta.
       key: the run's key, copied; each step folds its number into it.
+      reference: the state of a rule of ``alignax.references``.
+      critic: parameters of a value function, copied.
+      memory: what the method keeps from step to step.
 
     Returns:
       the state.
     """
-    params, key = jax.tree.map(jnp.copy, (params, key))
+    params, critic, key = jax.tree.map(jnp.copy, (params, critic, key))
     return TrainState(
         step=jnp.int32(0),
         params=params,
-        opt_state=tx.init(params),
+        opt_state=tx.init(params if critic is None else (params, critic)),
         controller=controller.init(),
         counters=Counters(
             skipped=jnp.int32(0), skipped_in_row=jnp.int32(0), no_signal=jnp.int32(0)
         ),
         key=key,
+        reference=reference,
+        critic=critic,
+        memory=memory,
     )
 
 
@@ -94,27 +104,39 @@ def state_shardings(
     *,
     params: Any,
     replicated: jax.sharding.Sharding,
+    critic: Any = None,
 ) -> TrainState:
     """Shardings for a whole train state from those of its parameters.
+
+    A reference that has the structure of the parameters is laid out as they are.
 
     Args:
       state: arrays or their shapes.
       tx: the optimiser whose state it holds: moments follow their parameter.
       params: a sharding for each parameter.
       replicated: the sharding of all else.
+      critic: a sharding for each of the critic's parameters, replicated by default.
 
     Returns:
       a train state of shardings, for ``jax.device_put`` or ``jax.jit``.
     """
     shared = jax.tree.map(lambda _: replicated, state)
+    critic = shared.critic if critic is None else critic
     opt_state = optax.tree.map_params(
         tx.init,
         lambda _, sharding: sharding,
         state.opt_state,
-        params,
+        params if state.critic is None else (params, critic),
         transform_non_params=lambda _: replicated,
     )
-    return dataclasses.replace(shared, params=params, opt_state=opt_state)
+    alike = jax.tree.structure(state.reference) == jax.tree.structure(state.params)
+    return dataclasses.replace(
+        shared,
+        params=params,
+        opt_state=opt_state,
+        reference=params if alike else shared.reference,
+        critic=critic,
+    )
 
 
 def where(ok: Bool[Array, ""], new: Any, old: Any) -> Any:
@@ -130,6 +152,16 @@ def where(ok: Bool[Array, ""], new: Any, old: Any) -> Any:
       even a NaN.
     """
     return jax.tree.map(lambda n, o: jnp.where(ok, n, o), new, old)
+
+
+def trained(state: TrainState) -> Any:
+    """What the optimiser moves: the parameters, and the critic's where there is one."""
+    return state.params if state.critic is None else (state.params, state.critic)
+
+
+def _with_trained(state: TrainState, new: Any) -> TrainState:
+    params, critic = (new, None) if state.critic is None else new
+    return dataclasses.replace(state, params=params, critic=critic)
 
 
 def _split(batch: Any, microbatches: int, group: int) -> Any:
@@ -206,8 +238,8 @@ def make_update(
     *,
     microbatches: int = 1,
     group: int = 1,
-) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
-    """One optimiser step as a pure function ``(state, batch) -> (state, metrics)``.
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """One optimiser step: ``(state, batch, signal=True) -> (state, metrics)``, pure.
 
     The gradient is that of ``Σ numerators / Σ denominators`` over the whole
     batch: the same for any number of microbatches or devices. Jit it with
@@ -215,7 +247,9 @@ def make_update(
 
     Where the loss, the gradient or what the optimiser makes of it is not finite,
     parameters and optimiser state stay as they were, and ``state.counters`` counts
-    it: one bad reward costs one update, not the run. ``step`` goes on.
+    it: one bad reward costs one update, not the run. They stay, too, where ``signal``,
+    a truth on the device, is false: an optimiser such as Adam would make whole steps
+    of a gradient that is rounding. ``step`` goes on.
 
     Args:
       loss_fn: see ``LossFn``.
@@ -235,27 +269,29 @@ def make_update(
       >>> update = jax.jit(make_update(loss_fn, optax.sgd(0.5)), donate_argnums=0)
     """
 
-    def update(state, batch):
+    def update(state, batch, signal=True):
+        before = trained(state)
         (numerator, denominator), aux, gradient = accumulate(
-            loss_fn, state.params, batch, microbatches=microbatches, group=group
+            loss_fn, before, batch, microbatches=microbatches, group=group
         )
         scale: Float[Array, ""] = reduce.divide(jnp.float32(1), denominator)
         gradient = jax.tree.map(
-            lambda g, p: (g * scale).astype(p.dtype), gradient, state.params
+            lambda g, p: (g * scale).astype(p.dtype), gradient, before
         )
         loss, norm = numerator * scale, _norm(gradient)
-        updates, opt_state = tx.update(gradient, state.opt_state, state.params)
+        updates, opt_state = tx.update(gradient, state.opt_state, before)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.isfinite(_norm(updates))
-        params, opt_state = where(
-            finite,
-            (optax.apply_updates(state.params, updates), opt_state),
-            (state.params, state.opt_state),
+        after, opt_state = where(
+            finite & signal,
+            (optax.apply_updates(before, updates), opt_state),
+            (before, state.opt_state),
         )
         skipped = 1 - finite.astype(jnp.int32)
         counters = dataclasses.replace(
             state.counters,
             skipped=state.counters.skipped + skipped,
             skipped_in_row=(state.counters.skipped_in_row + skipped) * skipped,
+            no_signal=state.counters.no_signal + 1 - jnp.asarray(signal, jnp.int32),
         )
         metrics = {name: reduce.divide(*fraction) for name, fraction in aux.items()}
         metrics |= {
@@ -264,9 +300,8 @@ def make_update(
             "skipped": skipped.astype(jnp.float32),
         }
         state = dataclasses.replace(
-            state,
+            _with_trained(state, after),
             step=state.step + 1,
-            params=params,
             opt_state=opt_state,
             counters=counters,
         )

@@ -1,0 +1,6 @@
+"""A run: a policy, a task and a method, and the step that trains one by the others.
+
+One file a kind of step; each is a pure function ``(state, batch) -> (state, metrics)``
+that a notebook scans, a sweep vmaps and a mesh shards. ``loop`` is the host's side:
+files, resuming, progress.
+"""

@@ -1,0 +1,370 @@
+"""Policy gradients: any method of ``alignax.algorithms``, any regulariser, one step.
+
+    prompts ─▶ sampler ─▶ rewards (host) ─▶ step: prepare ─▶ updates ─▶ metrics
+
+>>> from alignax.train import policy_gradient as pg
+>>> def run(algorithm, state, prompts, reward, sample, step):
+...     samples = sample(state, prompts)                    # on the device
+...     scored = samples.rewarded(reward(samples.rollout))  # [B] rewards, the host's
+...     return step(state, scored)                          # (state, metrics)
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Key
+
+from alignax import algorithms, estimators, reduce, regularisers, selection, surrogates
+from alignax.algorithms import Algorithm, Rows
+from alignax.pipeline import update
+from alignax.pipeline.rollout import ScoreFn
+from alignax.types import InputError, Params, Rollout, Scored, TrainState
+
+Step = Callable[[TrainState, Scored], tuple[TrainState, dict[str, Array]]]
+TokenFn = Callable[[Params, Any, Rollout], Float[Array, "B T"]]
+
+ROUNDING = 1e-4
+"""Log-ratios within this many nats a token are the rounding of float32, no drift."""
+
+
+def init_state(
+    algorithm: Algorithm,
+    params: Params,
+    tx: optax.GradientTransformation,
+    key: Key[Array, ""],
+    *,
+    beta: float | None = None,
+    reference: Params | None = None,
+    critic: Params | None = None,
+    example: Scored | None = None,
+) -> TrainState:
+    """A train state at step 0, with the slots that a method needs.
+
+    Args:
+      algorithm: the method.
+      params: the policy's parameters, copied.
+      tx: the optimiser; of ``(params, critic)`` where there is a critic.
+      key: the run's.
+      beta: where the controller starts; by default the algorithm's own.
+      reference: parameters to regularise towards; by default ``params``.
+      critic: parameters of the value function; needed by methods with a critic.
+      example: a scored rollout, or its shapes, for the buffer of methods that replay.
+
+    Returns:
+      the state.
+
+    Raises:
+      InputError: the method needs what is not given, or ``reference`` is of another
+        architecture than ``params``.
+    """
+    if (algorithm.critic is None) != (critic is None):
+        word = "needs" if critic is None else "has no"
+        raise InputError(f"critic: this method {word} a value function")
+    if reference is None:
+        reference = params
+    _check_alike(params, reference)
+    memory = None
+    if algorithm.replay is not None:
+        if example is None:
+            raise InputError(
+                "example must be given: the method replays earlier groups, and the "
+                "buffer has the shapes of a scored rollout"
+            )
+        memory = _replay(algorithm, example).init()
+    beta = algorithm.beta if beta is None else beta
+    return update.init_state(
+        params,
+        tx,
+        algorithm.controller(beta),
+        key,
+        reference=algorithm.reference.init(reference),
+        critic=critic,
+        memory=memory,
+    )
+
+
+def _check_alike(params: Params, reference: Params) -> None:
+    def shapes(tree):
+        leaves, structure = jax.tree.flatten(tree)
+        return structure, [x.shape for x in leaves]
+
+    if shapes(params) != shapes(reference):
+        raise InputError(
+            "reference must have the structure and shapes of the policy's parameters; "
+            "it is of another architecture. For a teacher of another size use a "
+            "distillation step"
+        )
+
+
+def _groups(scored: Scored) -> tuple[Any, Any]:
+    """The record as one pytree ``[G, ...]``, and a function that goes back."""
+    groups = scored.rewards.shape[0]
+    bare = dataclasses.replace(scored, key=None, beta=None)
+
+    def back(tree):
+        def flat(x, like):
+            return x.reshape(-1, *like.shape[1:]) if like.shape[0] != groups else x
+
+        whole = jax.tree.map(flat, tree, bare)
+        return dataclasses.replace(whole, key=scored.key, beta=scored.beta)
+
+    def grouped(x):
+        return x.reshape(groups, -1, *x.shape[1:]) if x.shape[0] != groups else x
+
+    return jax.tree.map(grouped, bare), back
+
+
+def _count(algorithm: Algorithm, groups: int) -> int:
+    """Replayed groups beside ``groups`` fresh ones."""
+    share = algorithm.replay.share
+    return max(1, round(groups * share / (1 - share)))
+
+
+def _replay(algorithm: Algorithm, scored: Scored):
+    grouped = jax.eval_shape(lambda scored: _groups(scored)[0], scored)
+    row = jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), grouped)
+    groups = scored.rewards.shape[0]
+    capacity = max(groups * algorithm.replay.most_age, _count(algorithm, groups))
+    return selection.replay_buffer(row, capacity=capacity)
+
+
+def _with_replay(algorithm: Algorithm, state: TrainState, scored: Scored):
+    """Fresh and earlier groups as one batch, and the buffer with the fresh ones."""
+    fresh, back = _groups(scored)
+    groups = scored.rewards.shape[0]
+    old, valid = selection.replay_sample(
+        state.memory,
+        jax.random.fold_in(state.key, state.step),
+        count=_count(algorithm, groups),
+        most_age=algorithm.replay.most_age,
+    )
+    # An empty place has no token that is trained.
+    trained = old.rollout.trained & valid.reshape(-1, 1, 1)
+    old = dataclasses.replace(
+        old, rollout=dataclasses.replace(old.rollout, trained=trained)
+    )
+    both = back(jax.tree.map(lambda x, y: jnp.concatenate([x, y]), fresh, old))
+    memory = _replay(algorithm, scored).update(
+        state.memory, fresh, jnp.ones(groups, bool)
+    )
+    return both, memory
+
+
+def has_signal(algorithm: Algorithm, scored: Scored, rows: Rows) -> Bool[Array, ""]:
+    """Whether a step has anything to learn from.
+
+    False where every weighted advantage is zero up to rounding and the regulariser,
+    if it stands in the loss, finds the policy at its reference. An optimiser that
+    divides by the gradient's size would turn such a step's rounding into drift.
+
+    Args:
+      algorithm: the method.
+      scored: the rollout.
+      rows: of ``algorithms.prepare``.
+
+    Returns:
+      a truth on the device.
+    """
+    if algorithm.term is not None or algorithm.critic is not None:
+        return jnp.bool_(True)
+    most = jnp.max(jnp.where(jnp.isfinite(scored.rewards), jnp.abs(scored.rewards), 0))
+    floor = 1e-6 * most + 10 * ROUNDING * jnp.max(jnp.abs(rows.beta), initial=0)
+    # Written so that a NaN counts as a signal: it is for the guard to say.
+    signal = ~jnp.all(jnp.abs(rows.advantages * rows.weights) <= floor)
+    regulariser = algorithm.regulariser
+    if regulariser is not None and regulariser.place == "loss":
+        ratio = reduce.masked(scored.logp_old - scored.logp_ref, rows.mask)
+        strength = rows.beta[:, None] > 0
+        signal = signal | ~jnp.all((jnp.abs(ratio) <= ROUNDING) | ~strength)
+    return signal
+
+
+def _loss_fn(algorithm, score, values_of, divergence, reference, params, batch):
+    rollout, rows = batch["rollout"], batch["rows"]
+    policy, critic = params if algorithm.critic is not None else (params, None)
+    scores = score(policy, rollout)
+    extra = {}
+    if divergence is not None:
+        extra["over_vocabulary"] = divergence(policy, reference, rollout)
+    if critic is not None:
+        extra["values"] = values_of(policy, critic, rollout)
+    losses = algorithms.losses(algorithm, scores.logp, scores.entropy, rows, **extra)
+    numerator, denominator = algorithms.reduced(algorithm, losses, rows)
+
+    ratios = surrogates.log_ratio(scores.logp, batch["logp_old"], rows.mask)
+    ratios = jax.lax.stop_gradient(ratios)
+    slope = jax.grad(lambda r: jnp.sum(rows.weights * algorithm.rule(r, rows)))(ratios)
+    held = (slope == 0) & (rows.advantages * rows.weights != 0)
+    outside = jnp.abs(jnp.expm1(ratios)) > 0.1
+    aux = {
+        "entropy": reduce.token_mean(scores.entropy, rows.mask),
+        "clipped": reduce.token_mean(held.astype(jnp.float32), rows.mask),
+        "ratio": reduce.token_mean(jnp.exp(ratios), rows.mask),
+        "ratio_outside": reduce.token_mean(outside.astype(jnp.float32), rows.mask),
+    }
+    if critic is not None:
+        error = jnp.square(extra["values"] - rows.returns)
+        aux["value_error"] = reduce.token_mean(error, rows.mask)
+    return numerator, denominator, aux
+
+
+def make_step(
+    algorithm: Algorithm,
+    score: ScoreFn,
+    tx: optax.GradientTransformation,
+    *,
+    updates: int = 1,
+    microbatches: int = 1,
+    values: TokenFn | None = None,
+    divergence: TokenFn | None = None,
+    jit: bool = True,
+    shardings: TrainState | None = None,
+) -> Step:
+    """``(state, scored) -> (state, metrics)``: jitted, the state donated.
+
+    Args:
+      algorithm: the method.
+      score: ``(params, rollout) -> Scores``.
+      tx: the optimiser.
+      updates: optimiser steps on each rollout; from the second on ratios differ
+        from 1.
+      microbatches: parts that the rows are scanned in, whole groups each.
+      values: ``(params, critic, rollout) -> [B, T]``, of methods with a critic.
+      divergence: ``(params, reference params, rollout) -> [B, T]``, of regularisers
+        whose form is over the vocabulary (``rollout.divergence_by_logits``).
+      jit: False gives the bare function, for a scan or a vmap of the caller's.
+      shardings: of the state, for ``jax.jit``.
+
+    Returns:
+      the step. Its metrics, float32 scalars on the device: ``loss``, ``grad_norm``,
+      ``reward``, ``kl`` (k3 summed over each completion, nats), ``entropy`` (nats a
+      token), ``clipped`` (share of tokens without a gradient of the policy term),
+      ``ratio`` and ``ratio_outside`` (mean, and share of tokens out of [0.9, 1.1], at
+      the first update: 1 and 0 on-policy), ``flat`` and ``steep`` (``regularisers.pull``),
+      ``length``, ``tokens``, ``finished``, ``signal`` (share of groups whose rewards
+      differ), ``no_signal`` and ``skipped`` (share of updates without a signal, and
+      not finite), ``beta``; with a critic ``value_error`` and ``value``.
+
+    Raises:
+      InputError: the method needs a critic's values, or a divergence over the
+        vocabulary, that is not given; or it is on-policy and ``updates`` is not 1.
+    """
+    regulariser = algorithm.regulariser
+    if algorithm.critic is not None and values is None:
+        raise InputError(
+            "values must be given: the method needs a critic, such as "
+            "critic.value_head makes of a policy"
+        )
+    if algorithm.critic is None:
+        values = None
+    wanted = regulariser is not None and regulariser.over_vocabulary
+    if wanted and divergence is None:
+        raise InputError(
+            f"divergence must be given: the regulariser's form {regulariser.form} sums "
+            "over the vocabulary; rollout.divergence_by_logits makes it of a model"
+        )
+    if algorithm.on_policy and updates != 1:
+        raise InputError(
+            f"updates must be 1, got {updates}: the method holds its ratio at 1, so "
+            "that a second update on the same rollout would be biased"
+        )
+
+    def train_step(state: TrainState, scored: Scored):
+        if scored.beta is None:
+            scored = dataclasses.replace(scored, beta=state.controller.beta)
+        own, memory = scored, state.memory
+        if algorithm.replay is not None:
+            scored, memory = _with_replay(algorithm, state, scored)
+        rows = algorithms.prepare(algorithm, scored)
+        if algorithm.critic is not None and algorithm.critic.pretrain:
+            learns = (state.step >= algorithm.critic.pretrain).astype(jnp.float32)
+            rows = dataclasses.replace(
+                rows, weights=learns * rows.weights, beta=learns * rows.beta
+            )
+        batch = {
+            "rollout": scored.rollout,
+            "rows": rows,
+            "logp_old": scored.logp_old,
+        }
+        signal = has_signal(algorithm, scored, rows)
+        reference = algorithm.reference.params(state.reference)
+        one_update = update.make_update(
+            lambda params, batch: _loss_fn(
+                algorithm,
+                score,
+                values,
+                divergence if wanted else None,
+                reference,
+                params,
+                batch,
+            ),
+            tx,
+            microbatches=microbatches,
+            group=scored.rewards.shape[1],
+        )
+        new, each = jax.lax.scan(
+            lambda state, _: one_update(state, batch, signal), state, length=updates
+        )
+        metrics = jax.tree.map(jnp.mean, each)
+        metrics |= {name: each[name][0] for name in ("ratio", "ratio_outside")}
+        metrics |= describe(algorithm, own)
+        metrics["no_signal"] = 1 - signal.astype(jnp.float32)
+        # Which rule is applied does not depend on where beta starts.
+        rule = algorithm.controller(algorithm.beta or 1.0)
+        step = state.step + 1
+        new = dataclasses.replace(
+            new,
+            step=step,
+            controller=rule.update(
+                state.controller, metrics["kl"], scored.rewards.size
+            ),
+            reference=algorithm.reference.update(state.reference, new.params, step),
+            memory=memory,
+        )
+        return new, metrics
+
+    if not jit:
+        return train_step
+    out_shardings = None if shardings is None else (shardings, None)
+    return jax.jit(train_step, donate_argnums=0, out_shardings=out_shardings)
+
+
+def describe(algorithm: Algorithm, scored: Scored) -> dict[str, Array]:
+    """What a rollout says of itself, as float32 scalars on the device.
+
+    Args:
+      algorithm: the method.
+      scored: the rollout.
+
+    Returns:
+      the metrics of ``make_step`` that need no update.
+    """
+    mask, rewards = scored.mask, scored.rewards
+    spread = jnp.max(rewards, axis=-1) > jnp.min(rewards, axis=-1)
+    metrics = {
+        "reward": jnp.mean(rewards),
+        "signal": jnp.mean(spread.astype(jnp.float32)),
+        "tokens": jnp.sum(mask, dtype=jnp.float32),
+        "length": jnp.mean(jnp.sum(mask, axis=-1, dtype=jnp.float32)),
+        "beta": jnp.asarray(scored.beta, jnp.float32),
+    }
+    if scored.rollout.finished is not None:
+        metrics["finished"] = jnp.mean(scored.rollout.finished.astype(jnp.float32))
+    if scored.right is not None:
+        metrics["right"] = jnp.mean(scored.right.astype(jnp.float32))
+    if scored.values is not None:
+        metrics["value"] = reduce.divide(*reduce.token_mean(scored.values, mask))
+    metrics["kl"] = jnp.float32(0)
+    if scored.logp_ref is not None:
+        k3 = estimators.k3(scored.logp_old, scored.logp_ref, mask)
+        metrics["kl"] = jnp.mean(jnp.sum(k3, axis=-1))
+        if algorithm.regulariser is not None:
+            shares = regularisers.pull(
+                algorithm.regulariser, scored.logp_old, scored.logp_ref, mask
+            )
+            metrics |= {name: reduce.divide(*x) for name, x in shares.items()}
+    return metrics
