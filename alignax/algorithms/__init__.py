@@ -13,23 +13,33 @@ printed they are the call that makes them.
 
 from alignax.algorithms.compose import (
     Algorithm,
+    Critic,
     Method,
+    Replay,
     Rows,
+    Sampling,
     followed,
     losses,
     prepare,
     reduced,
 )
+from alignax.algorithms.fields import needed
+from alignax.algorithms.needs import needs
 from alignax.algorithms.table import METHODS
 from alignax.algorithms.values import partial
 
 __all__ = [
     "METHODS",
     "Algorithm",
+    "Critic",
     "Method",
+    "Replay",
     "Rows",
+    "Sampling",
     "followed",
     "losses",
+    "needed",
+    "needs",
     "partial",
     "prepare",
     "reduced",

@@ -1,0 +1,71 @@
+"""What a method asks of the sampler, the scorer and the task."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from alignax.advantages import running_moments
+from alignax.algorithms.compose import Algorithm, prepare
+from alignax.types import InputError, Rollout, Scored
+
+
+def needs(algorithm: Algorithm) -> frozenset[str]:
+    """The optional fields of ``Scored`` that a method cannot do without.
+
+    Args:
+      algorithm: the composition.
+
+    Returns:
+      their names: what the sampler, the scorer and the task must give.
+
+    Example:
+      >>> from alignax.algorithms import METHODS
+      >>> print(*needs(METHODS["grpo"].algorithm))
+      logp_ref
+    """
+    groups, completions, length = 2, 4, 3
+    pairs = jnp.zeros((groups, completions))
+    tokens = jnp.zeros((groups * completions, length))
+    mask, numbers = tokens == 0, tokens.astype(jnp.int32)
+    heads = 1 if algorithm.critic is None else algorithm.critic.heads
+    rollout = Rollout(
+        tokens=numbers,
+        attended=mask,
+        trained=mask,
+        finished=mask[:, 0],
+        logp_behaviour=tokens,
+        version=numbers,
+    )
+    several = jnp.zeros((groups, completions, 2))
+    optional = {
+        "logp_ref": tokens,
+        "right": pairs > 0,
+        "reward_version": pairs.astype(jnp.int32),
+        "entropy": tokens,
+        "values": tokens if heads == 1 else jnp.zeros((*tokens.shape, heads)),
+        "greedy": pairs[:, 0],
+        "history": pairs[:, 0],
+        "confidence": pairs,
+        "clusters": pairs.astype(jnp.int32),
+        "demonstrated": mask[:, 0],
+        "moments": running_moments().init(),
+        "initial_entropy": jnp.float32(1),
+        "objectives": several,
+        "objective_weights": jnp.ones(2),
+        "token_rewards": tokens,
+        "logp_preferred": tokens,
+        "index": jnp.arange(groups),
+        "key": jax.random.key(0),
+    }
+    full = Scored(rollout=rollout, rewards=pairs, logp_old=tokens, **optional)
+
+    def refuses(name):
+        scored = dataclasses.replace(full, **{name: None})
+        try:
+            jax.eval_shape(lambda scored: prepare(algorithm, scored), scored)
+        except InputError:
+            return True
+        return False
+
+    return frozenset(name for name in optional if refuses(name))
