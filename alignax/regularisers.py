@@ -102,6 +102,11 @@ class Regulariser:
         return self.divergence == divergences.reverse_kl()
 
     @property
+    def top(self) -> int | None:
+        """Tokens that are summed over; None for all."""
+        return self.k if self.form == "top_k" else None
+
+    @property
     def over_vocabulary(self) -> bool:
         """Whether ``losses`` needs the tokens' divergences over the vocabulary."""
         return self.form != "sampled"

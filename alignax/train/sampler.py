@@ -1,0 +1,345 @@
+"""From prompts to scored rollouts: what a method samples, and under which policy."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from alignax import algorithms, reduce, selection
+from alignax.algorithms import Algorithm
+from alignax.pipeline import rollout as rollouts
+from alignax.pipeline.rollout import ScoreFn
+from alignax.types import (
+    ApplyFn,
+    InputError,
+    Params,
+    Prompts,
+    Rollout,
+    Scored,
+    TrainState,
+)
+
+TokenFn = Callable[[Params, Any, Rollout], Float[Array, "B T"]]
+
+
+class Samples(NamedTuple):
+    """What one step samples; rewards are the host's to add."""
+
+    scored: Scored
+    greedy: Rollout | None
+    """One greedy completion of each prompt, of methods that want its reward."""
+
+    @property
+    def rollout(self) -> Rollout:
+        return self.scored.rollout
+
+    def rewarded(
+        self,
+        rewards: Float[Array, " B"],
+        *,
+        right: Array | None = None,
+        greedy: Float[Array, " G"] | None = None,
+        **fields: Any,
+    ) -> Scored:
+        """The record for the step.
+
+        Args:
+          rewards: ``[B]``, in the order of the rollout's rows.
+          right: ``[B]`` booleans, what the task calls a right answer.
+          greedy: ``[G]``, rewards of ``greedy``'s rows.
+          fields: more of ``Scored``'s, in their own shapes.
+
+        Returns:
+          the scored rollout.
+
+        Raises:
+          InputError: a shape is off.
+        """
+        groups = len(self.greedy.tokens) if self.greedy is not None else None
+        rows = len(self.scored.rollout.tokens)
+        for name, value, size in (
+            ("rewards", rewards, rows),
+            ("right", right, rows),
+            ("greedy", greedy, groups),
+        ):
+            if value is not None and jnp.shape(value) != (size,):
+                raise InputError(
+                    f"{name} must be one number a completion, [{size}], got shape "
+                    f"{list(jnp.shape(value))}"
+                )
+        # The sampler left the shape of the groups in place of the rewards.
+        shape = self.scored.rewards.shape
+        return dataclasses.replace(
+            self.scored,
+            rewards=jnp.asarray(rewards, jnp.float32).reshape(shape),
+            right=None if right is None else jnp.asarray(right).reshape(shape),
+            greedy=greedy,
+            **fields,
+        )
+
+
+def behind(prompts: Prompts, tokens: Array, mask: Array, rows: int = 1) -> Prompts:
+    """Prompts with a text after each: ``rows`` texts for every prompt.
+
+    Args:
+      prompts: ``[N, P]``.
+      tokens: int32 ``[N * rows, L]``.
+      mask: bool ``[N * rows, L]``.
+      rows: adjacent texts of one prompt.
+
+    Returns:
+      ``[N * rows, P + L]``, for ``rollout.generate``, which moves the padding.
+    """
+
+    def joined(x, y):
+        return jnp.concatenate([jnp.repeat(x, rows, axis=0), y], axis=1)
+
+    return Prompts(
+        tokens=joined(prompts.tokens, tokens),
+        mask=joined(prompts.mask, mask),
+        index=jnp.repeat(prompts.index, rows),
+    )
+
+
+def _shifted(given: Rollout, cut: Array, more: Rollout, like: Rollout) -> Rollout:
+    """``given`` up to ``cut``, attended and not trained, then ``more``."""
+    length = like.tokens.shape[1]
+    place = jnp.arange(length)[None] - cut[:, None]
+    before = place < 0
+
+    def moved(x):
+        index = jnp.clip(place, 0, x.shape[1] - 1)
+        return jnp.take_along_axis(
+            x, index.reshape(*index.shape, *[1] * (x.ndim - 2)), axis=1
+        )
+
+    def fit(x):
+        return jnp.pad(x, ((0, 0), (0, max(0, length - x.shape[1]))))[:, :length]
+
+    trained = ~before & moved(more.trained)
+    written = jnp.sum(more.trained, axis=-1)
+    support = like.support
+    if support is not None:
+        support = moved(more.support)
+    return dataclasses.replace(
+        like,
+        tokens=jnp.where(before, fit(given.tokens), moved(more.tokens)),
+        attended=jnp.where(before, fit(given.attended), trained),
+        trained=trained,
+        logp_behaviour=reduce.masked(moved(more.logp_behaviour), trained),
+        finished=more.finished & (written + cut <= length),
+        support=support,
+    )
+
+
+def _picked(where: Array, new: Rollout, old: Rollout) -> Rollout:
+    """Rows of ``new`` where True; both were sampled for the same prompts."""
+
+    def pick(x, y):
+        return jnp.where(jnp.expand_dims(where, range(1, x.ndim)), x, y)
+
+    return jax.tree.map(pick, new, old)
+
+
+def _guide(prompts: Prompts, why: str) -> tuple[Array, Array]:
+    if prompts.guide is None:
+        raise InputError(
+            f"prompts.guide is missing: this method samples with {why} of each prompt"
+        )
+    return prompts.guide, prompts.guide_mask
+
+
+def make_sampler(
+    algorithm: Algorithm,
+    apply_fn: ApplyFn,
+    score: ScoreFn,
+    *,
+    completions: int,
+    max_tokens: int,
+    eos_id: int | Sequence[int] | None,
+    pad_id: int = 0,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    slots: int | None = None,
+    rescore: bool | None = None,
+    values: TokenFn | None = None,
+    jit: bool = True,
+) -> Callable[[TrainState, Prompts], Samples]:
+    """``(state, prompts) -> samples``, jitted: what the method trains on, but rewards.
+
+    Args:
+      algorithm: the method; its ``sampling`` says what beside its own completions.
+      apply_fn: the model.
+      score: ``(params, rollout) -> Scores``.
+      completions: K of each prompt.
+      max_tokens: T, at the most, of a completion with its roll-in.
+      eos_id: the end, or the ends; None for never.
+      pad_id: fills what follows.
+      temperature: of the sampled distribution.
+      top_k: sample from this many likeliest tokens.
+      top_p: sample from the likeliest tokens of this mass.
+      slots: rows decoded at a time; None for all.
+      rescore: take ``logp_old`` from the scorer and not from the sampler. None does
+        where it must: the method needs the entropy, rows come from elsewhere, or
+        parameters are of half precision, where sampler and scorer differ.
+      values: ``(params, critic, rollout) -> [B, T]``, of methods with a critic.
+      jit: False gives the bare function.
+
+    Returns:
+      the sampler. The reference's log-probabilities are those of its whole
+      distribution at the sampling temperature.
+
+    Raises:
+      InputError: K is too small for what the method mixes into a group; and the
+        sampler, where prompts lack a guide that the method needs.
+    """
+    plan = algorithm.sampling
+    asked = algorithms.needs(algorithm)
+    extra = round(plan.context * completions)
+    if plan.last != "own" and completions < 2:
+        raise InputError(
+            f"completions must be at least 2, got {completions}: the last of each "
+            f"group is a {plan.last}"
+        )
+    if not temperature > 0:
+        raise InputError(
+            "temperature must be positive to sample a group of different completions, "
+            f"got {temperature}"
+        )
+    generate = partial(
+        rollouts.generate,
+        apply_fn,
+        max_tokens=max_tokens,
+        eos_id=eos_id,
+        pad_id=pad_id,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        slots=slots,
+    )
+    foreign = plan.last != "own" or plan.roll_in != "none" or extra > 0
+
+    def rolled_in(params, reference, key, prompts, own):
+        """Completions that go on from somebody's prefix."""
+        cut_key, go_on, prefix_key = jax.random.split(key, 3)
+        if plan.roll_in == "data":
+            tokens, mask = _guide(prompts, "a completion to go on from")
+            tokens, mask = (
+                jnp.repeat(x, completions, axis=0)[:, :max_tokens]
+                for x in (tokens, mask)
+            )
+            given = dataclasses.replace(own, tokens=tokens, attended=mask)
+        elif plan.roll_in == "reference":
+            given = generate(reference, prefix_key, prompts, completions=completions)
+        else:
+            given = own
+        # The end itself is never given: something is left to write.
+        most = jnp.minimum(jnp.sum(given.attended, axis=-1), max_tokens) - 1
+        cut = selection.prefix_cuts(cut_key, jnp.maximum(most, 0))
+        kept = jnp.arange(given.tokens.shape[1])[None] < cut[:, None]
+        longer = behind(prompts, given.tokens, given.attended & kept, completions)
+        more = generate(params, go_on, longer, completions=1)
+        result = _shifted(given, cut, more, own)
+        if plan.roll_in == "policy":
+            second = jnp.arange(len(cut)) % completions >= completions // 2
+            result = _picked(second, result, own)
+        return result
+
+    def in_context(params, key, prompts, own):
+        """The last rows of each group with the guide's text before the prompt."""
+        tokens, mask = _guide(prompts, "a text before the prompt")
+        longer = Prompts(
+            tokens=jnp.concatenate([tokens, prompts.tokens], axis=1),
+            mask=jnp.concatenate([mask, prompts.mask], axis=1),
+            index=prompts.index,
+        )
+        shown = generate(params, key, longer, completions=completions)
+        shown = dataclasses.replace(
+            shown, prompt_tokens=own.prompt_tokens, prompt_mask=own.prompt_mask
+        )
+        rows = jnp.arange(len(own.tokens)) % completions
+        return _picked(rows >= completions - extra, shown, own)
+
+    def with_last(reference, key, prompts, own):
+        last = jnp.arange(len(own.tokens)) % completions == completions - 1
+        if plan.last == "reference":
+            other = generate(reference, key, prompts, completions=completions)
+            return last, _picked(last, other, own)
+        tokens, mask = (
+            jnp.repeat(x, completions, axis=0)[:, :max_tokens]
+            for x in _guide(prompts, "a demonstration")
+        )
+        wide = ((0, 0), (0, max_tokens - tokens.shape[1]))
+        tokens, mask = jnp.pad(tokens, wide), jnp.pad(mask, wide)
+        given = dataclasses.replace(
+            own,
+            tokens=tokens,
+            attended=mask,
+            trained=mask,
+            finished=jnp.ones_like(own.finished),
+        )
+        return last, _picked(last, given, own)
+
+    def sample(state: TrainState, prompts: Prompts) -> Samples:
+        reference = algorithm.reference.params(state.reference)
+        key = jax.random.fold_in(state.key, state.step)
+        other_key, method_key = jax.random.split(jax.random.fold_in(key, 1))
+        own = partial(generate, state.params, version=state.step)
+        rollout = own(key, prompts, completions=completions)
+        demonstrated = None
+        if plan.roll_in != "none":
+            rollout = rolled_in(state.params, reference, other_key, prompts, rollout)
+        if extra:
+            rollout = in_context(state.params, other_key, prompts, rollout)
+        if plan.last != "own":
+            demonstrated, rollout = with_last(reference, other_key, prompts, rollout)
+
+        half = any(x.dtype.itemsize == 2 for x in jax.tree.leaves(state.params))
+        again = foreign or half or "entropy" in asked if rescore is None else rescore
+        mask, fields = rollout.trained, {}
+        logp_old = rollout.logp_behaviour
+        if again:
+            scores = score(state.params, rollout)
+            logp_old = reduce.masked(scores.logp, mask)
+            fields["entropy"] = reduce.masked(scores.entropy, mask)
+        by_reference = score(reference, rollout)
+        if plan.last == "demonstration":
+            # Nobody of ours drew them: the denominator is the method's to choose.
+            rollout = dataclasses.replace(
+                rollout,
+                logp_behaviour=jnp.where(
+                    demonstrated[:, None], logp_old, rollout.logp_behaviour
+                ),
+            )
+        if values is not None:
+            fields["values"] = values(state.params, state.critic, rollout)
+        greedy = None
+        if plan.greedy:
+            greedy = rollouts.generate(
+                apply_fn,
+                state.params,
+                key,
+                prompts,
+                completions=1,
+                max_tokens=max_tokens,
+                eos_id=eos_id,
+                pad_id=pad_id,
+                temperature=0.0,
+            )
+        scored = Scored(
+            rollout=rollout,
+            rewards=jnp.full((len(prompts.tokens), completions), jnp.nan),
+            logp_old=logp_old,
+            logp_ref=reduce.masked(by_reference.logp + by_reference.log_mass, mask),
+            demonstrated=demonstrated,
+            key=method_key,
+            **fields,
+        )
+        return Samples(scored, greedy)
+
+    return jax.jit(sample) if jit else sample
