@@ -26,8 +26,9 @@ from alignax import cli, exact
 from alignax.models import decoder, functional
 from alignax.pipeline import checkpoint, data, metrics, plots
 from alignax.pipeline import rollout as rollouts
+from alignax.train import loop
 from alignax.types import InputError, Rollout
-from experiments import grpo, loop, sft
+from experiments import grpo, sft
 from experiments.grpo import GRPO
 from experiments.sft import SFT
 

@@ -25,8 +25,9 @@ from alignax import cli
 from alignax.models import decoder, functional, hf
 from alignax.pipeline import checkpoint, data, metrics, plots, rewards
 from alignax.pipeline import rollout as rollouts
+from alignax.train import loop
 from alignax.types import ApplyFn, HiddenFn, InputError
-from experiments import grpo, loop, sft
+from experiments import grpo, sft
 from experiments.grpo import GRPO
 from experiments.sft import SFT
 

@@ -28,8 +28,9 @@ from alignax import cli
 from alignax import preference as pf
 from alignax.models import decoder, functional, heads
 from alignax.pipeline import data, update
+from alignax.train import loop
 from alignax.types import InputError
-from experiments import grpo, loop, sft
+from experiments import grpo, sft
 from experiments.preference_report import (
     Bench,
     pair_logp,

@@ -19,10 +19,10 @@ import optax
 from jaxtyping import Array, Bool, Float, Key
 
 from alignax import algorithms, estimators, reduce, regularisers, selection, surrogates
-from alignax.algorithms import Algorithm, Rows
+from alignax.algorithms import Algorithm, Replay, Rows
 from alignax.pipeline import update
 from alignax.pipeline.rollout import ScoreFn
-from alignax.types import InputError, Params, Rollout, Scored, TrainState
+from alignax.types import InputError, Params, Rollout, Scored, Stateful, TrainState
 
 Step = Callable[[TrainState, Scored], tuple[TrainState, dict[str, Array]]]
 TokenFn = Callable[[Params, Any, Rollout], Float[Array, "B T"]]
@@ -52,7 +52,8 @@ def init_state(
       beta: where the controller starts; by default the algorithm's own.
       reference: parameters to regularise towards; by default ``params``.
       critic: parameters of the value function; needed by methods with a critic.
-      example: a scored rollout, or its shapes, for the buffer of methods that replay.
+      example: a scored rollout, or its shapes, for the buffer of methods that replay
+        (``jax.eval_shape`` of the sampler).
 
     Returns:
       the state.
@@ -74,7 +75,7 @@ def init_state(
                 "example must be given: the method replays earlier groups, and the "
                 "buffer has the shapes of a scored rollout"
             )
-        memory = _replay(algorithm, example).init()
+        memory = _replay(algorithm.replay, example)[0].init()
     beta = algorithm.beta if beta is None else beta
     return update.init_state(
         params,
@@ -100,58 +101,56 @@ def _check_alike(params: Params, reference: Params) -> None:
         )
 
 
-def _groups(scored: Scored) -> tuple[Any, Any]:
-    """The record as one pytree ``[G, ...]``, and a function that goes back."""
+def _stored(scored: Scored) -> Scored:
+    """What of a record is replayed: a task's own fields are of their step."""
+    kept = {"rollout", "rewards", "logp_old", "logp_ref", "entropy", "values"}
+    names = {field.name for field in dataclasses.fields(scored)}
+    return dataclasses.replace(scored, **dict.fromkeys(names - kept))
+
+
+def _grouped(scored: Scored) -> Scored:
+    """Every leaf ``[G, ...]``."""
     groups = scored.rewards.shape[0]
-    bare = dataclasses.replace(scored, key=None, beta=None)
-
-    def back(tree):
-        def flat(x, like):
-            return x.reshape(-1, *like.shape[1:]) if like.shape[0] != groups else x
-
-        whole = jax.tree.map(flat, tree, bare)
-        return dataclasses.replace(whole, key=scored.key, beta=scored.beta)
-
-    def grouped(x):
-        return x.reshape(groups, -1, *x.shape[1:]) if x.shape[0] != groups else x
-
-    return jax.tree.map(grouped, bare), back
+    rows = dataclasses.replace(scored, rewards=None)
+    rows = jax.tree.map(lambda x: x.reshape(groups, -1, *x.shape[1:]), rows)
+    return dataclasses.replace(rows, rewards=scored.rewards)
 
 
-def _count(algorithm: Algorithm, groups: int) -> int:
-    """Replayed groups beside ``groups`` fresh ones."""
-    share = algorithm.replay.share
-    return max(1, round(groups * share / (1 - share)))
+def _ungrouped(scored: Scored) -> Scored:
+    rows = dataclasses.replace(scored, rewards=None)
+    rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
+    return dataclasses.replace(rows, rewards=scored.rewards)
 
 
-def _replay(algorithm: Algorithm, scored: Scored):
-    grouped = jax.eval_shape(lambda scored: _groups(scored)[0], scored)
-    row = jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), grouped)
+def _replay(replay: Replay, scored: Scored) -> tuple[Stateful, int]:
+    """The buffer for a method's groups, and how many of them a batch takes."""
+    row = jax.eval_shape(lambda scored: _grouped(_stored(scored)), scored)
+    row = jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), row)
     groups = scored.rewards.shape[0]
-    capacity = max(groups * algorithm.replay.most_age, _count(algorithm, groups))
-    return selection.replay_buffer(row, capacity=capacity)
+    count = max(1, round(groups * replay.share / (1 - replay.share)))
+    capacity = max(groups * replay.most_age, count)
+    return selection.replay_buffer(row, capacity=capacity), count
 
 
-def _with_replay(algorithm: Algorithm, state: TrainState, scored: Scored):
+def _with_replay(replay: Replay, state: TrainState, scored: Scored):
     """Fresh and earlier groups as one batch, and the buffer with the fresh ones."""
-    fresh, back = _groups(scored)
-    groups = scored.rewards.shape[0]
+    buffer, count = _replay(replay, scored)
+    fresh = _grouped(_stored(scored))
     old, valid = selection.replay_sample(
         state.memory,
         jax.random.fold_in(state.key, state.step),
-        count=_count(algorithm, groups),
-        most_age=algorithm.replay.most_age,
+        count=count,
+        most_age=replay.most_age,
     )
     # An empty place has no token that is trained.
-    trained = old.rollout.trained & valid.reshape(-1, 1, 1)
+    trained = old.rollout.trained & valid[:, None, None]
     old = dataclasses.replace(
         old, rollout=dataclasses.replace(old.rollout, trained=trained)
     )
-    both = back(jax.tree.map(lambda x, y: jnp.concatenate([x, y]), fresh, old))
-    memory = _replay(algorithm, scored).update(
-        state.memory, fresh, jnp.ones(groups, bool)
-    )
-    return both, memory
+    both = _ungrouped(jax.tree.map(lambda x, y: jnp.concatenate([x, y]), fresh, old))
+    keep = jnp.ones(scored.rewards.shape[0], bool)
+    memory = buffer.update(state.memory, fresh, keep)
+    return dataclasses.replace(both, beta=scored.beta, key=scored.key), memory
 
 
 def has_signal(algorithm: Algorithm, scored: Scored, rows: Rows) -> Bool[Array, ""]:
@@ -244,8 +243,8 @@ def make_step(
       ``reward``, ``kl`` (k3 summed over each completion, nats), ``entropy`` (nats a
       token), ``clipped`` (share of tokens without a gradient of the policy term),
       ``ratio`` and ``ratio_outside`` (mean, and share of tokens out of [0.9, 1.1], at
-      the first update: 1 and 0 on-policy), ``flat`` and ``steep`` (``regularisers.pull``),
-      ``length``, ``tokens``, ``finished``, ``signal`` (share of groups whose rewards
+      the first update: 1 and 0 on-policy), ``flat`` and ``steep``
+      (``regularisers.pull``), ``length``, ``tokens``, ``finished``, ``signal`` (share of groups whose rewards
       differ), ``no_signal`` and ``skipped`` (share of updates without a signal, and
       not finite), ``beta``; with a critic ``value_error`` and ``value``.
 
@@ -278,7 +277,7 @@ def make_step(
             scored = dataclasses.replace(scored, beta=state.controller.beta)
         own, memory = scored, state.memory
         if algorithm.replay is not None:
-            scored, memory = _with_replay(algorithm, state, scored)
+            scored, memory = _with_replay(algorithm.replay, state, scored)
         rows = algorithms.prepare(algorithm, scored)
         if algorithm.critic is not None and algorithm.critic.pretrain:
             learns = (state.step >= algorithm.critic.pretrain).astype(jnp.float32)
@@ -319,9 +318,7 @@ def make_step(
         new = dataclasses.replace(
             new,
             step=step,
-            controller=rule.update(
-                state.controller, metrics["kl"], scored.rewards.size
-            ),
+            controller=rule.update(state.controller, metrics["kl"], own.rewards.size),
             reference=algorithm.reference.update(state.reference, new.params, step),
             memory=memory,
         )

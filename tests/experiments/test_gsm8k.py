@@ -10,8 +10,9 @@ import pytest
 from alignax import cli
 from alignax.models import decoder, functional, hf
 from alignax.pipeline import checkpoint, data, metrics, rewards
+from alignax.train import loop
 from alignax.types import InputError
-from experiments import grpo_gsm8k, loop
+from experiments import grpo_gsm8k
 from experiments.grpo import GRPO
 from experiments.grpo_gsm8k import Config
 from experiments.sft import SFT

@@ -12,8 +12,8 @@ import pytest
 
 from alignax import cli, controllers
 from alignax.pipeline import checkpoint, metrics, update
+from alignax.train import loop
 from alignax.types import InputError, RunError
-from experiments import loop
 
 PHASES = [
     loop.Phase(name="first", steps=12),

@@ -1,0 +1,319 @@
+"""Options of a policy-gradient run, as a command line or a file gives them."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import optax
+from jaxtyping import Array, Key
+
+from alignax import algorithms, controllers, divergences, references
+from alignax.algorithms import Algorithm
+from alignax.divergences import Divergence
+from alignax.pipeline import update
+from alignax.pipeline.rollout import ScoreFn
+from alignax.regularisers import Form, Level, Place, Regulariser
+from alignax.train import policy_gradient, sampler
+from alignax.types import ApplyFn, InputError, Params, Prompts, TrainState
+
+DIVERGENCES: dict[str, Callable[..., Divergence]] = {
+    maker.__name__: maker
+    for maker in (
+        divergences.reverse_kl,
+        divergences.forward_kl,
+        divergences.jensen_shannon,
+        divergences.alpha,
+        divergences.squared_hellinger,
+        divergences.pearson,
+        divergences.neyman,
+        divergences.chi2_kl,
+        divergences.jeffreys,
+        divergences.total_variation,
+    )
+}
+
+
+def divergence_of(text: str) -> Divergence:
+    """A divergence from its name, with a number behind a colon where it takes one.
+
+    Args:
+      text: such as ``reverse_kl``, ``alpha:0.5`` or ``jensen_shannon:0.1``.
+
+    Returns:
+      the divergence.
+
+    Raises:
+      InputError: there is none of that name, or it does not take the number.
+
+    Example:
+      >>> print(divergence_of("alpha:0.25").name)
+      alpha
+    """
+    name, _, number = text.partition(":")
+    if name not in DIVERGENCES:
+        raise InputError(
+            f"divergence must be one of {', '.join(DIVERGENCES)}, with a number behind "
+            f"a colon where it takes one (alpha:0.5), got {text!r}"
+        )
+    try:
+        return DIVERGENCES[name](*([float(number)] if number else []))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"divergence {text!r} cannot be made: {error}") from None
+
+
+def method_of(text: str) -> Algorithm:
+    """A method of ``algorithms.METHODS`` from its key, a variant in brackets.
+
+    Args:
+      text: such as ``grpo`` or ``grpo (TRL default)``.
+
+    Returns:
+      the composition.
+
+    Raises:
+      InputError: there is none, or its step is of another kind.
+    """
+    key, _, variant = text.partition(" (")
+    method = algorithms.METHODS.get(key)
+    if method is None:
+        raise InputError(
+            f"method must be one of {', '.join(algorithms.METHODS)}, got {text!r}"
+        )
+    if variant:
+        name = variant.removesuffix(")")
+        if name not in method.variants:
+            raise InputError(
+                f"method {key} has the variants {', '.join(method.variants) or 'none'}"
+                f", got {name!r}"
+            )
+        return method.variants[name]
+    if method.algorithm is None:
+        raise InputError(
+            f"method {key} is no policy gradient on groups of completions: "
+            f"{method.composition}"
+        )
+    return method.algorithm
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RL:
+    """A policy gradient under a divergence from the reference."""
+
+    method: str = "unbiased"
+    """The method's key in the table of algorithms, with a variant in brackets."""
+    divergence: str | None = None
+    """The divergence from the reference, such as jensen_shannon or alpha:0.5; by
+    default the method's own."""
+    level: Level | None = None
+    """Whether the divergence is that of whole completions or myopic; by default the
+    method's own."""
+    form: Form | None = None
+    """How the divergence is estimated: sampled, exact over the vocabulary, or top_k;
+    by default the method's own."""
+    place: Place | None = None
+    """Whether the divergence stands in the reward or in the loss; by default the
+    method's own."""
+    top: int = 64
+    """How many tokens the form top_k sums over."""
+    target_kl: float | None = None
+    """The KL to hold by adapting beta, in nats a completion; None leaves beta to the
+    method."""
+    reference: Literal["method", "fixed", "moving_average", "periodic_reset"] = "method"
+    """Which policy the divergence is measured from: the method's choice, the first
+    policy, its moving average, or the policy of every so many steps ago."""
+    reference_every: int = 50
+    """Steps between two resets of the reference."""
+    reference_decay: float = 0.99
+    """What the moving average keeps of itself at each step."""
+    steps: int = 150
+    """How many rollouts to train on."""
+    prompts: int = 32
+    """Prompts in each rollout."""
+    completions: int = 8
+    """Completions of each prompt, which make a group."""
+    updates: int = 1
+    """Optimiser steps on each rollout."""
+    microbatches: int = 1
+    """Parts that a batch is scanned in, to save memory; the gradient is the same."""
+    temperature: float = 1.0
+    """Temperature of the sampled distribution, under which the policy is trained."""
+    top_k: int | None = None
+    """Sample from this many likeliest tokens only."""
+    top_p: float | None = None
+    """Sample from the likeliest tokens of this mass only."""
+    slots: int | None = None
+    """Rows decoded at a time, where finished ones make room for the next; None decodes
+    all."""
+    learning_rate: float = 3e-4
+    """Learning rate at the peak of its warm-up and cosine schedule."""
+    warmup: int = 10
+    """Optimiser steps of linear warm-up."""
+    clip_norm: float = 1.0
+    """Largest norm of a gradient."""
+
+    def __post_init__(self):
+        least = {"steps": 1, "prompts": 1, "updates": 1, "microbatches": 1, "top": 1}
+        least |= {"completions": 1, "warmup": 0, "reference_every": 1}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise InputError(
+                    f"{name} must be at least {bound}, got {getattr(self, name)}"
+                )
+        for name in ("learning_rate", "clip_norm"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise InputError(
+                    f"{name} must be positive and finite, got {getattr(self, name)}"
+                )
+        if not 0 < self.temperature < float("inf"):
+            raise InputError(
+                "temperature must be positive to sample a group of different "
+                f"completions, got {self.temperature}"
+            )
+        if self.prompts % self.microbatches:
+            raise InputError(
+                f"microbatches must divide the {self.prompts} prompts, got "
+                f"{self.microbatches}"
+            )
+        algorithm_of(self)
+
+
+def algorithm_of(config: RL) -> Algorithm:
+    """The method with what the options change of it.
+
+    Args:
+      config: the options.
+
+    Returns:
+      the composition.
+
+    Raises:
+      InputError: a name is unknown, or the regulariser's choices do not fit together.
+    """
+    algorithm = method_of(config.method)
+    chosen = {
+        name: getattr(config, name)
+        for name in ("level", "form", "place")
+        if getattr(config, name) is not None
+    }
+    if config.divergence is not None:
+        chosen["divergence"] = divergence_of(config.divergence)
+    if chosen:
+        chosen["k"] = config.top
+        base = algorithm.regulariser or Regulariser()
+        algorithm = dataclasses.replace(
+            algorithm, regulariser=dataclasses.replace(base, **chosen)
+        )
+    rules = {
+        "fixed": references.fixed,
+        "moving_average": lambda: references.moving_average(
+            decay=config.reference_decay
+        ),
+        "periodic_reset": lambda: references.periodic_reset(
+            every=config.reference_every
+        ),
+    }
+    if config.reference != "method":
+        algorithm = dataclasses.replace(algorithm, reference=rules[config.reference]())
+    target = config.target_kl
+    if target is not None:
+        algorithm = dataclasses.replace(
+            algorithm,
+            controller=lambda beta: controllers.adaptive_kl(beta=beta, target=target),
+        )
+    return algorithm
+
+
+def optimiser(config: RL) -> optax.GradientTransformation:
+    """AdamW as the options say, over all updates of the run."""
+    return update.optimiser(
+        learning_rate=config.learning_rate,
+        steps=config.steps * config.updates,
+        warmup=config.warmup,
+        clip_norm=config.clip_norm,
+        final_fraction=0.1,
+    )
+
+
+class Parts(NamedTuple):
+    """What a run is made of; see ``policy_gradient`` and ``sampler``."""
+
+    algorithm: Algorithm
+    init: Callable[..., TrainState]
+    """``(params, key, beta=None, reference=None, critic=None, prompts=None) -> state``;
+    ``prompts`` of a method that replays, for the shapes of what it keeps."""
+    sample: Callable[[TrainState, Prompts], sampler.Samples]
+    step: policy_gradient.Step
+
+
+def make(
+    config: RL,
+    apply_fn: ApplyFn,
+    score: ScoreFn,
+    *,
+    max_tokens: int,
+    eos_id: Any,
+    pad_id: int = 0,
+    values: policy_gradient.TokenFn | None = None,
+    divergence: policy_gradient.TokenFn | None = None,
+    shardings: TrainState | None = None,
+) -> Parts:
+    """The sampler and the step of a run, from its options and a model.
+
+    Args:
+      config: the options.
+      apply_fn: the model.
+      score: ``(params, rollout) -> Scores``.
+      max_tokens: of a completion.
+      eos_id: the end, or the ends; None for never.
+      pad_id: fills what follows.
+      values: of methods with a critic.
+      divergence: of regularisers over the vocabulary.
+      shardings: of the train state.
+
+    Returns:
+      the parts; sampler and step are jitted.
+
+    Raises:
+      InputError: the method needs what is not given.
+    """
+    algorithm, tx = algorithm_of(config), optimiser(config)
+
+    def init(
+        params: Params,
+        key: Key[Array, ""],
+        *,
+        prompts: Prompts | None = None,
+        **slots: Any,
+    ) -> TrainState:
+        if algorithm.replay is not None and prompts is not None:
+            bare = dataclasses.replace(algorithm, replay=None)
+            state = policy_gradient.init_state(bare, params, tx, key, **slots)
+            slots["example"] = jax.eval_shape(sample, state, prompts).scored
+        return policy_gradient.init_state(algorithm, params, tx, key, **slots)
+
+    sample = sampler.make_sampler(
+        algorithm,
+        apply_fn,
+        score,
+        completions=config.completions,
+        max_tokens=max_tokens,
+        eos_id=eos_id,
+        pad_id=pad_id,
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        slots=config.slots,
+        values=values if algorithm.critic is not None else None,
+    )
+    step = policy_gradient.make_step(
+        algorithm,
+        score,
+        tx,
+        updates=config.updates,
+        microbatches=config.microbatches,
+        values=values,
+        divergence=divergence,
+        shardings=shardings,
+    )
+    return Parts(algorithm, init, sample, step)
