@@ -76,6 +76,7 @@ from alignax.estimators.myopic import (
     myopic_k2_surrogate,
     myopic_kl_surrogate,
     myopic_straight_through_surrogate,
+    myopic_top_k_f_surrogate,
     myopic_weighted_k3_surrogate,
     off_policy_myopic_kl_surrogate,
 )
@@ -146,6 +147,7 @@ __all__ = [
     "myopic_kl_surrogate",
     "myopic_rao_blackwell_surrogate",
     "myopic_straight_through_surrogate",
+    "myopic_top_k_f_surrogate",
     "myopic_weighted_k3_surrogate",
     "off_policy_myopic_kl_surrogate",
     "off_policy_sequence_kl_surrogate",

@@ -10,10 +10,14 @@ Off-policy, times ``weights.prefix_weights`` a loss has the same expected gradie
 times ``weights.token_weights`` it has that at the behaviour policy's prefixes.
 """
 
-from jaxtyping import Array, Bool, Float
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
 
-from alignax import divergences, numerics, reduce
+from alignax import divergences, logprobs, numerics, reduce
+from alignax.divergences.vocabulary import perspective
 from alignax.estimators import _common, weights
+from alignax.types import InputError
 
 
 def myopic_kl_surrogate(
@@ -304,3 +308,71 @@ def off_policy_myopic_kl_surrogate(
     if cap is not None:
         w = weights.truncated_weights(w, cap=cap)
     return w * myopic_kl_surrogate(logp, logp_ref, mask)
+
+
+def myopic_top_k_f_surrogate(
+    divergence: divergences.Divergence,
+    logits: Float[Array, "*B T V"],
+    logits_ref: Float[Array, "*B T V"],
+    tokens: Int[Array, "*B T"],
+    mask: Bool[Array, "*B T"],
+    *,
+    k: int,
+) -> Float[Array, "*B T"]:
+    """Any f-divergence of tokens: the policy's k likeliest summed, the tail sampled.
+
+    ``Σ_{v ∈ top} ρ_v f(u_v) + 1{y ∉ top} f(u_y)/u_y``.
+
+    Value: unbiased for the sum of the tokens' D_f(π‖ρ) at the policy's prefixes.
+    Gradient: of the token-myopic D_f(π‖ρ), unbiased, for tokens from the policy.
+
+    Args:
+      divergence: an element of ``alignax.divergences``.
+      logits: ``[..., T, V]``, differentiated; −inf is probability 0.
+      logits_ref: ``[..., T, V]`` of the reference; no gradient.
+      tokens: ``[..., T]``, the taken ones.
+      mask: ``[..., T]``, True on generated tokens.
+      k: at least 1; tokens tied with the last are summed as well.
+
+    Returns:
+      ``[..., T]`` float32, not negative in value, zero where masked.
+
+    Raises:
+      InputError: ``k`` is less than 1.
+
+    Reference:
+      Liu et al., "Rao-Blackwellized Stochastic Gradients for Discrete
+      Distributions", arXiv 1810.04777 (the sum-and-sample form).
+
+    Example:
+      >>> logits, mask, taken = jnp.zeros((1, 2)), jnp.array([True]), jnp.array([1])
+      >>> div = divergences.pearson()
+      >>> print(myopic_top_k_f_surrogate(div, logits, logits, taken, mask, k=1))
+      [0.]
+    """
+    if k < 1:
+        raise InputError(f"k must be at least 1, got {k}")
+    logp, logp_ref = (
+        logprobs.log_softmax(jnp.where(mask[..., None], x, 0))
+        for x in (logits, jax.lax.stop_gradient(logits_ref))
+    )
+    fixed = jax.lax.stop_gradient(logp)
+    kept = fixed >= jax.lax.top_k(fixed, min(k, fixed.shape[-1]))[0][..., -1:]
+    support, support_ref = logp > -jnp.inf, logp_ref > -jnp.inf
+    terms = perspective(
+        divergence,
+        jnp.where(support, logp, 0),
+        jnp.where(support_ref, logp_ref, 0),
+        support,
+        support_ref,
+    )
+    head = jnp.sum(jnp.where(kept & support, terms, 0), axis=-1)
+
+    def taken(x):
+        return jnp.take_along_axis(x, tokens[..., None], axis=-1)[..., 0]
+
+    in_tail = mask & ~taken(kept)
+    tail = divergences.policy_sample_surrogate(
+        divergence, taken(logp), taken(logp_ref), mask=in_tail
+    )
+    return jnp.where(mask, head, 0) + tail

@@ -4,13 +4,23 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax.nn import logsumexp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from alignax import logprobs, sampling
+from alignax import divergences, estimators, logprobs, sampling
+from alignax.divergences import Divergence
 from alignax.pipeline import decoding
-from alignax.types import ApplyFn, HiddenFn, InputError, Params, Prompts, Rollout
+from alignax.types import (
+    ApplyFn,
+    HiddenFn,
+    HiddenOutput,
+    InputError,
+    Params,
+    Prompts,
+    Rollout,
+)
 
 
 def generate(
@@ -202,6 +212,65 @@ def score_by_logits(apply_fn: ApplyFn) -> ScoreFn:
     return score
 
 
+def completion_hidden(
+    hidden_fn: HiddenFn, params: Params, rollout: Rollout, *, completions: int = 1
+) -> tuple[Float[Array, "B T D"], HiddenOutput]:
+    """The hidden states that predict each completion token, each prompt encoded once.
+
+    Args:
+      hidden_fn: the model up to its head.
+      params: its parameters.
+      rollout: B rows.
+      completions: K, how many adjacent rows have one prompt; at 1 rows may have any.
+
+    Returns:
+      ``[B, T, D]``, and the model's output with its head.
+
+    Raises:
+      InputError: ``completions`` does not divide the rows.
+
+    Reference:
+      Liu et al., "Prefix Grouper", arXiv 2506.05433.
+    """
+    rows, length = len(rollout.tokens), rollout.prompt_tokens.shape[1]
+    if rows % completions:
+        raise InputError(
+            f"completions must divide the {rows} rows given, got {completions}"
+        )
+    tokens, mask = rollout.tokens[:, :-1], rollout.attended[:, :-1]
+    if completions == 1:
+        out = hidden_fn(
+            params,
+            jnp.concatenate([rollout.prompt_tokens, tokens], axis=1),
+            mask=jnp.concatenate([rollout.prompt_mask, mask], axis=1),
+            logits_from=length - 1,
+        )
+        return out.hidden, out
+    out = hidden_fn(
+        params,
+        rollout.prompt_tokens[::completions],
+        mask=rollout.prompt_mask[::completions],
+        cache_length=length,
+        logits_from=length - 1,
+    )
+    first = jnp.repeat(out.hidden, completions, axis=0)
+    if not tokens.shape[1]:
+        return first, out
+    rest = hidden_fn(params, tokens, mask=mask, prefix=out.cache)
+    return jnp.concatenate([first, rest.hidden], axis=1), out
+
+
+def _law(rollout: Rollout) -> dict[str, Array]:
+    """What ``logprobs.from_hidden`` asks of the distribution that sampled."""
+    options, length = {}, rollout.tokens.shape[1]
+    if rollout.temperature is not None:
+        options["temperature"] = jnp.repeat(rollout.temperature, length)
+    if rollout.support is not None:
+        bits = rollout.support
+        options["support"] = bits.reshape(-1, bits.shape[-1])
+    return options
+
+
 def score_by_hidden(hidden_fn: HiddenFn, *, completions: int = 1) -> ScoreFn:
     """The same without logits, each prompt encoded once for all of its completions.
 
@@ -222,52 +291,93 @@ def score_by_hidden(hidden_fn: HiddenFn, *, completions: int = 1) -> ScoreFn:
     if completions < 1:
         raise InputError(f"completions must be at least 1, got {completions}")
 
-    def hidden_of(params, rollout):
-        """The hidden states that predict each completion token, and the rest."""
-        length = rollout.prompt_tokens.shape[1]
-        tokens, mask = rollout.tokens[:, :-1], rollout.attended[:, :-1]
-        if completions == 1:
-            out = hidden_fn(
-                params,
-                jnp.concatenate([rollout.prompt_tokens, tokens], axis=1),
-                mask=jnp.concatenate([rollout.prompt_mask, mask], axis=1),
-                logits_from=length - 1,
-            )
-            return out.hidden, out
-        out = hidden_fn(
-            params,
-            rollout.prompt_tokens[::completions],
-            mask=rollout.prompt_mask[::completions],
-            cache_length=length,
-            logits_from=length - 1,
-        )
-        first = jnp.repeat(out.hidden, completions, axis=0)
-        if not tokens.shape[1]:
-            return first, out
-        rest = hidden_fn(params, tokens, mask=mask, prefix=out.cache)
-        return jnp.concatenate([first, rest.hidden], axis=1), out
-
     def score(params, rollout):
         shape = rollout.tokens.shape
-        if shape[0] % completions:
-            raise InputError(
-                f"completions must divide the {shape[0]} rows given, got {completions}"
-            )
-        hidden, out = hidden_of(params, rollout)
-        options = {}
-        if rollout.temperature is not None:
-            options["temperature"] = jnp.repeat(rollout.temperature, shape[1])
-        if rollout.support is not None:
-            bits = rollout.support
-            options["support"] = bits.reshape(-1, bits.shape[-1])
+        hidden, out = completion_hidden(
+            hidden_fn, params, rollout, completions=completions
+        )
         stats = logprobs.from_hidden(
             hidden.reshape(-1, hidden.shape[-1]),
             out.head,
             rollout.tokens.reshape(-1),
             soft_cap=out.soft_cap,
-            **options,
+            **_law(rollout),
         )
         found = (stats.logp, stats.entropy, stats.log_mass)
         return Scores(*(x.reshape(shape) for x in found))
 
     return score
+
+
+TokenDivergence = Callable[[Params, Params, Rollout], Float[Array, "B T"]]
+"""``(params, reference params, rollout) -> [B, T]``: each token's divergence of the
+distribution that sampled from the whole reference, nats; a gradient to ``params``."""
+
+
+def divergence_by_logits(
+    apply_fn: ApplyFn, div: Divergence, *, k: int | None = None
+) -> TokenDivergence:
+    """Each token's divergence over the vocabulary, for any model.
+
+    Args:
+      apply_fn: the model, also the reference's.
+      div: the divergence.
+      k: sum over the policy's k likeliest tokens, and sample beyond; None for all.
+
+    Returns:
+      the function; it holds both models' logits.
+
+    Value: exact at each prefix; with ``k`` unbiased, for tokens of the policy.
+    Gradient: of the token's divergence, likewise.
+    """
+
+    def divergence(params, reference, rollout):
+        logits = sampled_logits(completion_logits(apply_fn, params, rollout), rollout)
+        logits_ref = jax.lax.stop_gradient(
+            _tempered(completion_logits(apply_fn, reference, rollout), rollout)
+        )
+        if k is None:
+            return divergences.exact(div, logits, logits_ref)
+        return estimators.myopic_top_k_f_surrogate(
+            div, logits, logits_ref, rollout.tokens, rollout.trained, k=k
+        )
+
+    return divergence
+
+
+def divergence_by_hidden(
+    hidden_fn: HiddenFn, div: Divergence, *, completions: int = 1
+) -> TokenDivergence:
+    """The same over all of the vocabulary, without the logits of all tokens.
+
+    Args:
+      hidden_fn: the model up to its head, also the reference's.
+      div: the divergence.
+      completions: K, how many adjacent rows have one prompt.
+
+    Returns:
+      the function.
+
+    Value: exact at each prefix.
+    Gradient: exact, of the token's divergence.
+    """
+
+    def divergence(params, reference, rollout):
+        found = (
+            completion_hidden(hidden_fn, p, rollout, completions=completions)
+            for p in (params, reference)
+        )
+        (hidden, out), (hidden_ref, out_ref) = found
+        value = logprobs.divergence_from_hidden(
+            div,
+            hidden.reshape(-1, hidden.shape[-1]),
+            out.head,
+            hidden_ref.reshape(-1, hidden_ref.shape[-1]),
+            out_ref.head,
+            soft_cap=out.soft_cap,
+            soft_cap_ref=out_ref.soft_cap,
+            **_law(rollout),
+        )
+        return value.reshape(rollout.tokens.shape)
+
+    return divergence

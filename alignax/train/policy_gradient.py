@@ -202,6 +202,7 @@ def _loss_fn(algorithm, score, values_of, divergence, reference, params, batch):
     aux = {
         "entropy": reduce.token_mean(scores.entropy, rows.mask),
         "clipped": reduce.token_mean(held.astype(jnp.float32), rows.mask),
+        "mass": reduce.token_mean(jnp.exp(scores.log_mass), rows.mask),
         "ratio": reduce.token_mean(jnp.exp(ratios), rows.mask),
         "ratio_outside": reduce.token_mean(outside.astype(jnp.float32), rows.mask),
     }
@@ -244,9 +245,11 @@ def make_step(
       token), ``clipped`` (share of tokens without a gradient of the policy term),
       ``ratio`` and ``ratio_outside`` (mean, and share of tokens out of [0.9, 1.1], at
       the first update: 1 and 0 on-policy), ``flat`` and ``steep``
-      (``regularisers.pull``), ``length``, ``tokens``, ``finished``, ``signal`` (share of groups whose rewards
-      differ), ``no_signal`` and ``skipped`` (share of updates without a signal, and
-      not finite), ``beta``; with a critic ``value_error`` and ``value``.
+      (``regularisers.pull``), ``mass`` and ``mass_ref`` (what a truncation keeps of
+      the policy's and of the reference's probability), ``length``, ``tokens``,
+      ``finished``, ``signal`` (share of groups whose rewards differ), ``no_signal`` and
+      ``skipped`` (share of updates without a signal, and not finite), ``beta``; with a
+      critic ``value_error`` and ``value``.
 
     Raises:
       InputError: the method needs a critic's values, or a divergence over the
@@ -318,7 +321,11 @@ def make_step(
         new = dataclasses.replace(
             new,
             step=step,
-            controller=rule.update(state.controller, metrics["kl"], own.rewards.size),
+            controller=update.where(
+                jnp.isfinite(metrics["kl"]),
+                rule.update(state.controller, metrics["kl"], own.rewards.size),
+                state.controller,
+            ),
             reference=algorithm.reference.update(state.reference, new.params, step),
             memory=memory,
         )
@@ -358,6 +365,11 @@ def describe(algorithm: Algorithm, scored: Scored) -> dict[str, Array]:
     metrics["kl"] = jnp.float32(0)
     if scored.logp_ref is not None:
         k3 = estimators.k3(scored.logp_old, scored.logp_ref, mask)
+        if scored.log_mass_ref is not None:
+            # The mean ratio to a truncated policy is the reference's mass there, not 1.
+            lost = -jnp.expm1(scored.log_mass_ref)
+            k3 = k3 + reduce.masked(lost, mask)
+            metrics["mass_ref"] = reduce.divide(*reduce.token_mean(1 - lost, mask))
         metrics["kl"] = jnp.mean(jnp.sum(k3, axis=-1))
         if algorithm.regulariser is not None:
             shares = regularisers.pull(

@@ -331,6 +331,8 @@ def make_sampler(
                 pad_id=pad_id,
                 temperature=0.0,
             )
+        if rollout.support is not None:
+            fields["log_mass_ref"] = by_reference.log_mass
         scored = Scored(
             rollout=rollout,
             rewards=jnp.full((len(prompts.tokens), completions), jnp.nan),
