@@ -209,6 +209,7 @@ class Scored:
     confidence: Leaf = None  # float32 [G, K], of the slow reference in the answer
     clusters: Leaf = None  # int32 [G, K], meanings of the answers
     demonstrated: Leaf = None  # bool [B], rows that are a teacher's
+    index: Leaf = None  # int32 [G], the record of each prompt
     key: Leaf = None  # key [], where the method draws
     moments: Any = None  # advantages.Moments of all rewards so far, these included
     initial_entropy: Leaf = None  # float32 [], the policy's when training began
@@ -254,7 +255,7 @@ class TrainState:
     key: Leaf  # key []
     reference: Any = None  # state of a rule of ``alignax.references``
     critic: Params = None  # of a value function, trained beside the policy
-    memory: Any = None  # what the method keeps: a replay buffer
+    memory: Any = None  # what the method keeps: earlier groups, shortest lengths
 
 
 @jax.tree_util.register_dataclass

@@ -18,7 +18,15 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Key
 
-from alignax import algorithms, estimators, reduce, regularisers, selection, surrogates
+from alignax import (
+    advantages,
+    algorithms,
+    estimators,
+    reduce,
+    regularisers,
+    selection,
+    surrogates,
+)
 from alignax.algorithms import Algorithm, Replay, Rows
 from alignax.pipeline import update
 from alignax.pipeline.rollout import ScoreFn
@@ -41,6 +49,7 @@ def init_state(
     reference: Params | None = None,
     critic: Params | None = None,
     example: Scored | None = None,
+    records: int | None = None,
 ) -> TrainState:
     """A train state at step 0, with the slots that a method needs.
 
@@ -54,6 +63,7 @@ def init_state(
       critic: parameters of the value function; needed by methods with a critic.
       example: a scored rollout, or its shapes, for the buffer of methods that replay
         (``jax.eval_shape`` of the sampler).
+      records: how many there are, for methods that keep a number of each.
 
     Returns:
       the state.
@@ -68,14 +78,21 @@ def init_state(
     if reference is None:
         reference = params
     _check_alike(params, reference)
-    memory = None
+    memory = {}
+    if "history" in algorithms.needs(algorithm):
+        if records is None:
+            raise InputError(
+                "records must be given: the method keeps the shortest right length of "
+                "each record"
+            )
+        memory["history"] = jnp.full(records, jnp.inf)
     if algorithm.replay is not None:
         if example is None:
             raise InputError(
                 "example must be given: the method replays earlier groups, and the "
                 "buffer has the shapes of a scored rollout"
             )
-        memory = _replay(algorithm.replay, example)[0].init()
+        memory["replay"] = _replay(algorithm.replay, example)[0].init()
     beta = algorithm.beta if beta is None else beta
     return update.init_state(
         params,
@@ -84,7 +101,7 @@ def init_state(
         key,
         reference=algorithm.reference.init(reference),
         critic=critic,
-        memory=memory,
+        memory=memory or None,
     )
 
 
@@ -137,7 +154,7 @@ def _with_replay(replay: Replay, state: TrainState, scored: Scored):
     buffer, count = _replay(replay, scored)
     fresh = _grouped(_stored(scored))
     old, valid = selection.replay_sample(
-        state.memory,
+        state.memory["replay"],
         jax.random.fold_in(state.key, state.step),
         count=count,
         most_age=replay.most_age,
@@ -149,8 +166,17 @@ def _with_replay(replay: Replay, state: TrainState, scored: Scored):
     )
     both = _ungrouped(jax.tree.map(lambda x, y: jnp.concatenate([x, y]), fresh, old))
     keep = jnp.ones(scored.rewards.shape[0], bool)
-    memory = buffer.update(state.memory, fresh, keep)
-    return dataclasses.replace(both, beta=scored.beta, key=scored.key), memory
+    kept = buffer.update(state.memory["replay"], fresh, keep)
+    return dataclasses.replace(both, beta=scored.beta, key=scored.key), kept
+
+
+def _history(shortest: Array, scored: Scored) -> Array:
+    """The shortest right length of each record so far."""
+    shape = scored.rewards.shape
+    rows = jnp.broadcast_to(scored.index[:, None], shape).reshape(-1)
+    right = algorithms.needed(scored, "right").reshape(-1)
+    lengths = jnp.sum(scored.mask, axis=-1)
+    return advantages.history_update(shortest, rows, lengths, right)
 
 
 def has_signal(algorithm: Algorithm, scored: Scored, rows: Rows) -> Bool[Array, ""]:
@@ -278,9 +304,11 @@ def make_step(
     def train_step(state: TrainState, scored: Scored):
         if scored.beta is None:
             scored = dataclasses.replace(scored, beta=state.controller.beta)
-        own, memory = scored, state.memory
+        own, memory = scored, dict(state.memory or {})
         if algorithm.replay is not None:
-            scored, memory = _with_replay(algorithm.replay, state, scored)
+            scored, memory["replay"] = _with_replay(algorithm.replay, state, scored)
+        if "history" in memory:
+            memory["history"] = _history(memory["history"], own)
         rows = algorithms.prepare(algorithm, scored)
         if algorithm.critic is not None and algorithm.critic.pretrain:
             learns = (state.step >= algorithm.critic.pretrain).astype(jnp.float32)
@@ -327,7 +355,7 @@ def make_step(
                 state.controller,
             ),
             reference=algorithm.reference.update(state.reference, new.params, step),
-            memory=memory,
+            memory=memory or None,
         )
         return new, metrics
 

@@ -39,19 +39,19 @@ class Samples(NamedTuple):
 
     def rewarded(
         self,
-        rewards: Float[Array, " B"],
+        rewards: Any,
         *,
-        right: Array | None = None,
-        greedy: Float[Array, " G"] | None = None,
+        greedy: Any = None,
         **fields: Any,
     ) -> Scored:
         """The record for the step.
 
         Args:
-          rewards: ``[B]``, in the order of the rollout's rows.
-          right: ``[B]`` booleans, what the task calls a right answer.
+          rewards: ``[B]`` numbers, in the order of the rollout's rows.
           greedy: ``[G]``, rewards of ``greedy``'s rows.
-          fields: more of ``Scored``'s, in their own shapes.
+          fields: more that the task knows of each completion, ``[B]``: ``right``
+            (booleans), ``clusters`` (the meanings of the answers), ``confidence``,
+            ``reward_version``.
 
         Returns:
           the scored rollout.
@@ -59,27 +59,25 @@ class Samples(NamedTuple):
         Raises:
           InputError: a shape is off.
         """
-        groups = len(self.greedy.tokens) if self.greedy is not None else None
-        rows = len(self.scored.rollout.tokens)
-        for name, value, size in (
-            ("rewards", rewards, rows),
-            ("right", right, rows),
-            ("greedy", greedy, groups),
-        ):
-            if value is not None and jnp.shape(value) != (size,):
-                raise InputError(
-                    f"{name} must be one number a completion, [{size}], got shape "
-                    f"{list(jnp.shape(value))}"
-                )
         # The sampler left the shape of the groups in place of the rewards.
         shape = self.scored.rewards.shape
-        return dataclasses.replace(
-            self.scored,
-            rewards=jnp.asarray(rewards, jnp.float32).reshape(shape),
-            right=None if right is None else jnp.asarray(right).reshape(shape),
-            greedy=greedy,
-            **fields,
-        )
+        judged = {"rewards": rewards, **fields}
+        for name, value in judged.items():
+            if jnp.shape(value) != (shape[0] * shape[1],):
+                raise InputError(
+                    f"{name} must be one number for each of the {shape[0] * shape[1]} "
+                    f"completions, got shape {list(jnp.shape(value))}"
+                )
+            judged[name] = jnp.asarray(value).reshape(shape)
+        judged["rewards"] = judged["rewards"].astype(jnp.float32)
+        if greedy is not None:
+            if jnp.shape(greedy) != shape[:1]:
+                raise InputError(
+                    f"greedy must be one reward for each of the {shape[0]} prompts, got "
+                    f"shape {list(jnp.shape(greedy))}"
+                )
+            judged["greedy"] = jnp.asarray(greedy, jnp.float32)
+        return dataclasses.replace(self.scored, **judged)
 
 
 def behind(prompts: Prompts, tokens: Array, mask: Array, rows: int = 1) -> Prompts:
@@ -316,6 +314,14 @@ def make_sampler(
                     demonstrated[:, None], logp_old, rollout.logp_behaviour
                 ),
             )
+        logp_ref = reduce.masked(by_reference.logp + by_reference.log_mass, mask)
+        if "confidence" in asked:
+            # Of the reference in each answer: its mean token's probability.
+            count = jnp.sum(mask, axis=-1, dtype=jnp.float32)
+            mean = reduce.divide(jnp.sum(logp_ref, axis=-1), count)
+            fields["confidence"] = jnp.exp(mean).reshape(-1, completions)
+        if "history" in asked:
+            fields["history"] = state.memory["history"][prompts.index]
         if values is not None:
             fields["values"] = values(state.params, state.critic, rollout)
         greedy = None
@@ -337,8 +343,9 @@ def make_sampler(
             rollout=rollout,
             rewards=jnp.full((len(prompts.tokens), completions), jnp.nan),
             logp_old=logp_old,
-            logp_ref=reduce.masked(by_reference.logp + by_reference.log_mass, mask),
+            logp_ref=logp_ref,
             demonstrated=demonstrated,
+            index=prompts.index,
             key=method_key,
             **fields,
         )

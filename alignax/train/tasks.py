@@ -1,0 +1,75 @@
+"""Tasks: records, a prompt for each, and what a completion is worth.
+
+The host's part of a policy-gradient step. A reward sees whole completions, a tool's
+answers and a roll-in included, and says what the method may ask of the task.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from alignax.pipeline import data, rewards
+from alignax.train.options import Parts
+from alignax.types import Prompts, Rollout, TrainState
+
+Judge = Callable[[Rollout, np.ndarray], dict[str, np.ndarray]]
+"""``(rollout, record numbers [N]) -> fields``: ``rewards [N]``, and what else the task
+knows of each completion: ``right``, ``clusters``, ``confidence``, ``reward_version``."""
+
+
+def judge_texts(
+    records: Sequence[Any],
+    reward: rewards.Reward,
+    tokenizer: data.Tokenizer,
+    *,
+    right: rewards.Reward | None = None,
+) -> Judge:
+    """A judge from functions of texts.
+
+    Args:
+      records: all that prompts are made of.
+      reward: ``(completions, records) -> [N]``.
+      tokenizer: decodes the completions.
+      right: ``(completions, records) -> [N]``, 1 for right answers; methods that
+        filter or weigh by right answers need it.
+
+    Returns:
+      the judge. A reward that is not finite is named by its record in a warning.
+    """
+
+    def judge(rollout, numbers):
+        texts = data.decode_rows(rollout.tokens, rollout.attended, tokenizer)
+        asked = [records[number] for number in numbers]
+        fields = {"rewards": rewards.checked(reward(texts, asked), numbers)}
+        if right is not None:
+            fields["right"] = np.asarray(right(texts, asked)) > 0
+        return fields
+
+    return judge
+
+
+def host_step(
+    parts: Parts, judge: Judge
+) -> Callable[[TrainState, Prompts], tuple[TrainState, dict[str, Any]]]:
+    """Sample, judge, update: a step for ``loop.train``.
+
+    Args:
+      parts: of ``options.make``.
+      judge: the task's.
+
+    Returns:
+      ``(state, prompts) -> (state, metrics)``; it waits for the samples, as the host
+      judges them.
+    """
+
+    def step(state, prompts):
+        samples = parts.sample(state, prompts)
+        index = np.asarray(prompts.index)
+        group = samples.scored.rewards.shape[1]
+        fields = judge(samples.rollout, np.repeat(index, group))
+        if samples.greedy is not None:
+            fields["greedy"] = judge(samples.greedy, index)["rewards"]
+        return parts.step(state, samples.rewarded(**fields))
+
+    return step
