@@ -22,12 +22,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from alignax.algorithms import METHODS
 from alignax.models import functional
 from alignax.pipeline import rollout as rollouts
+from alignax.train import options, policy_gradient
+from alignax.train.options import RL
 from alignax.types import Rollout, Scored
 from benchmarks import timing, tunix_peer
 from benchmarks.decode import SMALL, peer_model
-from experiments import grpo
 
 CLIP, BETA = 0.2, 0.05
 
@@ -61,20 +63,13 @@ def by_alignax(
     microbatches: int = 1,
     frugal: bool = False,
 ) -> Callable[[], object]:
-    """A step of the experiments' own train step.
+    """The GRPO row of the table by the one train step.
 
     ``frugal``: a loop over the layers, whose activations the reverse pass computes
     again, and a compiler without the CPU backend's newer and larger way of fusing.
     """
     completions = batch.rewards.shape[1]
-    config = grpo.GRPO(
-        prompts=groups,
-        completions=completions,
-        kl="k3",
-        kl_in="loss",
-        advantage="group_standardised",
-        microbatches=microbatches,
-    )
+    algorithm, tx = METHODS["grpo"].algorithm, options.optimiser(RL())
     hidden_fn = functional.make_hidden(
         SMALL, remat="block" if frugal else "none", scan=frugal
     )
@@ -82,8 +77,9 @@ def by_alignax(
         hidden_fn, completions=completions if shared else 1
     )
     key = jax.random.key(0)
-    state = grpo.init_state(config, functional.init(SMALL, key), BETA, key)
-    step = grpo.make_train_step(config, score)
+    params = functional.init(SMALL, key)
+    state = policy_gradient.init_state(algorithm, params, tx, key, beta=BETA)
+    step = policy_gradient.make_step(algorithm, score, tx, microbatches=microbatches)
     if frugal:
         again = jax.jit(step, donate_argnums=0).lower(state, batch)
         step = again.compile({"xla_cpu_use_fusion_emitters": False})

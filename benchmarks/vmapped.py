@@ -17,10 +17,10 @@ import numpy as np
 from alignax import exact
 from alignax.models import functional
 from alignax.models.config import DecoderConfig
-from alignax.pipeline import rollout as rollouts
+from alignax.train import options
+from alignax.train.options import RL
 from alignax.types import ApplyFn, Params, Prompts
 from benchmarks import timing
-from experiments import grpo
 
 VOCABULARY, TOKENS = 4, 3
 TINY = DecoderConfig(
@@ -40,12 +40,8 @@ def make_run(
     apply_fn: ApplyFn, init: Init, *, steps: int
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """``(key, beta) -> rewards [steps]``: the share of tokens that are token 1."""
-    config = grpo.GRPO(steps=steps, prompts=4, completions=8, learning_rate=1e-2)
-    score = rollouts.score_by_logits(apply_fn)
-    sample = grpo.make_sampler(
-        config, apply_fn, score, max_tokens=TOKENS, eos_id=None, pad_id=0
-    )
-    train_step = grpo.make_train_step(config, score)
+    config = RL(steps=steps, prompts=4, completions=8, learning_rate=1e-2)
+    parts = options.make(config, apply_fn, max_tokens=TOKENS, eos_id=None, jit=False)
     prompts = Prompts(
         tokens=jnp.zeros((4, 1), jnp.int32),
         mask=jnp.ones((4, 1), bool),
@@ -53,17 +49,14 @@ def make_run(
     )
 
     def run(key, beta):
-        reference = init(key)
-        state = grpo.init_state(config, reference, 1.0, key)
+        state = parts.init(init(key), key, beta=1.0)
         controller = state.controller._replace(beta=beta)
         state = dataclasses.replace(state, controller=controller)
 
         def step(state, _):
-            scored = sample(state, reference, prompts)
-            ones = (scored.rollout.tokens == 1).astype(jnp.float32)
-            rewards = jnp.mean(ones, axis=1).reshape(len(prompts.index), -1)
-            scored = dataclasses.replace(scored, rewards=rewards)
-            state, metrics = train_step(state, scored)
+            samples = parts.sample(state, prompts)
+            ones = (samples.rollout.tokens == 1).astype(jnp.float32)
+            state, metrics = parts.step(state, samples.rewarded(jnp.mean(ones, axis=1)))
             return state, metrics["reward"]
 
         return jax.lax.scan(step, state, length=steps)[1]

@@ -25,11 +25,10 @@ import numpy as np
 from alignax import cli, exact
 from alignax.models import decoder, functional
 from alignax.pipeline import checkpoint, data, metrics, plots
-from alignax.pipeline import rollout as rollouts
-from alignax.train import loop
+from alignax.train import evaluation, loop, options, tasks
+from alignax.train.options import RL
 from alignax.types import InputError, Rollout
-from experiments import grpo, sft
-from experiments.grpo import GRPO
+from experiments import sft
 from experiments.sft import SFT
 
 
@@ -60,7 +59,7 @@ class Config:
     num_layers: int = 2
     """Layers of the decoder."""
     sft: SFT = SFT(steps=2500, learning_rate=1e-2)
-    grpo: GRPO = GRPO(steps=250, prompts=64, learning_rate=2e-3)
+    rl: RL = RL(steps=250, prompts=64, learning_rate=2e-3)
 
     def __post_init__(self):
         if not 2 <= self.terms <= 4:
@@ -154,7 +153,7 @@ def main(config: Config) -> None:
     apply_fn = functional.make_apply(model)
     key = jax.random.key(config.seed)
     phases = [loop.Phase(name="sft", steps=config.sft.steps, shown=("loss",))] + [
-        loop.Phase(name=f"beta_{beta:g}", steps=config.grpo.steps)
+        loop.Phase(name=f"beta_{beta:g}", steps=config.rl.steps)
         for beta in config.betas
     ]
     starts = loop.starts(phases)
@@ -168,16 +167,15 @@ def main(config: Config) -> None:
         "eos_id": tokenizer.eos_id,
         "pad_id": tokenizer.pad_id,
     }
-    score_fn = rollouts.score_by_hidden(
-        functional.make_hidden(model), completions=config.grpo.completions
-    )
-    sample = grpo.make_sampler(config.grpo, apply_fn, score_fn, **tokens)
-    train_step = grpo.make_train_step(config.grpo, score_fn)
-    evaluator = grpo.make_evaluator(apply_fn, completions=4, **tokens)
+    hidden_fn = functional.make_hidden(model)
+    parts = options.make(config.rl, apply_fn, hidden_fn=hidden_fn, **tokens)
+    evaluator = evaluation.make_evaluator(apply_fn, completions=4, **tokens)
 
     questions = [record["question"] for record in held_out]
     answers = [record["answer"] for record in held_out]
     measured = data.encode_prompts(questions, tokenizer, length=prompt_length)
+    first = [record["question"] for record in train_set[: config.rl.prompts]]
+    some = data.encode_prompts(first, tokenizer, length=prompt_length)
     answered = data.encode_supervised(questions, answers, tokenizer, length=length)
 
     @jax.jit
@@ -185,11 +183,16 @@ def main(config: Config) -> None:
         """``[N]``: log-probability of the right completion of each held-out problem."""
         return jnp.sum(sft.answer_logp(apply_fn, params, answered), axis=-1)
 
-    def step(state, prompts):
-        scored = sample(state, reference, prompts)
-        answers = [train_set[i]["answer"] for i in prompts.index]
-        rewards = score(scored.rollout, answers, tokenizer).reshape(len(answers), -1)
-        return train_step(state, dataclasses.replace(scored, rewards=rewards))
+    def judge(rollout, numbers):
+        right = score(rollout, [train_set[n]["answer"] for n in numbers], tokenizer)
+        return {"rewards": right, "right": right > 0}
+
+    def shown(prompts):
+        texts = [train_set[n]["answer"] for n in np.asarray(prompts.index)]
+        rows = [[*tokenizer.encode(text), tokenizer.eos_id] for text in texts]
+        return tasks.guided(prompts, rows, length=max_tokens)
+
+    step = tasks.host_step(parts, judge, guide=shown)
 
     def measure(params):
         return evaluator(params, reference, jax.random.fold_in(key, 1), measured)
@@ -232,14 +235,18 @@ def main(config: Config) -> None:
             config.betas, phases[1:], starts[1:], strict=True
         ):
             state = loop.train(
-                grpo.init_state(
-                    config.grpo, reference, beta, jax.random.fold_in(key, 2)
+                parts.init(
+                    reference,
+                    jax.random.fold_in(key, 2),
+                    beta=beta,
+                    records=len(train_set),
+                    prompts=shown(some),
                 ),
                 data.prompt_batches(
                     train_set,
                     tokenizer,
                     prompt=lambda record: record["question"],
-                    batch_size=config.grpo.prompts,
+                    batch_size=config.rl.prompts,
                     length=prompt_length,
                     seed=config.seed,
                 ),

@@ -18,17 +18,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from alignax import cli
 from alignax.models import decoder, functional, hf
 from alignax.pipeline import checkpoint, data, metrics, plots, rewards
-from alignax.pipeline import rollout as rollouts
-from alignax.train import loop
+from alignax.train import evaluation, loop, options, tasks
+from alignax.train.options import RL
 from alignax.types import ApplyFn, HiddenFn, InputError
-from experiments import grpo, sft
-from experiments.grpo import GRPO
+from experiments import sft
 from experiments.sft import SFT
 
 
@@ -67,9 +65,7 @@ class Config:
     num_layers: int = 3
     """Layers of the small decoder."""
     sft: SFT = SFT(steps=200, batch_size=16, learning_rate=2e-3)
-    grpo: GRPO = GRPO(
-        steps=20, prompts=8, completions=8, microbatches=4, learning_rate=1e-4
-    )
+    rl: RL = RL(steps=20, prompts=8, completions=8, microbatches=4, learning_rate=1e-4)
 
     def __post_init__(self):
         least = {
@@ -185,7 +181,7 @@ def main(config: Config) -> None:
     def ask(record):
         return question(record, tokenizer)
 
-    phases = [loop.Phase(name="grpo", steps=config.grpo.steps)]
+    phases = [loop.Phase(name="grpo", steps=config.rl.steps)]
     if config.model is None:
         taught = loop.Phase(name="sft", steps=config.sft.steps, shown=("loss",))
         phases.insert(0, taught)
@@ -194,7 +190,7 @@ def main(config: Config) -> None:
         train_set,
         tokenizer,
         prompt=ask,
-        batch_size=config.grpo.prompts,
+        batch_size=config.rl.prompts,
         length=config.prompt_length,
         seed=config.seed,
         on_long="drop",
@@ -210,22 +206,18 @@ def main(config: Config) -> None:
         "eos_id": tokenizer.end_ids,
         "pad_id": tokenizer.pad_id,
     }
-    score_fn = rollouts.score_by_hidden(
-        policy.hidden_fn, completions=config.grpo.completions
-    )
-    sample = grpo.make_sampler(config.grpo, apply_fn, score_fn, **tokens)
-    train_step = grpo.make_train_step(config.grpo, score_fn)
-    evaluator = grpo.make_evaluator(apply_fn, completions=1, **tokens)
+    parts = options.make(config.rl, apply_fn, hidden_fn=policy.hidden_fn, **tokens)
+    evaluator = evaluation.make_evaluator(apply_fn, completions=1, **tokens)
     reward = make_reward(config)
 
-    def step(state, batch):
-        scored = sample(state, reference, batch)
-        rollout = scored.rollout
-        texts = data.decode_rows(rollout.tokens, rollout.trained, tokenizer)
-        asked = np.repeat(batch.index, config.grpo.completions)
-        values = rewards.checked(reward(texts, [train_set[i] for i in asked]), asked)
-        grouped = jnp.asarray(values).reshape(-1, config.grpo.completions)
-        return train_step(state, dataclasses.replace(scored, rewards=grouped))
+    judge = tasks.judge_texts(train_set, reward, tokenizer, right=right_number)
+
+    def shown(batch):
+        texts = [train_set[n]["answer"] for n in np.asarray(batch.index)]
+        rows = [[*tokenizer.encode(text), tokenizer.eos_id] for text in texts]
+        return tasks.guided(batch, rows, length=config.max_tokens)
+
+    step = tasks.host_step(parts, judge, guide=shown)
 
     def complete(params):
         rollout, kl = evaluator(params, reference, jax.random.fold_in(key, 1), measured)
@@ -270,8 +262,11 @@ def main(config: Config) -> None:
                 **settings,
             ).params
         state = loop.train(
-            grpo.init_state(
-                config.grpo, reference, config.beta, jax.random.fold_in(key, 2)
+            parts.init(
+                reference,
+                jax.random.fold_in(key, 2),
+                beta=config.beta,
+                records=len(train_set),
             ),
             prompts,
             step,

@@ -28,9 +28,9 @@ from alignax import cli
 from alignax import preference as pf
 from alignax.models import decoder, functional, heads
 from alignax.pipeline import data, update
-from alignax.train import loop
+from alignax.train import evaluation, loop
 from alignax.types import InputError
-from experiments import grpo, sft
+from experiments import sft
 from experiments.preference_report import (
     Bench,
     pair_logp,
@@ -197,7 +197,7 @@ def make_bench(config: Config, model, test: list[dict]) -> Bench:
         data.encode_pairs(texts, tokenizer, length=model.max_length),
         np.array([pair["problem"] for pair in test]),
         data.encode_prompts(asked[: config.tests], tokenizer, length=width),
-        grpo.make_evaluator(
+        evaluation.make_evaluator(
             apply_fn,
             max_tokens=config.answer_bytes + 1,
             eos_id=tokenizer.eos_id,

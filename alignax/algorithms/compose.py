@@ -144,6 +144,13 @@ class Sampling:
 
     __repr__ = printed
 
+    @property
+    def guided(self) -> bool:
+        """Whether prompts must come with a guide."""
+        return (
+            self.last == "demonstration" or self.roll_in == "data" or self.context > 0
+        )
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Algorithm:

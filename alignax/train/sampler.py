@@ -73,8 +73,8 @@ class Samples(NamedTuple):
         if greedy is not None:
             if jnp.shape(greedy) != shape[:1]:
                 raise InputError(
-                    f"greedy must be one reward for each of the {shape[0]} prompts, got "
-                    f"shape {list(jnp.shape(greedy))}"
+                    f"greedy must be one reward for each of the {shape[0]} prompts, "
+                    f"got shape {list(jnp.shape(greedy))}"
                 )
             judged["greedy"] = jnp.asarray(greedy, jnp.float32)
         return dataclasses.replace(self.scored, **judged)

@@ -4,6 +4,7 @@ The host's part of a policy-gradient step. A reward sees whole completions, a to
 answers and a roll-in included, and says what the method may ask of the task.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,11 +12,11 @@ import numpy as np
 
 from alignax.pipeline import data, rewards
 from alignax.train.options import Parts
-from alignax.types import Prompts, Rollout, TrainState
+from alignax.types import InputError, Prompts, Rollout, TrainState
 
 Judge = Callable[[Rollout, np.ndarray], dict[str, np.ndarray]]
-"""``(rollout, record numbers [N]) -> fields``: ``rewards [N]``, and what else the task
-knows of each completion: ``right``, ``clusters``, ``confidence``, ``reward_version``."""
+"""``(rollout, record numbers [N]) -> fields``: ``rewards [N]``, and what else a
+task knows of each: ``right``, ``clusters``, ``confidence``, ``reward_version``."""
 
 
 def judge_texts(
@@ -49,14 +50,48 @@ def judge_texts(
     return judge
 
 
+def guided(
+    prompts: Prompts, texts: Sequence[Sequence[int]], *, length: int, pad_id: int = 0
+) -> Prompts:
+    """Prompts with a guide each: a demonstration, or a text to go on from or behind.
+
+    Args:
+      prompts: ``[N, P]``.
+      texts: N rows of tokens; a demonstration ends with the end of sequence.
+      length: of the guides; longer ones are cut.
+      pad_id: fills what follows.
+
+    Returns:
+      the prompts, for methods whose ``sampling`` asks for a guide.
+
+    Raises:
+      InputError: there is not one text for each prompt.
+    """
+    if len(texts) != len(prompts.index):
+        raise InputError(
+            f"texts must be one for each of the {len(prompts.index)} prompts, got "
+            f"{len(texts)}"
+        )
+    tokens = np.full((len(texts), length), pad_id, np.int32)
+    mask = np.zeros((len(texts), length), bool)
+    for row, text in enumerate(texts):
+        kept = list(text)[:length]
+        tokens[row, : len(kept)], mask[row, : len(kept)] = kept, True
+    return dataclasses.replace(prompts, guide=tokens, guide_mask=mask)
+
+
 def host_step(
-    parts: Parts, judge: Judge
+    parts: Parts,
+    judge: Judge,
+    *,
+    guide: Callable[[Prompts], Prompts] | None = None,
 ) -> Callable[[TrainState, Prompts], tuple[TrainState, dict[str, Any]]]:
     """Sample, judge, update: a step for ``loop.train``.
 
     Args:
       parts: of ``options.make``.
       judge: the task's.
+      guide: gives prompts their guides, where the method samples with them.
 
     Returns:
       ``(state, prompts) -> (state, metrics)``; it waits for the samples, as the host
@@ -64,6 +99,8 @@ def host_step(
     """
 
     def step(state, prompts):
+        if guide is not None and parts.algorithm.sampling.guided:
+            prompts = guide(prompts)
         samples = parts.sample(state, prompts)
         index = np.asarray(prompts.index)
         group = samples.scored.rewards.shape[1]

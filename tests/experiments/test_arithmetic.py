@@ -13,9 +13,10 @@ import pytest
 from alignax import exact
 from alignax.models import decoder, functional
 from alignax.pipeline import checkpoint, data, metrics, sharding, update
-from alignax.pipeline import rollout as rollouts
+from alignax.train import options
+from alignax.train.options import RL
 from alignax.types import InputError
-from experiments import grpo, grpo_arithmetic, sft
+from experiments import grpo_arithmetic, sft
 from experiments.grpo_arithmetic import Config
 
 
@@ -30,7 +31,7 @@ def small(out, **changes):
         "hidden_size": 16,
         "num_layers": 1,
         "sft": sft.SFT(steps=60, batch_size=32, warmup=1, learning_rate=2e-2),
-        "grpo": grpo.GRPO(steps=3, prompts=8, completions=8, warmup=1),
+        "rl": RL(steps=3, prompts=8, completions=8, warmup=1),
     }
     return Config(**fields | changes)
 
@@ -136,7 +137,7 @@ def test_one_bad_reward_costs_one_update(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(grpo_arithmetic, "score", scoring)
     config = small(tmp_path / "run")
     config = dataclasses.replace(
-        config, grpo=dataclasses.replace(config.grpo, updates=2, target_kl=0.1)
+        config, rl=dataclasses.replace(config.rl, updates=2, target_kl=0.1)
     )
     grpo_arithmetic.main(config)
     assert "step 2 of beta_0.5 left the parameters" in capsys.readouterr().err
@@ -209,7 +210,7 @@ def test_configuration_out_of_range(changes, tmp_path):
     "changes",
     [
         {"steps": 0},
-        {"completions": 1},
+        {"completions": 0},
         {"learning_rate": 0.0},
         {"learning_rate": np.inf},
         {"clip_norm": 0.0},
@@ -221,7 +222,7 @@ def test_configuration_out_of_range(changes, tmp_path):
 )
 def test_grpo_out_of_range(changes):
     with pytest.raises(InputError, match=f"{next(iter(changes))} .*got"):
-        grpo.GRPO(**changes)
+        RL(**changes)
 
 
 def test_command_line_reports_bad_input_in_a_paragraph(tmp_path):
@@ -280,39 +281,42 @@ def problem():
         max_length=16,
         initializer_range=0.2,
     )
-    config = grpo.GRPO(prompts=4, completions=4, microbatches=2, steps=10, warmup=1)
+    config = RL(prompts=4, completions=4, microbatches=2, steps=10, warmup=1)
     params = functional.init(model, jax.random.key(0))
     questions = ["1+2=", "3-4=", "9+9=", "0-0="]
     prompts = data.encode_prompts(questions, tokenizer, length=6)
     return model, config, params, prompts, tokenizer
 
 
-def run_steps(problem, place, shardings=None, steps=2):
-    model, config, params, prompts, tokenizer = problem
-    apply_fn = functional.make_apply(model)
-    score = rollouts.score_by_hidden(functional.make_hidden(model), completions=4)
-    sample = grpo.make_sampler(
+def parts_of(problem, shardings=None):
+    model, config, _, _, tokenizer = problem
+    return options.make(
         config,
-        apply_fn,
-        score,
+        functional.make_apply(model),
+        hidden_fn=functional.make_hidden(model),
         max_tokens=4,
         eos_id=tokenizer.eos_id,
         pad_id=tokenizer.pad_id,
+        shardings=shardings,
     )
-    train_step = grpo.make_train_step(config, score, shardings=shardings)
-    state = grpo.init_state(config, params, 0.1, jax.random.key(3))
+
+
+def run_steps(problem, place, shardings=None, steps=2):
+    _, _, params, prompts, _ = problem
+    parts = parts_of(problem, shardings)
+    state = parts.init(params, jax.random.key(3))
     if shardings is not None:
         state = jax.device_put(state, shardings)
-        params = jax.device_put(params, shardings.params)
     history = []
     for _ in range(steps):
-        scored = sample(state, params, place(prompts))
-        tokens = scored.rollout.tokens
+        samples = parts.sample(state, place(prompts))
+        tokens = samples.rollout.tokens
         rewards = jnp.sin(jnp.sum(tokens, axis=-1).astype(jnp.float32))
-        rewards = place(rewards.reshape(-1, config.completions))
-        state, values = train_step(state, dataclasses.replace(scored, rewards=rewards))
+        scored = samples.rewarded(rewards)
+        scored = dataclasses.replace(scored, rewards=place(scored.rewards))
+        state, values = parts.step(state, scored)
         history.append((tokens, values))
-    assert sample._cache_size() == train_step._cache_size() == 1
+    assert parts.sample._cache_size() == parts.step._cache_size() == 1
     return state, history
 
 
@@ -325,8 +329,8 @@ def test_whole_step_on_eight_devices_equals_one(problem):
         params, functional.logical_axes(model), mesh
     )
     shardings = update.state_shardings(
-        grpo.init_state(config, params, 0.1, jax.random.key(3)),
-        grpo.optimiser(config),
+        parts_of(problem).init(params, jax.random.key(3)),
+        options.optimiser(config),
         params=param_shardings,
         replicated=sharding.replicated(mesh),
     )

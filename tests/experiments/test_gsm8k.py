@@ -11,9 +11,9 @@ from alignax import cli
 from alignax.models import decoder, functional, hf
 from alignax.pipeline import checkpoint, data, metrics, rewards
 from alignax.train import loop
+from alignax.train.options import RL
 from alignax.types import InputError
 from experiments import grpo_gsm8k
-from experiments.grpo import GRPO
 from experiments.grpo_gsm8k import Config
 from experiments.sft import SFT
 from tests.pipeline.test_data_tokenizers import TEMPLATE, build_folder
@@ -48,7 +48,7 @@ def small(problems, out, **changes):
         "hidden_size": 16,
         "num_layers": 1,
         "sft": SFT(steps=3, batch_size=4, warmup=1),
-        "grpo": GRPO(steps=2, prompts=2, completions=2, warmup=1),
+        "rl": RL(steps=2, prompts=2, completions=2, warmup=1),
     }
     return Config(**fields | changes)
 
@@ -134,7 +134,7 @@ def test_a_hugging_face_folder_is_trained_and_saved(problems, folder, tmp_path):
         tmp_path / "run",
         model=folder,
         prompt_length=100,
-        grpo=GRPO(steps=2, prompts=2, completions=2, warmup=0, learning_rate=1e-2),
+        rl=RL(steps=2, prompts=2, completions=2, warmup=0, learning_rate=1e-2),
     )
     grpo_gsm8k.main(config)
     before, _ = hf.load(folder)

@@ -1,6 +1,5 @@
 """Adapters against the merged matrices, a GRPO step with them, PEFT's folders."""
 
-import dataclasses
 import json
 
 import jax
@@ -10,9 +9,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from alignax.models import functional, hf, lora
-from alignax.pipeline import rollout as rollouts
+from alignax.train import options
+from alignax.train.options import RL
 from alignax.types import InputError, Prompts
-from experiments import grpo
 from tests.close import EPS, assert_close, decoder_rel
 from tests.models.cases import (
     CONFIGS,
@@ -99,16 +98,14 @@ def test_gradients_are_the_chain_rule_through_the_sum(stabilised):
 
 def test_grpo_trains_the_adapters_and_leaves_the_base():
     before = jax.tree.map(np.array, BASE)
-    config = grpo.GRPO(steps=4, prompts=2, completions=4, learning_rate=0.05, warmup=0)
+    config = RL(steps=4, prompts=2, completions=4, learning_rate=0.05, warmup=0)
     models = (functional.make_apply(CONFIG), functional.make_hidden(CONFIG))
     apply_fn, hidden_fn = (lora.adapt(fn, BASE, lora=RANK2) for fn in models)
-    score = rollouts.score_by_hidden(hidden_fn, completions=4)
-    sample = grpo.make_sampler(
-        config, apply_fn, score, max_tokens=4, eos_id=None, pad_id=0
+    parts = options.make(
+        config, apply_fn, hidden_fn=hidden_fn, max_tokens=4, eos_id=None
     )
-    step = grpo.make_train_step(config, score)
     reference = lora.init(BASE, jax.random.key(0), lora=RANK2)
-    state = grpo.init_state(config, reference, 0.01, jax.random.key(1))
+    state = parts.init(reference, jax.random.key(1), beta=0.01)
     sizes = [x.size for x in jax.tree.leaves(state.opt_state)]
     assert sum(sizes) < 3 * sum(x.size for x in jax.tree.leaves(reference))
     prompts = Prompts(
@@ -118,10 +115,9 @@ def test_grpo_trains_the_adapters_and_leaves_the_base():
     )
     kls = []
     for _ in range(4):
-        scored = sample(state, reference, prompts)
-        twos = (scored.rollout.tokens == 2).astype(jnp.float32)
-        rewards = jnp.mean(twos, axis=1).reshape(2, 4)
-        state, metrics = step(state, dataclasses.replace(scored, rewards=rewards))
+        samples = parts.sample(state, prompts)
+        twos = (samples.rollout.tokens == 2).astype(jnp.float32)
+        state, metrics = parts.step(state, samples.rewarded(jnp.mean(twos, axis=1)))
         kls.append(float(metrics["kl"]))
     assert abs(kls[0]) < 1e-5
     assert kls[-1] > 1e-3

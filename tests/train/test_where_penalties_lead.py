@@ -6,8 +6,6 @@ does not have the sequence KL's gradient, with the point that its own gradient
 leads to.
 """
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,31 +15,33 @@ import pytest
 from alignax import estimators, exact
 from alignax.divergences import forward_kl, regularised_optimum
 from alignax.models import decoder, functional
-from alignax.pipeline import rollout as rollouts
-from alignax.types import InputError, Prompts
-from experiments import grpo
+from alignax.train import options
+from alignax.train.options import RL
+from alignax.types import Prompts
 
 PLACEMENTS = {"k1": "reward", "k2": "loss", "k3": "loss"}
+IN_LOSS = {"level": "myopic", "place": "loss"}
+PENALTIES = {
+    "k1": {},
+    "k2": {"divergence": "reverse_kl", **IN_LOSS},
+    "k3": {"divergence": "forward_kl", **IN_LOSS},
+}
 ROWS = 4
 COMPLETIONS = 128
 
 
-def train(apply_fn, reference, world, *, beta, steps, learning_rate, **options):
+def train(apply_fn, reference, world, *, beta, steps, learning_rate, penalty="k1"):
     """The public step on one prompt, until its schedule ends: the trained params."""
     tokens, mask, rewards, prompt, eos_id = world
-    config = grpo.GRPO(
+    config = RL(
         steps=steps,
         prompts=ROWS,
         completions=COMPLETIONS,
         learning_rate=learning_rate,
         clip_norm=10.0,
-        **options,
+        **PENALTIES[penalty],
     )
-    score = rollouts.score_by_logits(apply_fn)
-    sample = grpo.make_sampler(
-        config, apply_fn, score, max_tokens=tokens.shape[1], eos_id=eos_id, pad_id=0
-    )
-    step = grpo.make_train_step(config, score)
+    parts = options.make(config, apply_fn, max_tokens=tokens.shape[1], eos_id=eos_id)
     prompts = Prompts(
         tokens=jnp.broadcast_to(prompt, (ROWS, len(prompt))),
         mask=jnp.ones((ROWS, len(prompt)), bool),
@@ -55,14 +55,13 @@ def train(apply_fn, reference, world, *, beta, steps, learning_rate, **options):
         ).reshape(-1, 1, tokens.shape[1])
         return rewards[jnp.argmax(jnp.all(same, axis=-1), axis=-1)]
 
-    state = grpo.init_state(config, reference, beta, jax.random.key(1))
+    state = parts.init(reference, jax.random.key(1), beta=beta)
     for _ in range(steps):
-        scored = sample(state, reference, prompts)
-        rewards = score(scored.rollout).reshape(ROWS, COMPLETIONS)
-        state, _ = step(state, dataclasses.replace(scored, rewards=rewards))
+        samples = parts.sample(state, prompts)
+        state, _ = parts.step(state, samples.rewarded(score(samples.rollout)))
     # One compilation for each function in the whole run.
-    assert sample._cache_size() == 1
-    assert step._cache_size() == 1
+    assert parts.sample._cache_size() == 1
+    assert parts.step._cache_size() == 1
     return state.params
 
 
@@ -191,8 +190,7 @@ def test_where_each_placement_of_the_penalty_leads(sequences, tabular):
             beta=beta,
             steps=300,
             learning_rate=0.1,
-            kl=kl,
-            kl_in=kl_in,
+            penalty=kl,
         )
         trained = logp_of(apply_fn, params, sequences)
         gaps[kl] = relative_gap(predicted, logp_ref, rewards, beta)[0]
@@ -225,7 +223,7 @@ def test_one_step_placements_have_closed_forms():
     forward = [0.8127212692, 0.0762473083, 0.0585589416, 0.0524724809]
     by_solver, _, _ = regularised_optimum(forward_kl(), rewards, jnp.log(rho), beta=0.2)
     np.testing.assert_allclose(np.exp(by_solver), forward, atol=1e-5)
-    for kl, kl_in in PLACEMENTS.items():
+    for kl in PLACEMENTS:
         params = train(
             apply_fn,
             reference,
@@ -233,14 +231,8 @@ def test_one_step_placements_have_closed_forms():
             beta=0.2,
             steps=300,
             learning_rate=0.05,
-            kl=kl,
-            kl_in=kl_in,
+            penalty=kl,
         )
         reached = np.exp(logp_of(apply_fn, params, world))
         expected = forward if kl == "k3" else reverse
         np.testing.assert_allclose(reached, expected, atol=0.015)
-
-
-def test_k1_in_the_loss_is_refused():
-    with pytest.raises(InputError, match="no gradient in expectation"):
-        grpo.GRPO(kl="k1", kl_in="loss")
