@@ -6,7 +6,7 @@ import fcntl
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from alignax.types import InputError, RunError, TrainState
 Step = Callable[[TrainState, Any], tuple[TrainState, dict[str, Any]]]
 
 
+@runtime_checkable
 class Batches(Protocol):
     """An iterator whose position can be saved, as grain's are."""
 

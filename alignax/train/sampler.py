@@ -346,7 +346,7 @@ def make_sampler(
             logp_ref=logp_ref,
             demonstrated=demonstrated,
             index=prompts.index,
-            key=method_key,
+            key=method_key if "key" in asked else None,
             **fields,
         )
         return Samples(scored, greedy)
