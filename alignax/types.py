@@ -199,7 +199,6 @@ class Scored:
     log_mass_ref: Leaf = None  # float32 [B, T], of the support, None where it is whole
     beta: Leaf = None  # float32 [], strength of the regulariser
     right: Leaf = None  # bool [G, K], what the task calls a right answer
-    reward_version: Leaf = None  # int32 [G, K], of a reward that changes
     entropy: Leaf = None  # float32 [B, T], when the update begins
     values: Leaf = None  # float32 [B, T] or [B, T, heads], of a critic, before a token
     last_value: Leaf = None  # float32 [B], of a critic, after the last token

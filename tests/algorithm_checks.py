@@ -14,6 +14,10 @@ BUDGETS = "surrogates/test_budgets.py"
 REGRESSION = "surrogates/test_regression.py"
 
 CHECKS = {
+    "unbiased": (
+        "train/test_whole_step.py",
+        "test_expected_step_is_the_gradient_of_the_objective",
+    ),
     "reinforce": (COEFFICIENTS, "test_autodiff_is_minus_u_c"),
     "ppo": (CREDIT, "test_gae_worked_numbers"),
     "ppo_max": (SHAPING, "test_running_moments_do_not_depend_on_the_split"),

@@ -142,14 +142,13 @@ class Sampling:
     """Tokens drawn at each position, whose mean embedding goes on; log-probabilities
     are their sums."""
 
-    __repr__ = printed
-
     @property
     def guided(self) -> bool:
-        """Whether prompts must come with a guide."""
-        return (
-            self.last == "demonstration" or self.roll_in == "data" or self.context > 0
-        )
+        """Whether prompts must come with a guide: a text beside them."""
+        data = self.roll_in == "data" or self.last == "demonstration"
+        return data or self.context > 0
+
+    __repr__ = printed
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)

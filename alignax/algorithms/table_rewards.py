@@ -11,6 +11,19 @@ from alignax.algorithms.values import partial
 from alignax.regularisers import Regulariser
 
 ROWS = {
+    "unbiased": Method(
+        "Policy gradient under a divergence",
+        "Williams 1992; 2302.08215 theorem 1; 2506.09477",
+        "leave one out, of the reward and of the penalty to come · token ratio · clip "
+        "· sequence sum: in expectation the gradient of E r − β D",
+        "any regulariser; k1 in the reward, β .1",
+        Algorithm(
+            advantage=m.leave_one_out,
+            reduction=s.sequence_sum,
+            regulariser=regularisers.k1_in_reward(),
+            beta=0.1,
+        ),
+    ),
     "reinforce": Method(
         "REINFORCE",
         "Williams 1992",

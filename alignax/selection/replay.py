@@ -65,7 +65,9 @@ def _packed(rows: Any, age: Array, first: Array, size: int) -> tuple[Any, Array]
     full = kept >= 0
 
     def take(x):
-        return jnp.where(jnp.expand_dims(full, range(1, x.ndim)), x[order], 0)
+        return jnp.where(
+            jnp.expand_dims(full, range(1, x.ndim)), x[order], jnp.zeros((), x.dtype)
+        )
 
     return jax.tree.map(take, rows), kept
 

@@ -1,7 +1,8 @@
 """Value functions beside a policy: a head on its trunk, or a model of its own.
 
-Both are ``(policy params, critic params, rollout) -> [B, T]``: the value before each
-token, for ``policy_gradient.make_step`` and ``sampler.make_sampler``.
+Both are ``(policy params, critic params, rollout) -> [B, T]``, of several heads
+``[B, T, heads]``: the value before each token, for ``policy_gradient.make_step`` and
+``sampler.make_sampler``.
 """
 
 from collections.abc import Callable
@@ -11,20 +12,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from alignax import surrogates
 from alignax.models import heads
 from alignax.models.config import DecoderConfig
 from alignax.pipeline import rollout as rollouts
 from alignax.types import HiddenFn, Params, Rollout
 
-ValueFn = Callable[[Params, Any, Rollout], Float[Array, "B T"]]
+ValueFn = Callable[[Params, Any, Rollout], Array]
 
 
-def _least(values: Float[Array, "B T O"]) -> Float[Array, "B T"]:
-    """One value of several heads': SAFE's soft minimum of the first two."""
-    if values.shape[-1] == 1:
-        return values[..., 0]
-    return surrogates.soft_minimum(values[..., 0], values[..., 1])
+def _each(values: Float[Array, "B T O"]) -> Array:
+    """``[B, T]`` of one head, ``[B, T, heads]`` of several: the method pools them."""
+    return values[..., 0] if values.shape[-1] == 1 else values
 
 
 def init_head(key: Key[Array, ""], *, width: int, outputs: int = 1) -> Params:
@@ -33,7 +31,7 @@ def init_head(key: Key[Array, ""], *, width: int, outputs: int = 1) -> Params:
     Args:
       key: of the weights.
       width: D of the hidden states.
-      outputs: values at each token; of several the soft minimum counts.
+      outputs: values at each token; several are pooled by the method.
 
     Returns:
       ``{"kernel": [D, outputs], "bias": [outputs]}``.
@@ -58,7 +56,7 @@ def value_head(hidden_fn: HiddenFn, *, completions: int = 1) -> ValueFn:
             hidden_fn, params, rollout, completions=completions
         )
         out = hidden.astype(jnp.float32) @ critic["kernel"] + critic["bias"][None, None]
-        return _least(out)
+        return _each(out)
 
     return values
 
@@ -81,6 +79,6 @@ def own_model(config: DecoderConfig, *, outputs: int = 1) -> ValueFn:
         tokens = jnp.concatenate([rollout.prompt_tokens, rollout.tokens], axis=1)
         mask = jnp.concatenate([rollout.prompt_mask, rollout.attended], axis=1)
         start = rollout.prompt_tokens.shape[1] - 1
-        return _least(value_fn(critic, tokens[:, :-1], mask=mask[:, :-1])[:, start:])
+        return _each(value_fn(critic, tokens[:, :-1], mask=mask[:, :-1])[:, start:])
 
     return values

@@ -91,9 +91,10 @@ def method_of(text: str) -> Algorithm:
             )
         return method.variants[name]
     if method.algorithm is None:
+        where = f"alignax.train.{method.step}" if method.step else "pieces only"
         raise InputError(
-            f"method {key} is no policy gradient on groups of completions: "
-            f"{method.composition}"
+            f"method {key} is no policy gradient on groups of completions but "
+            f"{method.composition} (in {where}), got {text!r}"
         )
     return method.algorithm
 
@@ -162,6 +163,10 @@ class RL:
                 raise InputError(
                     f"{name} must be at least {bound}, got {getattr(self, name)}"
                 )
+        for name in ("top_k", "slots"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} must be at least 1, got {value}")
         for name in ("learning_rate", "clip_norm"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise InputError(
@@ -221,7 +226,7 @@ def algorithm_of(config: RL) -> Algorithm:
     if target is not None:
         algorithm = dataclasses.replace(
             algorithm,
-            controller=lambda beta: controllers.adaptive_kl(beta=beta, target=target),
+            controller=algorithms.partial(controllers.adaptive_kl, target=target),
         )
     return algorithm
 

@@ -78,8 +78,12 @@ def init_state(
     if reference is None:
         reference = params
     _check_alike(params, reference)
-    memory = {}
-    if "history" in algorithms.needs(algorithm):
+    memory, asked = {}, algorithms.needs(algorithm)
+    if "moments" in asked:
+        memory["moments"] = advantages.running_moments().init()
+    if "initial_entropy" in asked:
+        memory["initial_entropy"] = jnp.float32(0)
+    if "history" in asked:
         if records is None:
             raise InputError(
                 "records must be given: the method keeps the shortest right length of "
@@ -97,7 +101,7 @@ def init_state(
     return update.init_state(
         params,
         tx,
-        algorithm.controller(beta),
+        algorithm.controller(beta=beta),
         key,
         reference=algorithm.reference.init(reference),
         critic=critic,
@@ -307,6 +311,15 @@ def make_step(
         own, memory = scored, dict(state.memory or {})
         if algorithm.replay is not None:
             scored, memory["replay"] = _with_replay(algorithm.replay, state, scored)
+        if "moments" in memory:
+            rule = advantages.running_moments()
+            memory["moments"] = rule.update(memory["moments"], scored.rewards)
+            scored = dataclasses.replace(scored, moments=memory["moments"])
+        if "initial_entropy" in memory:
+            now = reduce.divide(*reduce.token_mean(scored.entropy, scored.mask))
+            first = jnp.where(state.step == 0, now, memory["initial_entropy"])
+            memory["initial_entropy"] = first
+            scored = dataclasses.replace(scored, initial_entropy=first)
         if "history" in memory:
             memory["history"] = _history(memory["history"], own)
         rows = algorithms.prepare(algorithm, scored)
@@ -336,22 +349,35 @@ def make_step(
             microbatches=microbatches,
             group=scored.rewards.shape[1],
         )
-        new, each = jax.lax.scan(
-            lambda state, _: one_update(state, batch, signal), state, length=updates
-        )
+
+        def once(state, _):
+            now = batch
+            if algorithm.follow is not None and updates > 1:
+                logp = score(state.params, scored.rollout).logp
+                now = batch | {"rows": algorithms.followed(algorithm, logp, rows)}
+            return one_update(state, now, signal)
+
+        new, each = jax.lax.scan(once, state, length=updates)
         metrics = jax.tree.map(jnp.mean, each)
         metrics |= {name: each[name][0] for name in ("ratio", "ratio_outside")}
         metrics |= describe(algorithm, own)
         metrics["no_signal"] = 1 - signal.astype(jnp.float32)
         # Which rule is applied does not depend on where beta starts.
-        rule = algorithm.controller(algorithm.beta or 1.0)
+        rule = algorithm.controller(beta=algorithm.beta or 1.0)
         step = state.step + 1
         new = dataclasses.replace(
             new,
             step=step,
             controller=update.where(
                 jnp.isfinite(metrics["kl"]),
-                rule.update(state.controller, metrics["kl"], own.rewards.size),
+                rule.update(
+                    state.controller,
+                    metrics["kl"],
+                    own.rewards.size,
+                    entropy=metrics["entropy"],
+                    reward=metrics["reward"],
+                    tokens=metrics["tokens"],
+                ),
                 state.controller,
             ),
             reference=algorithm.reference.update(state.reference, new.params, step),

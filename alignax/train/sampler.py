@@ -51,7 +51,8 @@ class Samples(NamedTuple):
           greedy: ``[G]``, rewards of ``greedy``'s rows.
           fields: more that the task knows of each completion, ``[B]``: ``right``
             (booleans), ``clusters`` (the meanings of the answers), ``confidence``,
-            ``reward_version``.
+            ``reward_version``, ``objectives`` (``[B, R]``), ``token_rewards`` and
+            ``logp_preferred`` (``[B, T]``); and ``objective_weights [R]``.
 
         Returns:
           the scored rollout.
@@ -61,14 +62,21 @@ class Samples(NamedTuple):
         """
         # The sampler left the shape of the groups in place of the rewards.
         shape = self.scored.rewards.shape
-        judged = {"rewards": rewards, **fields}
+        rows, judged = shape[0] * shape[1], {"rewards": rewards, **fields}
+        whole = {"objective_weights": judged.pop("objective_weights", None)}
         for name, value in judged.items():
-            if jnp.shape(value) != (shape[0] * shape[1],):
+            found, tokens = jnp.shape(value), self.scored.rollout.tokens.shape
+            by_token = name in ("token_rewards", "logp_preferred")
+            wanted = tokens if by_token else (rows,)
+            several = found[1:] if name == "objectives" else ()
+            if found != (*wanted, *several):
                 raise InputError(
-                    f"{name} must be one number for each of the {shape[0] * shape[1]} "
-                    f"completions, got shape {list(jnp.shape(value))}"
+                    f"{name} must be one number for each of the {rows} completions"
+                    f"{' and its tokens' if by_token else ''}, got shape {list(found)}"
                 )
-            judged[name] = jnp.asarray(value).reshape(shape)
+            value = jnp.asarray(value)
+            judged[name] = value if by_token else value.reshape(*shape, *several)
+        judged |= {name: jnp.asarray(x) for name, x in whole.items() if x is not None}
         judged["rewards"] = judged["rewards"].astype(jnp.float32)
         if greedy is not None:
             if jnp.shape(greedy) != shape[:1]:
@@ -220,7 +228,7 @@ def make_sampler(
         top_p=top_p,
         slots=slots,
     )
-    foreign = plan.last != "own" or plan.roll_in != "none" or extra > 0
+    foreign = plan.last != "own" or plan.roll_in is not None or extra > 0
 
     def rolled_in(params, reference, key, prompts, own):
         """Completions that go on from somebody's prefix."""
@@ -232,21 +240,28 @@ def make_sampler(
                 for x in (tokens, mask)
             )
             given = dataclasses.replace(own, tokens=tokens, attended=mask)
-        elif plan.roll_in == "reference":
+        elif plan.roll_in == "guide":
             given = generate(reference, prefix_key, prompts, completions=completions)
         else:
             given = own
         # The end itself is never given: something is left to write.
         most = jnp.minimum(jnp.sum(given.attended, axis=-1), max_tokens) - 1
-        cut = selection.prefix_cuts(cut_key, jnp.maximum(most, 0))
+        most = jnp.maximum(most, 0)
+        if plan.roll_in == "critical":
+            entropy = score(params, own).entropy
+            places = selection.critical_tokens(
+                cut_key, entropy, own.trained.at[:, 0].set(False)
+            )
+            cut = jnp.minimum(places, most)
+        else:
+            cut = selection.prefix_cuts(cut_key, most)
         kept = jnp.arange(given.tokens.shape[1])[None] < cut[:, None]
         longer = behind(prompts, given.tokens, given.attended & kept, completions)
         more = generate(params, go_on, longer, completions=1)
         result = _shifted(given, cut, more, own)
-        if plan.roll_in == "policy":
-            second = jnp.arange(len(cut)) % completions >= completions // 2
-            result = _picked(second, result, own)
-        return result
+        count = round(plan.roll_in_share * completions)
+        begun = jnp.arange(len(cut)) % completions >= completions - count
+        return result if count == completions else _picked(begun, result, own)
 
     def in_context(params, key, prompts, own):
         """The last rows of each group with the guide's text before the prompt."""
@@ -290,7 +305,7 @@ def make_sampler(
         own = partial(generate, state.params, version=state.step)
         rollout = own(key, prompts, completions=completions)
         demonstrated = None
-        if plan.roll_in != "none":
+        if plan.roll_in is not None:
             rollout = rolled_in(state.params, reference, other_key, prompts, rollout)
         if extra:
             rollout = in_context(state.params, other_key, prompts, rollout)

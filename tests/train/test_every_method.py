@@ -1,0 +1,193 @@
+"""Every method of the table trains a small language model by the one path."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alignax import algorithms
+from alignax.models import functional
+from alignax.models.config import DecoderConfig
+from alignax.train import options, tasks
+from alignax.train.options import RL
+from alignax.types import InputError, Prompts
+
+V, P, T, N, K, EOS = 8, 3, 4, 4, 4, 1
+MODEL = DecoderConfig(
+    vocab_size=V,
+    hidden_size=16,
+    num_layers=1,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=8,
+    mlp_size=32,
+    max_length=P + 2 * T + 4,
+    initializer_range=0.3,
+)
+PARAMS = functional.init(MODEL, jax.random.key(0))
+NAMES = [
+    f"{key} ({name})" if name else key
+    for key, method in algorithms.METHODS.items()
+    if method.algorithm is not None
+    for name in ("", *method.variants)
+]
+# Sampled by other means than tokens of one policy, or by two policies.
+ELSEWHERE = ("cot2", "nlpo", "cory")
+# One of each kind; the rest are slow.
+ALWAYS = {"unbiased", "grpo", "ppo", "rl_plus", "remix", "cure", "trimpi"}
+PROMPTS = Prompts(
+    tokens=jax.random.randint(jax.random.key(1), (N, P), 2, V),
+    mask=jnp.ones((N, P), bool),
+    index=jnp.arange(N),
+)
+
+
+def guide(prompts):
+    return tasks.guided(prompts, [[3, 4, EOS]] * len(prompts.index), length=T)
+
+
+def judge(asked, rollout, numbers):
+    """The share of token 3, and all that a method may ask of the task."""
+    tokens, mask = np.asarray(rollout.tokens), np.asarray(rollout.attended)
+    rewards = ((tokens == 3) & mask).sum(axis=1) / T
+    rows = np.arange(len(tokens))
+    known = {
+        "right": rewards > 0.2,
+        "clusters": rows % 3,
+        "reward_version": rows % 2,
+        "objectives": np.stack([rewards, mask.mean(axis=1)], axis=1),
+        "token_rewards": ((tokens == 3) & mask).astype(np.float32),
+        "logp_preferred": -np.ones(tokens.shape, np.float32),
+    }
+    given = {name: value for name, value in known.items() if name in asked}
+    if "objective_weights" in asked:
+        given["objective_weights"] = np.ones(2, np.float32)
+    return {"rewards": rewards.astype(np.float32)} | given
+
+
+def parts_of(name, **changes):
+    config = RL(
+        method=name,
+        prompts=N,
+        completions=K,
+        steps=4,
+        warmup=0,
+        learning_rate=1e-2,
+        **changes,
+    )
+    return options.make(
+        config,
+        functional.make_apply(MODEL),
+        hidden_fn=functional.make_hidden(MODEL),
+        max_tokens=T,
+        eos_id=EOS,
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ALWAYS else [pytest.mark.slow])
+        for name in NAMES
+        if name.split(" (")[0] not in ELSEWHERE
+    ],
+)
+def test_method_trains(name):
+    """Three steps: finite, on-policy ratios of 1, no recompilation, and it moves."""
+    parts = parts_of(name)
+    asked = algorithms.needs(parts.algorithm)
+    step = tasks.host_step(parts, functools.partial(judge, asked), guide=guide)
+    shown = guide(PROMPTS) if parts.algorithm.sampling.guided else PROMPTS
+    state = parts.init(PARAMS, jax.random.key(2), records=N, prompts=shown)
+    seen = []
+    for _ in range(3):
+        state, metrics = step(state, PROMPTS)
+        seen.append(jax.tree.map(float, metrics))
+    assert parts.sample._cache_size() == parts.step._cache_size() == 1
+    assert all(np.isfinite(list(values.values())).all() for values in seen)
+    assert not any(values["skipped"] for values in seen)
+    assert abs(seen[0]["ratio"] - 1) < 1e-4
+    moved = jax.tree.map(lambda x, y: float(jnp.abs(x - y).max()), state.params, PARAMS)
+    assert max(jax.tree.leaves(moved)) > 1e-4
+    assert int(state.step) == 3
+
+
+def test_what_the_task_lacks_is_refused_by_name():
+    parts = parts_of("dapo")
+    state = parts.init(PARAMS, jax.random.key(2))
+    step = tasks.host_step(parts, functools.partial(judge, frozenset()))
+    with pytest.raises(InputError, match=r"scored\.right is missing.*task's to say"):
+        step(state, PROMPTS)
+
+
+def test_a_guide_that_is_missing_is_refused_by_name():
+    parts = parts_of("rl_plus")
+    state = parts.init(PARAMS, jax.random.key(2))
+    with pytest.raises(InputError, match=r"prompts\.guide is missing.*demonstration"):
+        parts.sample(state, PROMPTS)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"divergence": "jensen_shannon"},
+        {"divergence": "alpha:0.3", "level": "myopic", "place": "loss"},
+        {"form": "exact", "place": "loss"},
+        pytest.param(
+            {"form": "top_k", "place": "loss", "level": "myopic", "top": 2},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param({"top_p": 0.8, "temperature": 0.7}, marks=pytest.mark.slow),
+        pytest.param({"reference": "moving_average"}, marks=pytest.mark.slow),
+        pytest.param({"target_kl": 0.1, "updates": 2}, marks=pytest.mark.slow),
+    ],
+)
+def test_options_train(changes):
+    parts = parts_of("unbiased", **changes)
+    step = tasks.host_step(parts, functools.partial(judge, frozenset()))
+    state = parts.init(PARAMS, jax.random.key(2))
+    for _ in range(2):
+        state, metrics = step(state, PROMPTS)
+        assert abs(float(metrics["ratio"]) - 1) < 1e-4
+        assert np.isfinite(list(map(float, metrics.values()))).all()
+    assert parts.step._cache_size() == 1
+
+
+def test_without_a_signal_nothing_moves():
+    """Equal rewards and a policy that is its reference: Adam must not take a step."""
+    parts = parts_of("unbiased")
+    state = parts.init(PARAMS, jax.random.key(2))
+
+    def equal(rollout, numbers):
+        return {"rewards": np.zeros(len(numbers), np.float32)}
+
+    step = tasks.host_step(parts, equal)
+    for _ in range(3):
+        state, metrics = step(state, PROMPTS)
+        assert metrics["no_signal"] == 1
+    jax.tree.map(np.testing.assert_array_equal, state.params, PARAMS)
+    assert state.counters.no_signal == 3
+    assert metrics["signal"] == 0
+
+
+def test_a_reward_that_is_not_finite_is_skipped():
+    parts = parts_of("unbiased")
+    state = parts.init(PARAMS, jax.random.key(2))
+
+    def broken(rollout, numbers):
+        rewards = judge(frozenset(), rollout, numbers)["rewards"]
+        return {"rewards": np.where(np.arange(len(rewards)) == 5, np.nan, rewards)}
+
+    state, metrics = tasks.host_step(parts, broken)(state, PROMPTS)
+    assert metrics["skipped"] == 1
+    assert state.counters.skipped == 1
+    jax.tree.map(np.testing.assert_array_equal, state.params, PARAMS)
+
+
+def test_rewards_of_another_shape_are_refused():
+    parts = parts_of("unbiased")
+    samples = parts.sample(parts.init(PARAMS, jax.random.key(2)), PROMPTS)
+    with pytest.raises(InputError, match=r"rewards must be one number .*\[16, 1\]"):
+        samples.rewarded(np.zeros((N * K, 1)))
