@@ -4,8 +4,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # The worker count of the tests: two fits a small machine.
 JOBS ?= 2
+# Neighbours share compilations, so a worker takes them together.
+PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+# An older processor: other vectors, other roundings.
+ISA ?= AVX2
+ROUNDED := tests/models tests/test_logprobs.py tests/pipeline/test_scores.py \
+  tests/pipeline/test_rollout.py tests/pipeline/test_update.py tests/surrogates \
+  tests/advantages tests/preference tests/test_algorithms.py
 
-.PHONY: demo test test-slow test-parity test-notebooks lint docs clean
+.PHONY: demo test test-isa test-slow test-parity test-notebooks lint docs clean
 
 $(BIN)/alignax: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -33,13 +40,16 @@ demo: $(BIN)/alignax  ## run the main job: GRPO on arithmetic, with its report
 	$(BIN)/python -m experiments.grpo_arithmetic --out runs/arithmetic $(ARGS)
 
 test: $(VENV)/.dev  ## the default tests
-	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+	$(PYTEST) $(ARGS)
+
+test-isa: $(VENV)/.dev  ## what rounds, for another processor and with XLA's own fusion
+	XLA_FLAGS="--xla_cpu_max_isa=$(ISA) --xla_cpu_use_fusion_emitters=true" $(PYTEST) $(ROUNDED) $(ARGS)
 
 test-slow: $(VENV)/.dev  ## the longer tests
-	$(BIN)/python -m pytest -n $(JOBS) -m slow $(ARGS)
+	$(PYTEST) -m slow $(ARGS)
 
 test-parity: $(VENV)/.parity  ## comparisons with peers
-	$(BIN)/python -m pytest -n $(JOBS) -m parity $(ARGS)
+	$(PYTEST) -m parity $(ARGS)
 
 test-notebooks: $(VENV)/.notebooks  ## run the notebooks
 	$(BIN)/python -m pytest -o addopts= --nbmake notebooks $(ARGS)
