@@ -43,6 +43,7 @@ CHECKS = {
     "dppo": (REGIONS, "test_dppo_is_the_official_rule"),
     "drpo": (REGIONS, "test_drpo_is_the_official_loss"),
     "vaco": (REGIONS, "test_completion_divergence_is_unbiased"),
+    "cppo": (BUDGETS, "test_prefix_budget_is_the_loop"),
     "m2po": (BUDGETS, "test_budget_keeps_what_the_loop_keeps"),
     "p3o": (BUDGETS, "test_p3o_gradient_by_hand_and_by_enumeration"),
     "a_star_po": (REGRESSION, "test_a_star_po_is_the_reverse_kl"),

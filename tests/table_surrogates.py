@@ -121,6 +121,7 @@ ROWS = [
         grad=(),
         rowwise=False,
     ),
+    masked("prefix_budget", LOGP**2, grad=(), bound={"bound": 0.2, "budget": 0.1}),
     masked("effective_share", RATIOS, grad=(), rowwise=False),
     Row(
         name="surrogates.p3o_surrogate",

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import alignax
-from alignax import advantages, algorithms, reduce
+from alignax import advantages, algorithms, divergences, reduce
 from alignax.algorithms import compose
 from alignax.types import Rollout, Scored
 from tests.algorithm_checks import CHECKS
@@ -187,6 +187,7 @@ EQUAL_MEANS_NOTHING = [
     "dppo",
     "drpo",
     "vaco",
+    "cppo",
     "m2po",
     "max_rl",
 ]
@@ -335,6 +336,46 @@ def test_updates_by_hand(name):
     (_, gradient), _, _ = compiled(name)(LOGP, ENTROPY, scored())
     expected = -np.where(m, BY_HAND[name](), 0)
     np.testing.assert_allclose(gradient, expected, rtol=3e-5, atol=1e-7)
+
+
+REGRESSIONS = [name for name in ALGORITHMS if name.startswith(("oapl", "f_oapl"))]
+
+
+def test_regression_ends_at_the_optimum():
+    """All four completions of two tokens, sampled evenly by the law they came from: at
+    the exact optimum of its divergence the whole method moves nothing."""
+    tokens = jnp.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+    even, mask = jnp.full((4, 2), -jnp.log(2.0)), jnp.ones((4, 2), bool)
+    rewards = jnp.array([[0.1, 0.0, 0.06, -0.04]])
+    data = Scored(
+        rollout=Rollout(
+            tokens=tokens, attended=mask, trained=mask, logp_behaviour=even
+        ),
+        rewards=rewards,
+        logp_old=even,
+    )
+
+    @jax.jit
+    def run():
+        found = []
+        for name in REGRESSIONS:
+            algorithm = ALGORITHMS[name]
+            div = dict(algorithm.rule.settings)["div"]
+            whole, _, _ = divergences.regularised_optimum(
+                div, rewards[0], even.sum(-1), beta=algorithm.beta
+            )
+            first = jax.nn.logsumexp(whole.reshape(2, 2), axis=-1)[tokens[:, 0]]
+            logp = jnp.stack([first, whole - first], axis=-1)
+            rows = algorithms.prepare(algorithm, data)
+            step = jax.grad(functools.partial(loss, algorithm))
+            found.append((step(logp, even, rows), step(even, even, rows)))
+        return found
+
+    assert len(REGRESSIONS) == 5
+    for name, (there, before) in zip(REGRESSIONS, run(), strict=True):
+        scale = np.abs(before).max()
+        assert scale > 0
+        np.testing.assert_allclose(there, 0, atol=2e-5 * scale, err_msg=name)
 
 
 @pytest.mark.slow

@@ -28,6 +28,22 @@ def vaco(ratios, rows, *, div, **bounds):
     )
 
 
+def cppo(ratios, rows, *, div, bound, budget, cap):
+    """DPPO with a budget for the prefix, itself between once and twice ``budget`` by
+    the completion's ninth decile."""
+    moved = surrogates.binary_divergence(
+        div, ratios + rows.logp_old, rows.logp_old, rows.mask
+    )
+    counted = jnp.where(rows.mask, moved, jnp.nan)
+    usual = jnp.nan_to_num(jnp.nanquantile(counted, 0.9, axis=-1, keepdims=True))
+    moved, limits = surrogates.prefix_budget(
+        moved, rows.mask, bound=bound, budget=jnp.clip(usual, budget, 2 * budget)
+    )
+    return surrogates.divergence_masked_surrogate(
+        ratios, rows.advantages, rows.mask, moved, low=limits, high=limits, cap=cap
+    )
+
+
 def spo(ratios, rows, **settings):
     return surrogates.penalised_ratio_surrogate(
         ratios, rows.advantages, rows.mask, jnp.ones_like(ratios), **settings

@@ -68,6 +68,17 @@ ROWS = {
             SAMPLER, rule=partial(regions.vaco, div=TV, low=0.1, high=0.1, cap=2.0)
         ),
     ),
+    "cppo": Method(
+        "CPPO",
+        "2606.10968, as verl's pull request 6731",
+        "DPPO with lower bounds on early tokens and after a prefix that has drifted "
+        "(prefix_budget)",
+        "total variation .15, budget .02 to .04, weights 1 to .8, ratios ≤ 20",
+        replace(
+            SAMPLER,
+            rule=partial(regions.cppo, div=TV, bound=0.15, budget=0.02, cap=20.0),
+        ),
+    ),
     "m2po": Method(
         "M2PO",
         "2510.01161",

@@ -16,6 +16,7 @@ from alignax.surrogates.budgets import (
     budget_keep,
     effective_share,
     p3o_surrogate,
+    prefix_budget,
     second_moment_bounds,
 )
 from alignax.surrogates.corrections import (
@@ -120,6 +121,7 @@ __all__ = [
     "penalised_ratio_surrogate",
     "policy_gradient_surrogate",
     "ppo_surrogate",
+    "prefix_budget",
     "product_of_experts_logits",
     "ratio_surrogate",
     "rebel_surrogate",

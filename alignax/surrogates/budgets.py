@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from alignax import estimators, numerics, reduce
@@ -104,6 +105,55 @@ def second_moment_bounds(
     low = jnp.where(free, 1, jnp.maximum(-jnp.expm1(-tau), least_low))
     most = jnp.finfo(jnp.float32).max
     return low, jnp.where(free, most, jnp.maximum(jnp.expm1(tau), least_high))
+
+
+def prefix_budget(
+    statistic: Float[Array, "*B T"],
+    mask: Bool[Array, "*B T"],
+    *,
+    bound: ArrayLike,
+    budget: ArrayLike,
+    least_weight: float = 0.8,
+) -> tuple[Float[Array, "*B T"], Float[Array, "*B T"]]:
+    """A completion's budget, of which early tokens get less and a drift takes (CPPO).
+
+    ``Z_t = w_t D_t`` with w falling from 1 at the first position to ``least_weight``
+    at the last, and ``c_t = min(δ, δ + δ_b Σ_{j<t} w_j − Σ_{j<t} Z_j)``. While
+    ``Z_t ≤ c_t`` holds, ``Σ_{j≤t} Z_j ≤ δ + δ_b Σ_{j<t} w_j``. Give both to
+    ``divergence_masked_surrogate``: Z for its statistic, c for its bounds.
+
+    Args:
+      statistic: ``[..., T]``, D, not negative; no gradient.
+      mask: ``[..., T]``, True on generated tokens.
+      bound: δ, of a token; a number or broadcast.
+      budget: δ_b, of the mean token so far; a number or broadcast (``[..., 1]``).
+      least_weight: in [0, 1].
+
+    Returns:
+      Z and c, each ``[..., T]`` float32, zero where masked.
+
+    Raises:
+      InputError: ``least_weight`` is out of range.
+
+    Reference:
+      Mao et al., "Beyond uniform token-level trust region in LLM reinforcement
+      learning" (CPPO), arXiv 2606.10968.
+
+    Example:
+      >>> moved, mask = jnp.array([0.2, 0.1]), jnp.ones(2, bool)
+      >>> moved, limits = prefix_budget(moved, mask, bound=0.15, budget=0.02)
+      >>> print(moved, limits)
+      [0.2 0.08] [0.15 -0.03]
+    """
+    if not 0 <= least_weight <= 1:
+        raise InputError(f"least_weight must be in [0, 1], got {least_weight}")
+    moved = jax.lax.stop_gradient(reduce.masked(statistic, mask))
+    steps = jnp.linspace(1, least_weight, mask.shape[-1], dtype=moved.dtype)
+    weights = jnp.where(mask, jnp.broadcast_to(steps, mask.shape), 0)
+    moved = weights * moved
+    slack = budget * weights - moved
+    before = jax.lax.cumsum(slack, axis=slack.ndim - 1) - slack
+    return moved, jnp.where(mask, bound + jnp.minimum(before, 0), 0)
 
 
 def effective_share(

@@ -33,7 +33,7 @@ def _reward(div: Divergence, log_ratios: Array, beta: ArrayLike) -> Array:
         )
     low, high = (FAR if math.isinf(slope) else math.inf for slope in div.slopes)
     near = jnp.clip(log_ratios, -low, high)
-    return beta * (div.f_prime(near) + div.uf2(near) * (log_ratios - near))
+    return (div.f_prime(near) + div.uf2(near) * (log_ratios - near)) * beta
 
 
 def regression_surrogate(

@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from alignax import logprobs, numerics, reduce
+from alignax import divergences, logprobs, numerics, reduce
+from alignax.surrogates.regression import rebel_surrogate
 from alignax.types import InputError
 
 
@@ -178,15 +179,9 @@ def pair_policy_surrogate(
       >>> print(pair_policy_surrogate(zeros, zeros, rewards, beta=0.5))
       [1.]
     """
-    if not beta > 0:
-        raise InputError(f"beta must be positive, got {beta}")
-    constants = jax.lax.stop_gradient((rewards, logp_ref))
-    rewards, logp_ref = (x.astype(jnp.float32) for x in constants)
-    margins = logp.astype(jnp.float32) - logp_ref
-    gap = (rewards[..., 0] - rewards[..., 1]) - beta * (
-        margins[..., 0] - margins[..., 1]
-    )
-    return gap**2 / (2 * beta)
+    margins = numerics.as_float(logp) - jax.lax.stop_gradient(logp_ref)
+    squares = rebel_surrogate(margins, rewards, div=divergences.reverse_kl(), beta=beta)
+    return squares / (2 * beta)
 
 
 def product_of_experts_logits(

@@ -85,6 +85,37 @@ def test_free_bounds_are_no_clip():
     np.testing.assert_array_equal(clipped, plain)
 
 
+@pytest.mark.parametrize("budget", [0.02, 0.3])
+def test_prefix_budget_is_the_loop(budget):
+    """The paper's mask, token by token, and what it promises for the prefix."""
+    moved = np.abs(d) / 4
+    limits, spent = np.zeros((B, T)), np.zeros((B, T))
+    for i in range(B):
+        prefix, weights = 0.0, 0.0
+        for t in range(int(m[i].sum())):
+            weight = 0.8 + 0.2 * (T - 1 - t) / (T - 1)
+            limits[i, t] = min(0.1, 0.1 + budget * weights - prefix)
+            spent[i, t] = weight * moved[i, t]
+            if spent[i, t] <= limits[i, t]:
+                assert prefix + spent[i, t] <= 0.1 + budget * weights + 1e-12
+            prefix, weights = prefix + spent[i, t], weights + weight
+    actual = surrogates.prefix_budget(
+        jnp.abs(RATIOS) / 4, MASK, bound=0.1, budget=budget
+    )
+    np.testing.assert_allclose(actual[0], spent, atol=1e-6)
+    np.testing.assert_allclose(actual[1], limits, atol=1e-6)
+    if budget == 0.02:
+        assert (limits[m > 0] < 0.1).any(), "a prefix that has spent its budget"
+
+
+def test_prefix_budget_without_limits_is_dppo():
+    moved, limits = surrogates.prefix_budget(
+        jnp.abs(RATIOS), MASK, bound=0.1, budget=9.0, least_weight=1.0
+    )
+    np.testing.assert_array_equal(moved, jnp.where(MASK, jnp.abs(RATIOS), 0))
+    np.testing.assert_allclose(limits, 0.1 * m, rtol=1e-6)
+
+
 def test_effective_share_by_hand():
     weights = np.exp(d)[m > 0]
     expected = weights.sum() ** 2 / (weights**2).sum() / len(weights)
@@ -151,6 +182,8 @@ def test_p3o_on_policy_is_reinforce():
 def test_bad_numbers_are_refused():
     with pytest.raises(InputError, match="budget must not be negative"):
         surrogates.budget_keep(RATIOS, MASK, budget=-1.0)
+    with pytest.raises(InputError, match="least_weight must be in"):
+        surrogates.prefix_budget(RATIOS, MASK, bound=0.1, budget=0.1, least_weight=2.0)
     for bad in itertools.product(["budget", "least_low", "least_high"], [-0.1]):
         with pytest.raises(InputError, match="need budget > 0"):
             surrogates.second_moment_bounds(RATIOS, ADVANTAGES, MASK, **dict([bad]))
