@@ -1,6 +1,7 @@
 """Every composition: against updates written by hand, split in four, and degenerate."""
 
 import ast
+import dataclasses
 import functools
 import itertools
 from pathlib import Path
@@ -11,99 +12,30 @@ import numpy as np
 import pytest
 
 import alignax
-from alignax import advantages, algorithms, divergences, reduce
-from alignax.algorithms import compose
+from alignax import algorithms, divergences
+from alignax.algorithms import compose, stages
 from alignax.types import Rollout, Scored
+from tests.algorithm_batch import (
+    ALGORITHMS,
+    BEHAVIOUR,
+    ENTROPY,
+    LOGP,
+    MASK,
+    OLD,
+    REF,
+    REWARDS,
+    B,
+    G,
+    K,
+    T,
+    compiled,
+    loss,
+    scored,
+    several,
+)
 from tests.algorithm_checks import CHECKS
 
-G, K, T = 4, 4, 5
-B = G * K
-KEYS = jax.random.split(jax.random.key(0), 12)
-OLD, REF, BEHAVIOUR = (-0.1 - jax.random.exponential(key, (B, T)) for key in KEYS[:3])
-LOGP = OLD + 0.3 * jax.random.normal(KEYS[3], (B, T))
-ENTROPY = jax.random.exponential(KEYS[4], (B, T))
-MASK = jnp.arange(T)[None] < jax.random.randint(KEYS[5], (B, 1), 1, T + 1)
-# A group of each kind: mixed, mixed, all wrong, all right.
-REWARDS = jnp.array([[1.0, 0, 0, 1], [0, 0, 1, 0], [0] * 4, [1] * 4])
 ROOT = Path(__file__).parent.parent
-ALGORITHMS = {
-    f"{key}{f' ({name})' if name else ''}": algorithm
-    for key, method in algorithms.METHODS.items()
-    if method.algorithm
-    for name, algorithm in {"": method.algorithm, **method.variants}.items()
-}
-
-
-def scored(rewards=REWARDS, mask=MASK, **changes):
-    rollout = Rollout(
-        tokens=jax.random.randint(KEYS[6], (B, T), 0, 3),
-        attended=mask,
-        trained=mask,
-        logp_behaviour=changes.pop("logp_behaviour", BEHAVIOUR),
-        finished=jnp.arange(B) % 3 > 0,
-    )
-    leaves = {
-        "rollout": rollout,
-        "rewards": rewards,
-        "right": rewards > 0,
-        "logp_old": OLD,
-        "logp_ref": REF,
-        "entropy": ENTROPY,
-        "greedy": jnp.array([1.0, 0, 0, 1]),
-        "reference_rewards": jnp.array([[1.0, 0], [0, 0], [0, 1], [1, 1]]),
-        "values": jax.random.normal(KEYS[7], (B, T)),
-        "history": jnp.array([2.0, jnp.inf, 3.0, 4.0]),
-        "confidence": jax.random.uniform(KEYS[8], (G, K)),
-        "clusters": jax.random.randint(KEYS[9], (G, K), 0, 3),
-        "demonstrated": jnp.arange(B) % K == K - 1,
-        "key": KEYS[10],
-        "moments": advantages.Moments(*map(jnp.float32, (0.4, 0.3, 64.0))),
-        "initial_entropy": jnp.float32(0.5),
-        "objectives": jax.random.uniform(KEYS[11], (G, K, 2)),
-        "objective_weights": jnp.array([0.5, 1.5]),
-        "reward_version": jnp.full((G, K), 3).at[0, 0].set(2),
-        "token_rewards": jax.random.normal(KEYS[8], (B, T)),
-        "logp_preferred": 1.1 * REF,
-    }
-    return Scored(**{**leaves, **changes})
-
-
-def fraction(algorithm, logp, entropy, rows):
-    values = rows.values_old
-    if algorithm.critic is not None and algorithm.critic.heads > 1:
-        values = jnp.stack([values] * algorithm.critic.heads, axis=-1)
-    values = algorithms.losses(algorithm, logp, entropy, rows, values=values)
-    return algorithms.reduced(algorithm, values, rows)
-
-
-def loss(algorithm, logp, entropy, rows):
-    return reduce.divide(*fraction(algorithm, logp, entropy, rows))
-
-
-@functools.cache
-def compiled(name):
-    """Value and gradient of a batch, and the gradient of it in four parts."""
-    algorithm = ALGORITHMS[name]
-
-    @jax.jit
-    def run(logp, entropy, data):
-        rows = algorithms.prepare(algorithm, data)
-        whole = jax.value_and_grad(functools.partial(loss, algorithm))(
-            logp, entropy, rows
-        )
-
-        # Strided, as ``pipeline.update`` splits: groups are torn apart.
-        def parts(x):
-            return x.reshape(B // 4, 4, *x.shape[1:]).swapaxes(0, 1)
-
-        def split(logp):
-            leaves = jax.tree.map(parts, (logp, entropy, rows))
-            pairs = jax.vmap(functools.partial(fraction, algorithm))(*leaves)
-            return reduce.divide(*map(jnp.sum, pairs))
-
-        return whole, jax.grad(split)(logp), rows
-
-    return run
 
 
 # One of each kind of stage; the others, which combine the same, are slow tests.
@@ -158,8 +90,105 @@ def test_every_composition(name):
         assert np.isfinite(gradient).all()
 
 
-def poisoned(x):
-    return jnp.where(MASK, x, jnp.nan)
+def moved(tree, place):
+    """Each leaf that has rows, groups or rows and tokens, by ``place``."""
+
+    def leaf(x):
+        shape = getattr(x, "shape", ())
+        if shape[:1] == (B,):
+            return place(x)
+        if shape[:2] == (G, K):
+            return place(x.reshape(B, *shape[2:])).reshape(shape)
+        if shape[:1] == (G,):
+            return place(jnp.repeat(x, K, axis=0))[::K]
+        return x
+
+    return jax.tree.map(leaf, tree)
+
+
+def continuous():
+    """No ties, by which the order of rows would count."""
+    noise = 0.1 * jax.random.uniform(jax.random.key(2), (G, K))
+    return scored(rewards=REWARDS + noise, right=REWARDS > 0)
+
+
+def same(found, expected):
+    found, expected = np.asarray(found), np.asarray(expected)
+    size = np.linalg.norm(expected)
+    assert size > 0
+    assert np.linalg.norm(found - expected) <= 1e-5 * size
+
+
+# It draws by the token's place.
+BY_PLACE = {"clip_cov"}
+
+
+@each([name for name in ALGORITHMS if name not in BY_PLACE])
+def test_order_of_prompts_and_completions_is_nothing(name):
+    """Groups in another order, and completions within theirs."""
+    draw = np.random.default_rng(0)
+    inner = np.append(draw.permutation(K - 1), K - 1)
+    rows = (draw.permutation(G)[:, None] * K + inner).reshape(B)
+    run = compiled(name)
+    (value, gradient), _, _ = run(LOGP, ENTROPY, continuous())
+    logp, entropy, data = moved((LOGP, ENTROPY, continuous()), lambda x: x[rows])
+    (other, found), _, _ = run(logp, entropy, data)
+    np.testing.assert_allclose(other, value, rtol=1e-5, atol=1e-6)
+    same(found, np.asarray(gradient)[rows])
+
+
+# Its conflicts are at the same place from the start or from the end.
+AT_PLACES = {"gtpo", "gtpo (official code)"}
+
+
+@each([name for name in ALGORITHMS if name not in BY_PLACE | AT_PLACES])
+def test_tokens_of_others_inside_are_passed_over(name):
+    """A tool's answer after the second token of four: the same loss, and the same
+    gradient at the policy's own tokens."""
+    mask = MASK.at[:, -1].set(False)
+    places = jnp.array([0, 1, 4, 2, 3])  # where each column comes from
+
+    def spaced(x):
+        return x[:, places] if x.ndim > 1 and x.shape[1] == T else x
+
+    def data():
+        rollout = dataclasses.replace(continuous().rollout, attended=mask, trained=mask)
+        return dataclasses.replace(continuous(), rollout=rollout)
+
+    run = compiled(name)
+    (value, gradient), _, _ = run(LOGP, ENTROPY, data())
+    logp, entropy, other = moved((LOGP, ENTROPY, data()), spaced)
+    (found_value, found), _, _ = run(logp, entropy, other)
+    np.testing.assert_allclose(found_value, value, rtol=1e-5, atol=1e-6)
+    same(found, np.asarray(gradient)[:, places])
+
+
+@each([name for name in ALGORITHMS if name not in BY_PLACE])
+def test_padding_is_nothing(name):
+    """Three columns more, of NaN. The longest possible length is a number of two
+    methods: DAPO's penalty, left out here, and Dr. GRPO's denominator."""
+    algorithm = ALGORITHMS[name]
+    if algorithm.shape == stages.overlong:
+        algorithm = dataclasses.replace(algorithm, shape=ALGORITHMS["grpo"].shape)
+
+    def padded(x):
+        if x.ndim < 2 or x.shape[1] != T:
+            return x
+        missing = {"b": False, "i": 0, "u": 0}.get(x.dtype.kind, jnp.nan)
+        edges = [(0, 0), (0, 3), *[(0, 0)] * (x.ndim - 2)]
+        return jnp.pad(x, edges, constant_values=missing)
+
+    def gradient(logp, entropy, data):
+        values = several(algorithm, data.values)
+        rows = algorithms.prepare(algorithm, dataclasses.replace(data, values=values))
+        return jax.grad(loss, argnums=1)(algorithm, logp, entropy, rows)
+
+    batch = LOGP, ENTROPY, continuous()
+    expected, found = gradient(*batch), gradient(*moved(batch, padded))
+    if algorithm.reduction == stages.constant_length:
+        found = found * (T + 3) / T
+    same(found[:, :T], expected)
+    assert not found[:, T:].any()
 
 
 EQUAL_MEANS_NOTHING = [

@@ -262,7 +262,7 @@ def prepare(algorithm: Algorithm, scored: Scored) -> Rows:
                 f"{algorithm.critic.heads} heads, got {values.shape}"
             )
         if several:
-            values = algorithm.critic.pool(reduce.masked(values, keep[..., None]))
+            values = algorithm.critic.pool(jnp.where(keep[..., None], values, 0))
             scored = dataclasses.replace(scored, values=values)
         critic["values_old"] = reduce.masked(values, keep)
         returns = algorithm.critic.returns(
@@ -348,7 +348,7 @@ def losses(
         if values is None:
             raise InputError("values must be given: the method trains a critic")
         if critic.heads > 1:
-            values = critic.pool(reduce.masked(values, rows.mask[..., None]))
+            values = critic.pool(jnp.where(rows.mask[..., None], values, 0))
         result = result + critic.coefficient * critic.loss(
             values, rows.values_old, rows.returns, rows.learned
         )

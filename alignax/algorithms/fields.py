@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from alignax import advantages
-from alignax.types import InputError, Scored
+from alignax.types import InputError, Leaf, Scored
 
 _WHERE = {
     "logp_behaviour": "the sampler must give the log-probabilities that it drew by",
@@ -25,7 +25,7 @@ _WHERE = {
 }
 
 
-def needed(scored: Scored, name: str) -> Array:
+def needed(scored: Scored, name: str) -> Leaf:
     """A field of ``scored``, or of its rollout, that the method cannot do without.
 
     Raises:

@@ -2,6 +2,7 @@
 by their reference or their kind of step; ``table_rewards``, ``table_ratios`` and
 ``table_regions`` have the others."""
 
+import functools
 from dataclasses import replace
 
 from alignax import divergences, references, regularisers, surrogates
@@ -12,7 +13,7 @@ from alignax.algorithms.compose import Critic, Method, Replay, Sampling
 from alignax.algorithms.values import partial
 from alignax.regularisers import Regulariser
 
-IN_LOSS = {"level": "myopic", "place": "loss"}
+in_loss = functools.partial(Regulariser, level="myopic", place="loss")
 # The f of the paper, u log u − (u + 1) log((u + 1)/2), is twice the usual one.
 JS = divergences.scale(divergences.jensen_shannon(), 2.0)
 STORED = replace(
@@ -20,9 +21,7 @@ STORED = replace(
     keep=s.mixed_or_stored,
     weight=m.not_stored,
     strength=rules.stored,
-    regulariser=Regulariser(
-        divergence=divergences.forward_kl(), samples="reference", **IN_LOSS
-    ),
+    regulariser=in_loss(divergence=divergences.forward_kl(), samples="reference"),
     beta=0.05,
     sampling=Sampling(last="reference"),
 )
@@ -156,7 +155,7 @@ ROWS = {
         {
             "JS": replace(
                 STORED,
-                regulariser=Regulariser(divergence=JS, samples="reference", **IN_LOSS),
+                regulariser=in_loss(divergence=JS, samples="reference"),
                 beta=0.1,
             ),
             "forward KL on own rows": replace(
@@ -164,7 +163,7 @@ ROWS = {
             ),
             "JS on own rows": replace(
                 m.token_mean,
-                regulariser=Regulariser(divergence=JS, **IN_LOSS),
+                regulariser=in_loss(divergence=JS),
                 beta=0.1,
             ),
         },
