@@ -11,37 +11,28 @@ sums are exact, without sampling.
 """
 
 import dataclasses
-import functools
 import json
-from functools import partial
+import subprocess
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alignax import advantages, algorithms, cli, controllers, logprobs, reduce
+import alignax
+from alignax import algorithms, cli
 from alignax.models import decoder, functional
-from alignax.pipeline import rollout as rollouts
-from alignax.pipeline import update
-from alignax.types import InputError, Scored
+from alignax.train import options
+from alignax.train.options import RL
+from alignax.types import InputError
 from experiments import rlvr_report, sft, sums
 from experiments.sft import SFT
 
 # What a method needs that this task has not.
 ABSENT = {
-    "a critic": tuple(
-        key
-        for key, method in algorithms.METHODS.items()
-        if method.algorithm is not None and method.algorithm.critic is not None
-    ),
-    "given prefixes": ("cure",),
-    "earlier rollouts": ("remix",),
-    "a text in context": ("trimpi",),
-    "tokens of several draws": ("cot2",),
-    "several objectives": ("gdpo", "recap"),
-    "rewards of tokens": ("pcpg",),
-    "samples of the reference beforehand": ("a_star_po",),
+    "a policy trained on preferences": ("rto",),
+    "another way to draw tokens": ("cot2", "nlpo"),
+    "two policies": ("cory",),
 }
 
 
@@ -55,7 +46,7 @@ class Config:
     """Markdown file for the table."""
     methods: tuple[str, ...] = ()
     """Keys of the table, with a variant in brackets; none for all."""
-    seeds: int = 3
+    seeds: int = 10
     """Runs of each method, in one batch."""
     seed: int = 0
     """Of the split, the reference and the runs."""
@@ -113,120 +104,98 @@ def runnable() -> dict[str, algorithms.Algorithm]:
     return result
 
 
-def make_sampler(config: Config, apply_fn, *, greedy: bool, last_row: str):
-    """``(params, reference, key, history, problems, answers) -> (rollout, scored,
-    history)``, of one seed. ``last_row``: whose the last completion of a group is."""
-    generate = partial(
-        rollouts.generate, apply_fn, max_tokens=sums.TOKENS, eos_id=sums.EOS, pad_id=0
+def code_version() -> str:
+    """The commit that made a result, with a mark where files differ from it."""
+    command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
+    where = Path(__file__).parent
+    try:
+        done = subprocess.run(
+            command, cwd=where, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return alignax.__version__
+    return done.stdout.strip()
+
+
+def judged(asked: frozenset[str], rollout, target: jax.Array) -> dict[str, jax.Array]:
+    """What the task knows of each completion, of what a method asks for."""
+    value = sums.value_of(rollout.tokens, rollout.attended)
+    right = value == target
+    short = 1 - jnp.mean(rollout.attended, axis=-1)
+    known = {
+        "right": right,
+        "clusters": value,
+        "reward_version": jnp.zeros_like(value),
+        "objectives": jnp.stack([right, short], axis=-1).astype(jnp.float32),
+        # Digit by digit: the outcome on the last token, nothing on the others.
+        "token_rewards": jnp.where(
+            rollout.trained & (rollout.tokens == sums.EOS), right[:, None], 0
+        ).astype(jnp.float32),
+    }
+    given = {name: x for name, x in known.items() if name in asked}
+    if "objective_weights" in asked:
+        given["objective_weights"] = jnp.array([1.0, 0.1])
+    return {"rewards": right.astype(jnp.float32)} | given
+
+
+def make_run(config: Config, name: str, apply_fn, hidden_fn, problems, answers):
+    """``(key, reference) -> (params, curves)``: a method on one seed, in one scan."""
+    algorithm = options.method_of(name)
+    rl = RL(
+        method=name,
+        steps=config.steps,
+        prompts=config.prompts,
+        completions=config.completions,
+        # A ratio that is held at 1 serves one update.
+        updates=1 if algorithm.on_policy else config.updates,
+        learning_rate=config.learning_rate,
+        warmup=5,
     )
-    group = config.completions
+    parts = options.make(
+        rl,
+        apply_fn,
+        hidden_fn=hidden_fn,
+        max_tokens=sums.TOKENS,
+        eos_id=sums.EOS,
+        jit=False,
+    )
+    asked, guided = algorithms.needs(algorithm), algorithm.sampling.guided
 
-    def sample(params, reference, key, history, problems, answers):
-        draw, own, other, inner = jax.random.split(key, 4)
-        index = jax.random.choice(draw, len(problems), (config.prompts,), replace=False)
+    def prompts_of(index):
         prompts = sums.prompts_of(problems[index], index)
-        rollout = generate(params, own, prompts, completions=group)
-        last = jnp.arange(config.prompts * group) % group == group - 1
-        demonstrated = last & (last_row != "own")
-        if last_row == "reference":
-            rollout = _replaced(
-                rollout, last, generate(reference, other, prompts, completions=group)
-            )
-        if last_row == "demonstration":
-            tokens, mask = (jnp.repeat(x[index], group, axis=0) for x in answers)
-            given = dataclasses.replace(
-                rollout,
-                tokens=tokens,
-                attended=mask,
-                trained=mask,
-                finished=jnp.ones_like(last),
-            )
-            rollout = _replaced(rollout, last, given)
-        logits, logits_ref = (
-            rollouts.completion_logits(apply_fn, p, rollout)
-            for p in (params, reference)
-        )
-        logp, logp_ref = (
-            reduce.masked(logprobs.token_logp(x, rollout.tokens), rollout.trained)
-            for x in (logits, logits_ref)
-        )
-        value = sums.value_of(rollout.tokens, rollout.trained)
+        if not guided:
+            return prompts
+        tokens, mask = (x[index] for x in answers)
+        return dataclasses.replace(prompts, guide=tokens, guide_mask=mask)
+
+    def iteration(key, state, _):
+        # The key of a step depends on the seed alone: methods see the same sums.
+        draw = jax.random.fold_in(key, state.step)
+        index = jax.random.choice(draw, len(problems), (config.prompts,), replace=False)
+        prompts = prompts_of(index)
         target = jnp.sum(problems[index], axis=-1)
-        shape = (config.prompts, group)
-        rewards = (value.reshape(shape) == target[:, None]).astype(jnp.float32)
-        baseline = jnp.zeros(config.prompts)
-        if greedy:
-            best = generate(params, own, prompts, completions=1, temperature=0.0)
-            baseline = (sums.value_of(best.tokens, best.trained) == target).astype(
-                jnp.float32
-            )
-        lengths = jnp.sum(rollout.trained, axis=-1)
-        mean_ref = reduce.divide(jnp.sum(logp_ref, -1), lengths.astype(jnp.float32))
-        scored = Scored(
-            rollout=rollout,
-            rewards=rewards,
-            right=rewards > 0,
-            logp_old=logp,
-            logp_ref=logp_ref,
-            entropy=reduce.masked(logprobs.entropy(logits), rollout.trained),
-            greedy=baseline,
-            history=history[index],
-            confidence=jnp.exp(mean_ref).reshape(shape),
-            clusters=value.reshape(shape),
-            demonstrated=demonstrated,
-            key=inner,
+        samples = parts.sample(state, prompts)
+        fields = judged(asked, samples.rollout, jnp.repeat(target, config.completions))
+        if samples.greedy is not None:
+            best = judged(frozenset(), samples.greedy, target)
+            fields["greedy"] = best["rewards"]
+        state, metrics = parts.step(state, samples.rewarded(**fields))
+        shown = ("reward", "entropy", "length", "skipped")
+        return state, {name: metrics[name] for name in shown}
+
+    def run(key, reference):
+        state = parts.init(
+            reference,
+            key,
+            records=len(problems),
+            prompts=prompts_of(jnp.arange(config.prompts)),
         )
-        history = advantages.history_update(
-            history, jnp.repeat(index, group), lengths, rewards.reshape(-1) > 0
+        state, curves = jax.lax.scan(
+            lambda state, x: iteration(key, state, x), state, length=config.steps
         )
-        return rollout, scored, history
+        return state.params, curves
 
-    return sample
-
-
-def _replaced(rollout, where, other):
-    def pick(x, y):
-        return jnp.where(jnp.expand_dims(where, range(1, x.ndim)), y, x)
-
-    return jax.tree.map(pick, rollout, other)
-
-
-def make_step(config: Config, apply_fn, tx, algorithm: algorithms.Algorithm):
-    """``(state, rollout, scored) -> (state, metrics)``, of one seed."""
-
-    def loss_fn(params, batch):
-        rollout, rows = batch["rollout"], batch["rows"]
-        logits = rollouts.completion_logits(apply_fn, params, rollout)
-        logp = logprobs.token_logp(logits, rollout.tokens)
-        entropy = logprobs.entropy(logits)
-        values = algorithms.losses(algorithm, logp, entropy, rows)
-        return *algorithms.reduced(algorithm, values, rows), {}
-
-    one_update = update.make_update(loss_fn, tx)
-
-    def step(state, rollout, scored):
-        rows = algorithms.prepare(algorithm, scored)
-
-        def again(state, _):
-            now = rows
-            if algorithm.follow is not None:
-                logits = rollouts.completion_logits(apply_fn, state.params, rollout)
-                logp = logprobs.token_logp(logits, rollout.tokens)
-                now = algorithms.followed(algorithm, logp, rows)
-            return one_update(state, {"rollout": rollout, "rows": now})[0], None
-
-        state, _ = jax.lax.scan(again, state, length=config.updates)
-        return state, {
-            "reward": jnp.mean(scored.rewards),
-            "entropy": _mean_entropy(scored),
-            "length": jnp.mean(jnp.sum(scored.mask, -1, dtype=jnp.float32)),
-        }
-
-    return step
-
-
-def _mean_entropy(scored):
-    return reduce.divide(*reduce.token_mean(scored.entropy, scored.mask))
+    return run
 
 
 def teach(config: Config, apply_fn, params, problems):
@@ -244,37 +213,8 @@ def teach(config: Config, apply_fn, params, problems):
     return state.params
 
 
-def train(config: Config, apply_fn, sampler, reference, problems, algorithm):
-    """One method, all seeds: the trained parameters and the curves."""
-    tx = update.optimiser(
-        learning_rate=config.learning_rate,
-        steps=config.steps * config.updates,
-        warmup=5,
-        final_fraction=0.1,
-    )
-    # The key of a step depends on the seed alone: methods see the same sums.
-    keys = jax.random.split(jax.random.key(config.seed + 2), config.seeds)
-    state = jax.vmap(
-        lambda key: update.init_state(reference, tx, controllers.fixed(beta=0.0), key)
-    )(keys)
-    history = jnp.full((config.seeds, problems), jnp.inf)
-    step = jax.jit(jax.vmap(make_step(config, apply_fn, tx, algorithm)))
-    curves, initial = [], None
-    for number in range(config.steps):
-        now = jax.vmap(lambda key, n=number: jax.random.fold_in(key, n))(keys)
-        rollout, scored, history = sampler(state.params, reference, now, history)
-        if initial is None:
-            initial = jax.vmap(_mean_entropy)(scored)
-        scored = dataclasses.replace(scored, initial_entropy=initial)
-        state, values = step(state, rollout, scored)
-        curves.append(values)
-    curves = jax.tree.map(lambda *xs: np.stack(xs, axis=1), *curves)
-    return state.params, curves
-
-
 def main(config: Config) -> None:
-    everything = runnable()
-    chosen = config.methods or tuple(everything)
+    chosen = config.methods or tuple(runnable())
     train_set, held_out = sums.split(config.held_out, config.seed)
     model = decoder.DecoderConfig(
         vocab_size=sums.DIGITS + 1,
@@ -284,10 +224,11 @@ def main(config: Config) -> None:
         num_kv_heads=2,
         head_dim=config.hidden_size // 2,
         mlp_size=3 * config.hidden_size,
-        max_length=3 + sums.TOKENS,
+        max_length=3 + 2 * sums.TOKENS,
         initializer_range=0.1,
     )
     apply_fn = functional.make_apply(model)
+    hidden_fn = functional.make_hidden(model)
     start = functional.init(model, jax.random.key(config.seed))
     config.out.mkdir(parents=True, exist_ok=True)
     path = config.out / "results.json"
@@ -303,24 +244,15 @@ def main(config: Config) -> None:
     numbers = train_set.sum(1)
     answers = sums.written(numbers, np.ones(len(numbers), int))
     answers = tuple(jnp.array(x) for x in answers)
-
-    @functools.cache
-    def sampler(greedy, last_row):
-        """Compiled once for all methods that want the same."""
-        sample = make_sampler(config, apply_fn, greedy=greedy, last_row=last_row)
-
-        def seeds(params, reference, key, history):
-            problems = jnp.array(train_set)
-            return sample(params, reference, key, history, problems, answers)
-
-        return jax.jit(jax.vmap(seeds, in_axes=(0, None, 0, 0)))
-
+    problems, measured = jnp.array(train_set), jnp.array(held_out)
+    keys = jax.random.split(jax.random.key(config.seed + 2), config.seeds)
     report = jax.jit(jax.vmap(sums.make_report(apply_fn), in_axes=(0, None, None)))
-    measured = jnp.array(held_out)
 
     def keep(name, params, curves=None):
         result = rlvr_report.summary(report(params, reference, measured))
+        result["code"] = code_version()
         if curves is not None:
+            curves = {key: np.asarray(curve) for key, curve in curves.items()}
             result["fit"] = rlvr_report.entropy_fit(curves)
             result["curves"] = {
                 key: np.mean(curve, 0).round(4).tolist()
@@ -333,11 +265,8 @@ def main(config: Config) -> None:
     keep("reference", jax.tree.map(lambda x: x[None], reference))
     for name in chosen:
         if name not in results:
-            algorithm = everything[name]
-            drawn = sampler(algorithm.sampling.greedy, algorithm.sampling.last)
-            params, curves = train(
-                config, apply_fn, drawn, reference, len(train_set), algorithm
-            )
+            run = make_run(config, name, apply_fn, hidden_fn, problems, answers)
+            params, curves = jax.jit(jax.vmap(run, in_axes=(0, None)))(keys, reference)
             keep(name, params, curves)
     if config.report is not None:
         task = (__doc__ or "").split("\n\n")[2].strip()

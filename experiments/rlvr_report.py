@@ -26,26 +26,29 @@ def entropy_fit(curves: dict[str, np.ndarray]) -> tuple[float, float, float]:
 def markdown(task: str, results: dict[str, Any], absent: dict[str, Any]) -> str:
     """The table and the findings."""
     config = results["config"]
+    rows = {name: row for name, row in results.items() if name != "config"}
+    versions = sorted({row["code"] for row in rows.values()})
     names = (*(f"pass@{k}" for k in KS), "kl", "entropy", "length")
     lines = [
         "# Every method on one task\n\n",
         f"{task}\n\n",
         f"{config['seeds']} seeds, {config['steps']} rollouts of "
         f"{config['prompts']} sums × {config['completions']} completions, "
-        f"{config['updates']} updates each. Means (standard error over "
-        "seeds); KL and entropy in nats a completion, length in "
-        "tokens, all exact on "
-        f"{config['held_out']} held-out sums. Made by\n\n"
+        f"{config['updates']} updates each, one where the method holds its ratio at 1. "
+        "Means (standard error over seeds); KL and entropy in nats a completion, length "
+        f"in tokens, all exact on {config['held_out']} held-out sums. Every method runs "
+        "by the one step of `alignax.train.policy_gradient`, with the settings of its "
+        "paper as the table of algorithms has them and one learning rate for all: a "
+        "place here says how a method's defaults do on this task, not which is best. "
+        f"Code: {', '.join(versions)}. Made by\n\n"
         "    python -m experiments.rlvr --out runs/rlvr --report docs/rlvr.md\n\n",
         f"| method | {' | '.join(names)} |\n|---|{'---|' * len(names)}\n",
     ]
-    rows = {name: row for name, row in results.items() if name != "config"}
     for name, row in rows.items():
-        cells = []
-        for column in names:
-            values = np.array(row[column])
-            error = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0
-            cells.append(f"{values.mean():.3f} ({error:.3f})")
+        cells = [
+            f"{mean:.3f} ({error:.3f})"
+            for mean, error in (estimate(row[column]) for column in names)
+        ]
         lines.append(f"| {name} | {' | '.join(cells)} |\n")
     lines.append("\nNot run here:")
     for need, keys in absent.items():
@@ -55,20 +58,54 @@ def markdown(task: str, results: dict[str, Any], absent: dict[str, Any]) -> str:
     return "".join(lines)
 
 
+def estimate(values: Any) -> tuple[float, float]:
+    """Mean and standard error."""
+    values = np.asarray(values, np.float64)
+    error = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return float(values.mean()), float(error)
+
+
+def difference(rows: dict[str, Any], one: str, other: str, column: str) -> str:
+    """``one`` less ``other``, seed by seed, and whether the seeds tell them apart."""
+    first, second = (np.asarray(rows[name][column]) for name in (one, other))
+    mean, error = estimate(first - second)
+    verdict = "" if abs(mean) > 3 * error else ", not told apart by these seeds"
+    return f"{one} less {other}: {mean:+.3f} ({error:.3f}){verdict}"
+
+
+# What papers report of a method beside another, by what it is measured in.
+CLAIMS = {
+    "pass@16 is kept by forward KL and JS (arXiv 2509.07430)": (
+        "pass@16",
+        [
+            ("dph_rl", "dapo"),
+            ("dph_rl (JS)", "dapo"),
+            ("dph_rl (forward KL on own rows)", "grpo (TRL default)"),
+            ("dph_rl (JS on own rows)", "grpo (TRL default)"),
+        ],
+    ),
+    "Answers shrink with the history reward (arXiv 2505.11225)": (
+        "length",
+        [("hapo_history", "grpo (TRL default)")],
+    ),
+    "Clip-higher keeps entropy (arXiv 2503.14476)": (
+        "entropy",
+        [("dapo", "grpo (TRL default)")],
+    ),
+    "A critic, against a group's mean": ("pass@1", [("ppo", "grpo")]),
+}
+
+
 def findings(rows: dict[str, Any]) -> str:
     """What the papers report, and what is seen here."""
-
-    def mean(name, column):
-        return float(np.mean(rows[name][column])) if name in rows else float("nan")
-
-    def line(names, column):
-        return ", ".join(f"{n} {mean(n, column):.3f}" for n in names if n in rows)
-
-    text = ["\n## What the papers report, here\n\n"]
+    text = [
+        "\n## What the papers report, here\n\nDifferences are of the same seeds' runs; "
+        "below three standard errors nothing is concluded.\n"
+    ]
     fitted = [n for n in ("grpo (TRL default)", "dapo", "kl_cov") if n in rows]
     if fitted:
         text.append(
-            "**Entropy collapse and `R = −a e^H + b`** (arXiv 2505.22617). Entropy a "
+            "\n**Entropy collapse and `R = −a e^H + b`** (arXiv 2505.22617). Entropy a "
             "token of the training samples, first and last rollout, and the fit over "
             "all rollouts:\n\n"
         )
@@ -79,24 +116,19 @@ def findings(rows: dict[str, Any]) -> str:
                 f"- {name}: {entropy[0]:.3f} → {entropy[-1]:.3f}; a = {a:.3f}, "
                 f"b = {b:.3f}, R² = {r2:.3f}\n"
             )
-    kept = (
-        "reference",
-        "grpo (TRL default)",
-        "dapo",
-        "dph_rl",
-        "dph_rl (JS)",
-        "dph_rl (forward KL on own rows)",
-        "dph_rl (JS on own rows)",
-        "rapo",
-        "kdrl (every answer)",
-    )
-    text.append(
-        f"\n**pass@16 kept by forward KL and JS** (arXiv 2509.07430): "
-        f"{line(kept, 'pass@16')}; their pass@1: {line(kept, 'pass@1')}.\n"
-    )
-    short = ("reference", "grpo (TRL default)", "hapo_history")
-    text.append(
-        "\n**Length shrinking with the history reward** (arXiv 2505.11225), tokens "
-        f"with the end: {line(short, 'length')}.\n"
-    )
+    for claim, (column, pairs) in CLAIMS.items():
+        found = [
+            f"- {difference(rows, one, other, column)}\n"
+            for one, other in pairs
+            if one in rows and other in rows
+        ]
+        if found:
+            text.append(f"\n**{claim}**, {column}:\n\n{''.join(found)}")
+    skipped = [
+        n for n, row in rows.items() if max(row.get("curves", {}).get("skipped", [0]))
+    ]
+    if skipped:
+        text.append(
+            f"\nUpdates that were not finite were skipped in {', '.join(skipped)}.\n"
+        )
     return "".join(text)
