@@ -245,11 +245,11 @@ def make_update(
     batch: the same for any number of microbatches or devices. Jit it with
     ``donate_argnums=0``; batch and state may be sharded.
 
-    Where the loss, the gradient or what the optimiser makes of it is not finite,
-    parameters and optimiser state stay as they were, and ``state.counters`` counts
-    it: one bad reward costs one update, not the run. They stay, too, where ``signal``,
-    a truth on the device, is false: an optimiser such as Adam would make whole steps
-    of a gradient that is rounding. ``step`` goes on.
+    Where the loss or the gradient is not finite, parameters and optimiser state stay
+    as they were, and ``state.counters`` counts it: one bad reward costs one update,
+    not the run. They stay, too, where ``signal``, a truth on the device, is false: an
+    optimiser such as Adam would make whole steps of a gradient that is rounding.
+    ``step`` goes on.
 
     Args:
       loss_fn: see ``LossFn``.
@@ -258,9 +258,9 @@ def make_update(
       group: adjacent rows that stay together.
 
     Returns:
-      the update. Its metrics: ``loss``, ``grad_norm``, ``skipped`` (1 where the
-      parameters stayed, else 0) and the fractions of ``aux``, as float32 scalars on
-      the device.
+      the update. Its metrics: ``loss``, ``grad_norm``, ``skipped`` (1 where one
+      of them was not finite, else 0) and the fractions of ``aux``, as float32 scalars
+      on the device.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -280,7 +280,7 @@ def make_update(
         )
         loss, norm = numerator * scale, _norm(gradient)
         updates, opt_state = tx.update(gradient, state.opt_state, before)
-        finite = jnp.isfinite(loss) & jnp.isfinite(norm) & jnp.isfinite(_norm(updates))
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         after, opt_state = where(
             finite & signal,
             (optax.apply_updates(before, updates), opt_state),

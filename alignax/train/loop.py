@@ -194,8 +194,8 @@ def train(
       the state at the end.
 
     Raises:
-      RunError: as many updates in a row were skipped. Checkpoints hold the parameters
-        before them.
+      RunError: as many updates in a row were skipped, or a parameter is not finite
+        where a checkpoint is due. Checkpoints hold the parameters before that.
     """
 
     prefix = f"{phase.name}/"
@@ -206,6 +206,7 @@ def train(
         return {name.removeprefix(prefix): value for name, value in row.items()}
 
     def save(done, state):
+        _refuse_nonfinite(done, {"params": state.params, "critic": state.critic}, phase)
         writer.flush()
         position = data.get_state()
         checkpoint.save(checkpoints, done, state, data_state=position, config=config)
@@ -273,6 +274,31 @@ def _watch(state: TrainState, *, phase: Phase, stop_after_skips: int):
             )
 
     return watch
+
+
+def _refuse_nonfinite(done: int, params: Any, phase: Phase) -> None:
+    """Keep a checkpoint from taking the place of a good one."""
+    good = jax.device_get(_finite(params))
+    bad = [
+        jax.tree_util.keystr(path, simple=True, separator=".")
+        for path, leaf in jax.tree.leaves_with_path(good)
+        if not leaf
+    ]
+    if bad:
+        why = (
+            "the model that was given is damaged"
+            if done == 0
+            else "lower the learning rate, then go on with --resume"
+        )
+        raise RunError(
+            f"{phase.name} stopped at step {done}, before its checkpoint: parameters "
+            f"are not finite, {bad[0]} and {len(bad) - 1} more arrays; {why}"
+        )
+
+
+@jax.jit
+def _finite(tree: Any) -> Any:
+    return jax.tree.map(lambda x: jnp.all(jnp.isfinite(x)), tree)
 
 
 def _warn(text: str) -> None:

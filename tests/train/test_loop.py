@@ -1,5 +1,6 @@
 """The host's loop with a policy of a few numbers: what is skipped, what is damaged."""
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -55,7 +56,15 @@ def fresh():
 
 
 def run(
-    out, *, bad=lambda number: None, resume=False, stop=None, phases=PHASES, **more
+    out,
+    *,
+    bad=lambda number: None,
+    resume=False,
+    stop=None,
+    phases=PHASES,
+    start=None,
+    one_update=UPDATE,
+    **more,
 ):
     """Both phases; the reward of a batch has ``bad(number)`` in it where not None."""
 
@@ -65,13 +74,13 @@ def run(
         rewards = np.sin(number + np.arange(4.0))
         if bad(number) is not None:
             rewards[2] = bad(number)
-        state, values = UPDATE(state, jnp.array(rewards, jnp.float32))
+        state, values = one_update(state, jnp.array(rewards, jnp.float32))
         return state, values | {"reward": jnp.mean(jnp.float32(rewards))}
 
     with loop.open_log(out, phases, resume=resume) as writer:
         for phase, number in zip(phases, loop.starts(phases), strict=True):
-            state = loop.train(
-                fresh(),
+            result = loop.train(
+                fresh() if start is None else start,
                 Numbers(),
                 step,
                 phase=phase,
@@ -82,7 +91,7 @@ def run(
                 save_every=4,
                 **more,
             )
-    return state
+    return result
 
 
 def restored(out, name="first"):
@@ -134,6 +143,22 @@ def test_bad_rewards_at_the_end_are_said(tmp_path, capsys):
     assert np.isfinite(restored(tmp_path / "strict").params["logits"]).all()
     run(tmp_path, **bad, stop_after_skips=3)
     assert "step 12 of first left" in capsys.readouterr().err
+
+
+def test_parameters_that_are_not_finite_are_not_saved(tmp_path):
+    """Whatever made them so: here an optimiser, of finite gradients."""
+
+    def broken(state, rewards):
+        state, values = UPDATE(state, rewards)
+        logits = jnp.where(state.step >= 6, jnp.inf, 1.0) * state.params["logits"]
+        return dataclasses.replace(state, params={"logits": logits}), values
+
+    with pytest.raises(RunError, match=r"step 8, before its .* logits and"):
+        run(tmp_path / "a", one_update=broken)
+    assert restored(tmp_path / "a").step == 4
+    given = dataclasses.replace(fresh(), params={"logits": jnp.full(4, jnp.nan)})
+    with pytest.raises(RunError, match=r"step 0, .* model that was given is damaged"):
+        run(tmp_path / "b", start=given)
 
 
 def test_the_command_line_prints_why_a_run_stopped(capsys):
