@@ -153,7 +153,7 @@ def test_parameters_that_are_not_finite_are_not_saved(tmp_path):
         logits = jnp.where(state.step >= 6, jnp.inf, 1.0) * state.params["logits"]
         return dataclasses.replace(state, params={"logits": logits}), values
 
-    with pytest.raises(RunError, match=r"step 8, before its .* logits and"):
+    with pytest.raises(RunError, match=r"step 8, before its .*params\.logits and"):
         run(tmp_path / "a", one_update=broken)
     assert restored(tmp_path / "a").step == 4
     given = dataclasses.replace(fresh(), params={"logits": jnp.full(4, jnp.nan)})
@@ -216,7 +216,7 @@ def test_a_second_process_is_refused(tmp_path):
     """While a run is open; not once it has ended, or been killed."""
     other = """
 import pathlib, sys, time
-from experiments import loop
+from alignax.train import loop
 phases = [loop.Phase(name="first", steps=12)]
 with loop.open_log(pathlib.Path(sys.argv[1]), phases, resume=False):
     print("open", flush=True)
