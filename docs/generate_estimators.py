@@ -169,7 +169,7 @@ print(ax.testing.estimator_report(my_penalty, [ax.testing.random_world(jax.rando
 ```
 
 In a test, `ax.testing.assert_unbiased(report)` fails with the worst finding.
-"""  # noqa: E501
+"""
 
 
 def sweep(chosen, problems, x):

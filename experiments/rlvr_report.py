@@ -37,9 +37,10 @@ def markdown(task: str, results: dict[str, Any], absent: dict[str, Any]) -> str:
         f"{config['updates']} updates each, one where the method holds its ratio at "
         "1. Means (standard error over seeds); KL and entropy in nats a completion, "
         f"length in tokens, all exact on {config['held_out']} held-out sums. Every "
-        "method runs by the one step of `alignax.train.policy_gradient`, with the settings of its "
-        "paper as the table of algorithms has them and one learning rate for all: a "
-        "place here says how a method's defaults do on this task, not which is best. "
+        "method runs by the one step of `alignax.train.policy_gradient`, with the "
+        "settings of its paper as the table of algorithms has them and one learning "
+        "rate for all: a place here says how a method's defaults do on this task, not "
+        "which is best. "
         f"Code: {', '.join(versions)}. Made by\n\n"
         "    python -m experiments.rlvr --out runs/rlvr --report docs/rlvr.md\n\n",
         f"| method | {' | '.join(names)} |\n|---|{'---|' * len(names)}\n",

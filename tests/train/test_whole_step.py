@@ -109,11 +109,16 @@ def pairs_of(params):
             logp_ref=ref[pair],
         )
 
-    weights = jnp.exp(jnp.sum(logp_of(params)[pairs], axis=-1))
-    return jax.vmap(record)(pairs), weights
+    return jax.vmap(record)(pairs), weights_under(params)
 
 
-def expected_change(regulariser):
+def weights_under(params):
+    """The probability of each pair."""
+    pairs = jnp.array(list(itertools.product(range(N), repeat=2)))
+    return jnp.exp(jnp.sum(logp_of(params)[pairs], axis=-1))
+
+
+def expected_change(regulariser, records, weights):
     """What the step does to the parameters, over all groups of two."""
     algorithm = dataclasses.replace(
         METHODS["unbiased"].algorithm, regulariser=regulariser, beta=BETA
@@ -140,7 +145,40 @@ def expected_change(regulariser):
             lambda x, old: jnp.tensordot(weights, x - old[None], 1), new, PARAMS
         )
 
-    return run(*pairs_of(PARAMS))
+    return run(records, weights)
+
+
+@pytest.mark.parametrize(
+    ("name", "level"),
+    [
+        ("forward_kl", "sequence"),
+        *(
+            pytest.param(name, level, marks=pytest.mark.slow)
+            for name in ("reverse_kl", "jensen_shannon", "pearson")
+            for level in ("sequence", "myopic")
+        ),
+    ],
+)
+def test_expected_step_on_samples_of_the_reference(name, level):
+    """Stored completions of the reference: −β ∇D, at the reference's prefixes."""
+    div = DIVERGENCES[name]
+    regulariser = Regulariser(
+        divergence=div, level=level, place="loss", samples="reference"
+    )
+
+    def objective(params):
+        logp_ref = jax.lax.stop_gradient(logp_of(REF))
+        if level == "sequence":
+            return -BETA * dv.exact(div, logp_of(params), logp_ref)
+        token = dv.exact(div, token_logits(params), token_logits(REF))
+        return -BETA * jnp.sum(jnp.exp(logp_ref)[:, None] * jnp.where(MASK, token, 0))
+
+    records, _ = pairs_of(PARAMS)
+    weights = weights_under(REF)
+    records = dataclasses.replace(records, rewards=jnp.zeros_like(records.rewards))
+    actual = flat(expected_change(regulariser, records, weights))
+    expected = flat(jax.grad(objective)(PARAMS))
+    assert np.linalg.norm(actual - expected) < 1e-4 * np.linalg.norm(expected)
 
 
 def flat(tree):
@@ -167,7 +205,7 @@ def test_expected_step_is_the_gradient_of_the_objective(name, level, form, place
     regulariser = Regulariser(
         divergence=DIVERGENCES[name], level=level, form=form, place=place, k=1
     )
-    actual = flat(expected_change(regulariser))
+    actual = flat(expected_change(regulariser, *pairs_of(PARAMS)))
     expected = flat(jax.grad(objective)(PARAMS, regulariser))
     # Sums of a few hundred float32 terms, relative to the whole gradient.
     error = np.linalg.norm(actual - expected) / np.linalg.norm(expected)
