@@ -133,12 +133,13 @@ def test_order_of_prompts_and_completions_is_nothing(name):
     (value, gradient), _, _ = run(LOGP, ENTROPY, continuous())
     logp, entropy, data = moved((LOGP, ENTROPY, continuous()), lambda x: x[rows])
     (other, found), _, _ = run(logp, entropy, data)
-    np.testing.assert_allclose(other, value, rtol=1e-5, atol=1e-6)
+    # Terms of both signs add up to the value.
+    np.testing.assert_allclose(other, value, rtol=1e-5, atol=3e-5)
     same(found, np.asarray(gradient)[rows])
 
 
-# Its conflicts are at the same place from the start or from the end.
-AT_PLACES = {"gtpo", "gtpo (official code)"}
+# Conflicts at the same place from the start or from the end; neighbours by place.
+AT_PLACES = {"gtpo", "gtpo (official code)", "pcpg"}
 
 
 @each([name for name in ALGORITHMS if name not in BY_PLACE | AT_PLACES])
@@ -159,7 +160,7 @@ def test_tokens_of_others_inside_are_passed_over(name):
     (value, gradient), _, _ = run(LOGP, ENTROPY, data())
     logp, entropy, other = moved((LOGP, ENTROPY, data()), spaced)
     (found_value, found), _, _ = run(logp, entropy, other)
-    np.testing.assert_allclose(found_value, value, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found_value, value, rtol=1e-5, atol=3e-5)
     same(found, np.asarray(gradient)[:, places])
 
 
