@@ -268,13 +268,27 @@ def main(config: Config) -> None:
 
 def write_samples(path: Path, records: list[dict], columns: dict[str, list[str]]):
     """A table of the first held-out problems with each policy's first completion."""
+    answers = [record["answer"] for record in records]
+    right = {
+        name: sum(map(str.__eq__, column, answers)) for name, column in columns.items()
+    }
     names = ["problem", "answer", *columns]
     lines = [names, ["---"] * len(names)]
     for i, record in enumerate(records[:40]):
         # Whatever bytes a policy writes, a row stays one line of the table.
-        texts = [repr(column[i])[1:-1].replace("|", "¦") for column in columns.values()]
-        lines.append([record["question"], record["answer"], *texts])
-    path.write_text("".join(f"| {' | '.join(line)} |\n" for line in lines))
+        texts = [
+            f"{'✓' if column[i] == answers[i] else '✗'} "
+            + repr(column[i])[1:-1].replace("|", "¦")
+            for column in columns.values()
+        ]
+        lines.append([record["question"], answers[i], *texts])
+    totals = [f"{count} of {len(records)} right" for count in right.values()]
+    lines.append(["all held-out", "", *totals])
+    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    path.write_text(
+        "One completion of each problem, sampled at temperature 1, of the reference and"
+        f" of each policy; the first 40 of {len(records)} problems.\n\n{table}"
+    )
 
 
 def draw_frontier(config: Config, log_p: jax.Array) -> None:

@@ -116,11 +116,14 @@ def frontier(
                 label="best of n",
             )
             for n, x, y in zip(ns, kl, reward, strict=True):
+                # On the left of a point near the legend.
+                late = x > 0.9 * right
                 axes.annotate(
                     f"n={n}",
                     (x, y),
-                    xytext=(5, -14),
+                    xytext=(-5 if late else 5, -14),
                     textcoords="offset points",
+                    ha="right" if late else "left",
                     fontsize=10,
                     color=BEST_OF_N,
                     zorder=6,
@@ -173,8 +176,11 @@ def frontier(
         axes.set_xlim(0, right)
         lowest = [np.nanmin(run.reward - run.reward_halfwidth) for run in drawn]
         lowest += [reward for _, _, reward in best_of_n]
-        _from_zero(axes, min([0.0, *lowest]))
-        _legend(axes, legend_title)
+        _, top = axes.get_ylim()
+        if lowest:
+            axes.set_ylim(min(lowest) - 0.1 * (top - min(lowest)), top)
+        bars = any(np.any(run.kl_halfwidth > 0) for run in drawn)
+        _legend(axes, legend_title, note="bars: 95 % intervals" if bars else None)
 
 
 def curves(
@@ -249,7 +255,9 @@ def _from_zero(axes: Any, lowest: float) -> None:
     axes.set_ylim(0.0 if lowest >= 0 else lowest - 0.04 * (top - lowest), top)
 
 
-def _legend(axes: Any, title: str | None) -> None:
+def _legend(axes: Any, title: str | None, *, note: str | None = None) -> None:
+    if note is not None:
+        axes.plot([], [], " ", label=note)
     axes.legend(
         title=title,
         loc="upper left",

@@ -50,9 +50,12 @@ def test_everything_is_written(unbroken):
     out = unbroken.out
     assert (out / "frontier.png").read_bytes().startswith(b"\x89PNG")
     assert list((out / "tensorboard").iterdir())
-    table = (out / "samples.md").read_text().splitlines()
+    table = (out / "samples.md").read_text().splitlines()[2:]
     assert table[0] == "| problem | answer | reference | beta_0.5 | beta_0.1 |"
-    assert len(table) == 2 + 8
+    assert len(table) == 2 + 8 + 1
+    marks = [row.split(" | ")[2][0] for row in table[2:-1]]
+    assert table[-1].split(" | ")[2] == f"{marks.count('✓')} of 8 right"
+    assert set(marks) <= {"✓", "✗"}
     rows = metrics.read(out)
     numbers = [row["step"] for row in rows]
     assert numbers == sorted(numbers)

@@ -55,10 +55,16 @@ def test_frontier_draws_what_it_is_given(tmp_path, axes):
     np.testing.assert_array_equal(drawn["start"], [[0, 0.2], [0, 0.2]])
     assert {text.get_text() for text in ax.texts} == {"n=1", "n=4"}
     assert ax.get_title(loc="left") == "A frontier"
-    # All points are in sight.
+    # All points are in sight, and little beside them.
     assert ax.get_xlim()[1] >= 0.4
-    assert ax.get_ylim()[0] <= 0
-    assert ax.get_ylim()[1] >= 0.75
+    lowest = min(
+        np.nanmin(run.reward - np.nan_to_num(run.reward_halfwidth)) for run in RUNS
+    )
+    lowest = min(lowest, *(reward for _, _, reward in BEST))
+    bottom, top = ax.get_ylim()
+    assert top >= 0.75
+    assert 0 < lowest - bottom < 0.15 * (top - bottom)
+    assert "bars: 95 % intervals" in drawn
 
 
 def test_confidence_bars_are_their_half_widths(tmp_path, axes):
