@@ -25,11 +25,10 @@ import numpy as np
 from alignax import cli, exact
 from alignax.models import decoder, functional
 from alignax.pipeline import checkpoint, data, metrics, plots
-from alignax.train import evaluation, loop, options, tasks
+from alignax.train import evaluation, loop, options, supervised, tasks
 from alignax.train.options import RL
+from alignax.train.supervised import SFT
 from alignax.types import InputError, Rollout
-from experiments import sft
-from experiments.sft import SFT
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -171,6 +170,7 @@ def main(config: Config) -> None:
     parts = options.make(config.rl, apply_fn, hidden_fn=hidden_fn, **tokens)
     evaluator = evaluation.make_evaluator(apply_fn, completions=4, **tokens)
 
+    teacher = supervised.optimiser(config.sft)
     questions = [record["question"] for record in held_out]
     answers = [record["answer"] for record in held_out]
     measured = data.encode_prompts(questions, tokenizer, length=prompt_length)
@@ -181,7 +181,7 @@ def main(config: Config) -> None:
     @jax.jit
     def log_success(params):
         """``[N]``: log-probability of the right completion of each held-out problem."""
-        return jnp.sum(sft.answer_logp(apply_fn, params, answered), axis=-1)
+        return jnp.sum(supervised.score_by_logits(apply_fn)(params, answered), axis=-1)
 
     def judge(rollout, numbers):
         right = score(rollout, [train_set[n]["answer"] for n in numbers], tokenizer)
@@ -214,7 +214,7 @@ def main(config: Config) -> None:
 
     with loop.open_log(config.out, phases, resume=config.resume) as writer:
         reference = loop.train(
-            sft.init_state(config.sft, functional.init(model, key), key),
+            supervised.init_state(functional.init(model, key), teacher, key),
             data.supervised_batches(
                 demonstrations(config, train_set),
                 tokenizer,
@@ -224,7 +224,7 @@ def main(config: Config) -> None:
                 length=length,
                 seed=config.seed,
             ),
-            sft.make_train_step(config.sft, apply_fn),
+            supervised.make_step(supervised.score_by_logits(apply_fn), teacher),
             phase=phases[0],
             number=starts[0],
             writer=writer,

@@ -23,11 +23,10 @@ import numpy as np
 from alignax import cli
 from alignax.models import decoder, functional, hf
 from alignax.pipeline import checkpoint, data, metrics, plots, rewards
-from alignax.train import evaluation, loop, options, tasks
+from alignax.train import evaluation, loop, options, supervised, tasks
 from alignax.train.options import RL
+from alignax.train.supervised import SFT
 from alignax.types import ApplyFn, HiddenFn, InputError
-from experiments import sft
-from experiments.sft import SFT
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -244,8 +243,9 @@ def main(config: Config) -> None:
         }
         reference = policy.params
         if config.model is None:
+            teacher = supervised.optimiser(config.sft)
             reference = loop.train(
-                sft.init_state(config.sft, policy.params, key),
+                supervised.init_state(policy.params, teacher, key),
                 data.supervised_batches(
                     train_set,
                     tokenizer,
@@ -256,7 +256,7 @@ def main(config: Config) -> None:
                     seed=config.seed,
                     on_long="drop",
                 ),
-                sft.make_train_step(config.sft, apply_fn),
+                supervised.make_step(supervised.score_by_logits(apply_fn), teacher),
                 phase=phases[0],
                 number=starts[0],
                 **settings,

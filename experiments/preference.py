@@ -15,33 +15,31 @@ intervals are clustered by problem.
 """
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from alignax import cli
+from alignax import divergences as dv
 from alignax import preference as pf
 from alignax.models import decoder, functional, heads
-from alignax.pipeline import data, update
-from alignax.train import evaluation, loop
+from alignax.pipeline import data
+from alignax.train import evaluation, loop, preference, reward_model, supervised
+from alignax.train.supervised import SFT
 from alignax.types import InputError
-from experiments import sft
-from experiments.preference_report import (
-    Bench,
-    pair_logp,
-    score_pairs,
-    to_pair,
-    write_report,
-)
-from experiments.sft import SFT
+from experiments.preference_report import Bench, write_report
 
 # β has another scale where margins are means over tokens, or targets of sums.
 BETAS = {"ipo": 0.05, "ipo_averaged": 0.5, "ln_dpo": 5.0, "simpo": 5.0, "alpha_po": 5.0}
+DIVERGENCES = {
+    "forward_kl": dv.forward_kl(),
+    "jensen_shannon": dv.jensen_shannon(),
+    "jeffreys": dv.jeffreys(),
+    "chi2_kl": dv.chi2_kl(),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,8 +54,19 @@ class Config:
     """Go on with the run in ``out``, as if it had never been stopped."""
     seed: int = 0
     """Of the parameters, the data's order and the samples."""
-    losses: tuple[str, ...] = ("dpo", "ipo", "ln_dpo", "apo_zero", "copg")
+    losses: tuple[str, ...] = (
+        "dpo",
+        "f_dpo",
+        "tdpo2",
+        "ipo",
+        "ln_dpo",
+        "kto",
+        "apo_zero",
+        "copg",
+    )
     """Of ``preference.LOSSES``; copg takes the reward model's scores."""
+    divergence: str = "jensen_shannon"
+    """Of f_dpo: forward_kl, jensen_shannon, jeffreys or chi2_kl."""
     beta: float = 0.1
     """Strength of the regularisation; a few losses scale it, see ``BETAS``."""
     question_bytes: int = 96
@@ -75,14 +84,13 @@ class Config:
     policy: SFT = SFT(steps=40, batch_size=16, learning_rate=3e-4, warmup=5)
 
     def __post_init__(self):
-        known = [
-            name
-            for name, loss in pf.LOSSES.items()
-            if not loss.tokens and loss.needs in ((), ("rewards",))
-        ]
-        for loss in self.losses:
-            if loss not in known:
-                raise InputError(f"losses: {loss!r} was given; {', '.join(known)}.")
+        for field, known in (("losses", pf.LOSSES), ("divergence", DIVERGENCES)):
+            given = getattr(self, field)
+            for name in [given] if isinstance(given, str) else given:
+                if name not in known:
+                    raise InputError(
+                        f"{field}: {name!r} was given; {', '.join(known)}."
+                    )
         if not self.losses or len(set(self.losses)) < len(self.losses):
             raise InputError(f"losses must be one or more names, got {self.losses}")
         if not self.beta > 0:
@@ -143,29 +151,6 @@ def split_pairs(pairs: list[dict]) -> tuple[list[dict], list[dict], list[dict]]:
     return parts
 
 
-def reward_loss(reward_fn: heads.RewardFn, params, batch: data.PairRows):
-    """Bradley-Terry of the last token's reward; both sides in one pass."""
-    w, l = score_pairs(reward_fn, params, batch)
-    losses = pf.bradley_terry_loss(w, l, centring=0.01)
-    count = jnp.float32(losses.shape[0])
-    right = jnp.sum(w > l, dtype=jnp.float32)
-    return jnp.sum(losses), count, {"accuracy": (right, count)}
-
-
-def policy_loss(loss: Callable[..., jax.Array], apply_fn, beta: float, params, batch):
-    """Any loss of a ``Pair``; ``batch`` has the reference's side and the rewards."""
-    rows, logp_ref, rewards = batch
-    pair = to_pair(pair_logp(apply_fn, params, rows), logp_ref, rows)
-    losses = loss(pair, *rewards, beta=beta)
-    count = jnp.float32(losses.shape[0])
-    margin = pf.log_ratio_margin(pair)
-    reports = {
-        "margin": (jnp.sum(margin), count),
-        "accuracy": (jnp.sum(margin > 0, dtype=jnp.float32), count),
-    }
-    return jnp.sum(losses), count, reports
-
-
 def row_length(config: Config) -> int:
     return config.question_bytes + config.answer_bytes + 8
 
@@ -192,6 +177,8 @@ def make_bench(config: Config, model, test: list[dict]) -> Bench:
     return Bench(
         config,
         apply_fn,
+        supervised.score_by_logits(apply_fn),
+        functional.make_hidden(model),
         jax.jit(reward_fn),
         tokenizer,
         data.encode_pairs(texts, tokenizer, length=model.max_length),
@@ -254,25 +241,27 @@ def main(config: Config) -> None:
                 out=config.out,
             ).params
 
-        teach = sft.make_train_step(config.sft, bench.apply_fn)
+        def start(params, settings: SFT, key):
+            return supervised.init_state(params, supervised.optimiser(settings), key)
+
+        teach = supervised.make_step(bench.score, supervised.optimiser(config.sft))
         reference = run(
             "sft",
-            sft.init_state(config.sft, functional.init(model, keys[0]), keys[0]),
+            start(functional.init(model, keys[0]), config.sft, keys[0]),
             train,
-            lambda state, rows: teach(state, rows.chosen),
+            lambda state, pairs: teach(state, pairs.chosen),
             config.sft,
         )
-        rank = jax.jit(
-            update.make_update(
-                partial(reward_loss, heads.make_reward(model)),
-                sft.optimiser(config.reward),
-            )
+        rank = reward_model.make_step(
+            partial(pf.bradley_terry_loss, centring=0.01),
+            bench.reward_fn,
+            supervised.optimiser(config.reward),
         )
         reward, judge = (
             run(
                 name,
-                sft.init_state(
-                    config.reward, heads.reward_from_policy(model, reference, key), key
+                start(
+                    heads.reward_from_policy(model, reference, key), config.reward, key
                 ),
                 records,
                 rank,
@@ -286,7 +275,13 @@ def main(config: Config) -> None:
         policies = {
             name: run(
                 name,
-                sft.init_state(config.policy, reference, keys[3]),
+                preference.init_state(
+                    reference,
+                    supervised.optimiser(config.policy),
+                    keys[3],
+                    beta=config.beta * BETAS.get(name, 0.1) / 0.1,
+                    reference=reference,
+                ),
                 train,
                 make_step(config, bench, name, reference, reward),
                 config.policy,
@@ -297,23 +292,32 @@ def main(config: Config) -> None:
 
 
 def make_step(config: Config, bench: Bench, name: str, reference, reward):
-    """A training step of one loss: reference and rewards first, then the update."""
-    loss = pf.LOSSES[name].function
-    beta = config.beta * BETAS.get(name, 0.1) / 0.1
-    step = jax.jit(
-        update.make_update(
-            partial(policy_loss, loss, bench.apply_fn, beta),
-            sft.optimiser(config.policy),
-        )
+    """A training step of one loss, after what it needs beside log-probabilities."""
+    loss = pf.LOSSES[name]
+    if name == "f_dpo":
+        loss = pf.PairLoss(partial(pf.f_dpo, DIVERGENCES[config.divergence]))
+    step = preference.make_step(
+        loss,
+        bench.score,
+        supervised.optimiser(config.policy),
+        laws=preference.laws_by_logits(bench.apply_fn),
     )
 
-    @jax.jit
-    def constants(rows):
-        logp_ref = pair_logp(bench.apply_fn, reference, rows)
-        rewards = score_pairs(bench.reward_fn, reward, rows) if name == "copg" else []
-        return logp_ref, rewards
+    def weights(rows):
+        """SparsePO's, of the reference's last layer; none for the first token."""
+        hidden = bench.hidden_fn(reference, rows.tokens[:, 1:], mask=rows.mask[:, 1:])
+        return pf.activation_weights(hidden.hidden[:, None], rows.loss_mask[:, 1:])
 
-    return lambda state, rows: step(state, (rows, *constants(rows)))
+    @jax.jit
+    def gathered(pairs):
+        if "rewards" in loss.needs:
+            rewards = reward_model.pair_rewards(bench.reward_fn, reward, pairs)
+            return pairs._replace(rewards=rewards)
+        if "weights" in loss.needs:
+            return pairs._replace(weights=tuple(map(weights, pairs[:2])))
+        return pairs
+
+    return lambda state, pairs: step(state, gathered(pairs))
 
 
 if __name__ == "__main__":

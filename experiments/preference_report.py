@@ -12,7 +12,7 @@ import numpy as np
 from alignax import preference as pf
 from alignax.models import heads
 from alignax.pipeline import data, metrics
-from experiments import sft
+from alignax.train import preference, reward_model, supervised
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,24 +21,14 @@ class Bench:
 
     config: Any
     apply_fn: Any
+    score: supervised.ScoreFn
+    hidden_fn: Any
     reward_fn: heads.RewardFn
     tokenizer: data.Tokenizer
     test_pairs: data.PairRows
     problems: np.ndarray
     prompts: Any
     evaluator: Any
-
-
-def score_pairs(reward_fn: heads.RewardFn, params, batch: data.PairRows):
-    both = jax.tree.map(lambda *x: jnp.concatenate(x), *batch)
-    values = reward_fn(params, both.tokens, mask=both.mask)
-    return jnp.split(heads.last_values(values, both.mask)[:, 0], 2)
-
-
-def pair_logp(apply_fn, params, batch: data.PairRows):
-    """Token log-probabilities of both sides, in one pass."""
-    both = jax.tree.map(lambda *x: jnp.concatenate(x), *batch)
-    return jnp.split(sft.answer_logp(apply_fn, params, both), 2)
 
 
 def to_pair(logp, logp_ref, batch: data.PairRows) -> pf.Pair:
@@ -67,8 +57,8 @@ def sampled(bench: Bench, params, reference, judge):
 def measure(bench: Bench, params, reference, judge, before) -> dict[str, Any]:
     """One row of the report."""
     pair = to_pair(
-        pair_logp(bench.apply_fn, params, bench.test_pairs),
-        pair_logp(bench.apply_fn, reference, bench.test_pairs),
+        preference.pair_logp(bench.score, params, bench.test_pairs),
+        preference.pair_logp(bench.score, reference, bench.test_pairs),
         bench.test_pairs,
     )
     margins = np.asarray(pf.log_ratio_margin(pair))
@@ -93,7 +83,7 @@ def write_report(
     everyone = jnp.ones(len(test), bool)
     margins = {}
     for name, params in {"reward model": reward, "judge": judge}.items():
-        w, l = score_pairs(bench.reward_fn, params, bench.test_pairs)
+        w, l = reward_model.pair_rewards(bench.reward_fn, params, bench.test_pairs)
         margins[name] = w - l
     shorter = bench.test_pairs.chosen.loss_mask.sum(1) < (
         bench.test_pairs.rejected.loss_mask.sum(1)

@@ -22,11 +22,11 @@ import numpy as np
 import alignax
 from alignax import algorithms, cli
 from alignax.models import decoder, functional
-from alignax.train import options
+from alignax.train import options, supervised
 from alignax.train.options import RL
+from alignax.train.supervised import SFT
 from alignax.types import InputError
-from experiments import rlvr_report, sft, sums
-from experiments.sft import SFT
+from experiments import rlvr_report, sums
 
 # What a method needs that this task has not.
 ABSENT = {
@@ -200,8 +200,9 @@ def make_run(config: Config, name: str, apply_fn, hidden_fn, problems, answers):
 
 def teach(config: Config, apply_fn, params, problems):
     """Phase one: the reference."""
-    step = sft.make_train_step(config.sft, apply_fn)
-    state = sft.init_state(config.sft, params, jax.random.key(config.seed))
+    tx = supervised.optimiser(config.sft)
+    step = supervised.make_step(supervised.score_by_logits(apply_fn), tx)
+    state = supervised.init_state(params, tx, jax.random.key(config.seed))
     batches = sums.demonstrations(
         problems,
         batch_size=config.sft.batch_size,

@@ -19,7 +19,7 @@ from jax.sharding import AxisType, PartitionSpec
 import alignax
 
 # Rooms of the maths; `exact`, `pipeline` and `models` have their own tests.
-OUTSIDE = {"types", "exact", "testing", "pipeline", "models", "cli"}
+OUTSIDE = {"types", "exact", "testing", "pipeline", "models", "train", "cli"}
 
 ROWS = [
     row

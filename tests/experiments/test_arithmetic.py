@@ -15,8 +15,9 @@ from alignax.models import decoder, functional
 from alignax.pipeline import checkpoint, data, metrics, sharding, update
 from alignax.train import options
 from alignax.train.options import RL
+from alignax.train.supervised import SFT
 from alignax.types import InputError
-from experiments import grpo_arithmetic, sft
+from experiments import grpo_arithmetic
 from experiments.grpo_arithmetic import Config
 
 
@@ -30,7 +31,7 @@ def small(out, **changes):
         "save_every": 20,
         "hidden_size": 16,
         "num_layers": 1,
-        "sft": sft.SFT(steps=60, batch_size=32, warmup=1, learning_rate=2e-2),
+        "sft": SFT(steps=60, batch_size=32, warmup=1, learning_rate=2e-2),
         "rl": RL(steps=3, prompts=8, completions=8, warmup=1),
     }
     return Config(**fields | changes)

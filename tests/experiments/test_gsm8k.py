@@ -12,10 +12,10 @@ from alignax.models import decoder, functional, hf
 from alignax.pipeline import checkpoint, data, metrics, rewards
 from alignax.train import loop
 from alignax.train.options import RL
+from alignax.train.supervised import SFT
 from alignax.types import InputError
 from experiments import grpo_gsm8k
 from experiments.grpo_gsm8k import Config
-from experiments.sft import SFT
 from tests.pipeline.test_data_tokenizers import TEMPLATE, build_folder
 
 

@@ -6,9 +6,10 @@ import jax
 import numpy as np
 import pytest
 
+from alignax.train import preference as step
+from alignax.train.supervised import SFT
 from alignax.types import InputError
 from experiments import preference, preference_report
-from experiments.sft import SFT
 
 KEYS = ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification")
 
@@ -40,7 +41,7 @@ def tiny(data, out, **changes):
     fields = {
         "data": data,
         "out": out,
-        "losses": ("dpo", "copg"),
+        "losses": ("dpo", "copg", "kto", "f_dpo", "tdpo2", "sparse_po"),
         "question_bytes": 24,
         "answer_bytes": 31,
         "tests": 4,
@@ -86,7 +87,7 @@ def test_intervals_are_clustered_by_problem(data, tmp_path, monkeypatch):
     monkeypatch.setattr(preference_report, "sampled", lambda *_: nothing)
     row = preference_report.measure(bench, moved, params, None, nothing)
     logp = [
-        np.sum(preference_report.pair_logp(bench.apply_fn, p, bench.test_pairs)[0], 1)
+        np.sum(step.pair_logp(bench.score, p, bench.test_pairs)[0], axis=1)
         for p in (moved, params)
     ]
     gains = logp[0] - logp[1]
@@ -104,7 +105,7 @@ def test_everything_is_written(data, tmp_path):
     for part in ("| reward model |", "| judge |", "“the shorter one”", "| copg |"):
         assert part in text
     report = json.loads((config.out / "report.json").read_text(encoding="utf-8"))
-    assert set(report) == {"dpo", "copg"}
+    assert set(report) == set(config.losses)
     for row in report.values():
         assert row["KL"][0] > 0
         assert 0 <= row["win rate"][0] <= 1
@@ -119,7 +120,7 @@ def test_everything_is_written(data, tmp_path):
         ({"beta": 0.0}, "beta must be positive"),
         ({"tests": 0}, "tests must be at least 1"),
         ({"hidden_size": 30}, "hidden_size must be a positive multiple of 8, got 30"),
-        ({"losses": ("kto",)}, "losses: 'kto' was given"),
+        ({"divergence": "pearson"}, "divergence: 'pearson' was given"),
     ],
 )
 def test_settings(tmp_path, changes, message):

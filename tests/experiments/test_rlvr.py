@@ -9,8 +9,9 @@ import pytest
 
 from alignax import algorithms, exact
 from alignax.models import decoder, functional
+from alignax.train.supervised import SFT
 from alignax.types import InputError
-from experiments import rlvr, rlvr_report, sft, sums
+from experiments import rlvr, rlvr_report, sums
 
 
 def small(out, **changes):
@@ -24,7 +25,7 @@ def small(out, **changes):
         "hidden_size": 16,
         "learning_rate": 1e-2,
         "mistakes": 0.1,
-        "sft": sft.SFT(steps=150, batch_size=64, warmup=1, learning_rate=2e-2),
+        "sft": SFT(steps=150, batch_size=64, warmup=1, learning_rate=2e-2),
     }
     return rlvr.Config(**fields | changes)
 

@@ -32,11 +32,22 @@ CONVERSATIONS = ("chosen", "rejected")
 UNPAIRED = ("prompt", "completion", "label")
 
 
+Sides = tuple[Array, Array]
+
+
 class PairRows(NamedTuple):
-    """N pairs for teacher forcing; both sides have one width and one ``index``."""
+    """N pairs for teacher forcing; both sides have one width and one ``index``.
+
+    The rest is what some losses need, of the chosen side and of the rejected:
+    ``logp_ref [N, S - 1]`` under the reference, ``weights [N, S - 1]`` of tokens,
+    ``rewards [N]``.
+    """
 
     chosen: Supervised
     rejected: Supervised
+    logp_ref: Sides | None = None
+    weights: Sides | None = None
+    rewards: Sides | None = None
 
 
 class UnpairedRows(NamedTuple):

@@ -1,0 +1,369 @@
+"""Learning from pairs: any loss of ``alignax.preference``, any divergence, one step.
+
+>>> from functools import partial
+>>> from alignax import divergences as dv
+>>> from alignax import preference as pf
+>>> from alignax.train import preference, supervised
+>>> def make(apply_fn, tx):
+...     loss = partial(pf.f_dpo, dv.jensen_shannon())  # the regulariser is the loss'
+...     return preference.make_step(loss, supervised.score_by_logits(apply_fn), tx)
+
+``beta`` is the controller's, traced. The reference is ``state.reference``, or its
+log-probabilities come with the pairs, from ``with_reference``.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Key
+
+from alignax import controllers, divergences, logprobs, reduce, references
+from alignax import preference as pf
+from alignax.pipeline import update
+from alignax.pipeline.data import PairRows
+from alignax.train.supervised import ScoreFn, answer_logits
+from alignax.types import (
+    ApplyFn,
+    InputError,
+    Params,
+    Stateful,
+    Supervised,
+    TrainState,
+)
+
+Step = Callable[[TrainState, PairRows], tuple[TrainState, dict[str, jax.Array]]]
+
+
+class Laws(NamedTuple):
+    """Of the tokens after the first, each ``[N, S - 1]`` and 0 outside of answers."""
+
+    logp: Float[Array, "N T"]
+    logp_ref: Float[Array, "N T"]
+    kl: Float[Array, "N T"]  # KL(ρ‖π), exact over the vocabulary
+    log_collision: Float[Array, "N T"]  # log Σ π²
+
+
+LawsFn = Callable[[Params, Params, Supervised], Laws]
+"""``(params, reference's params, rows) -> Laws``, for losses that need the laws."""
+
+
+def laws_by_logits(apply_fn: ApplyFn) -> LawsFn:
+    """The tokens' laws of any model, from its logits at all positions.
+
+    Args:
+      apply_fn: the model, of policy and reference.
+
+    Returns:
+      the function.
+    """
+
+    def laws(params, reference, rows):
+        logits, logits_ref = (
+            answer_logits(apply_fn, p, rows) for p in (params, reference)
+        )
+        targets, mask = rows.tokens[:, 1:], rows.loss_mask[:, 1:]
+        found = (
+            logprobs.token_logp(logits, targets),
+            logprobs.token_logp(logits_ref, targets),
+            divergences.exact(divergences.forward_kl(), logits, logits_ref),
+            jax.nn.logsumexp(2 * logprobs.log_softmax(logits), axis=-1),
+        )
+        return Laws(*(reduce.masked(x, mask) for x in found))
+
+    return laws
+
+
+def init_state(
+    params: Params,
+    tx: optax.GradientTransformation,
+    key: Key[Array, ""],
+    *,
+    beta: float | Stateful,
+    reference: Params | None = None,
+    rule: references.Reference | None = None,
+) -> TrainState:
+    """A train state at step 0.
+
+    Args:
+      params: the policy's parameters, copied.
+      tx: the optimiser.
+      key: the run's.
+      beta: strength of the regularisation, or the controller that sets it.
+      reference: its parameters; None where the pairs bring its log-probabilities, or
+        the loss has none.
+      rule: how the reference moves; fixed by default.
+
+    Returns:
+      the state.
+    """
+    controller = beta if isinstance(beta, Stateful) else controllers.fixed(beta=beta)
+    if reference is not None:
+        reference = (rule or references.fixed()).init(reference)
+    return update.init_state(params, tx, controller, key, reference=reference)
+
+
+def both_sides(pairs: PairRows) -> Supervised:
+    """The preferred completions' rows, then the others'.
+
+    Args:
+      pairs: N of them.
+
+    Returns:
+      2N rows.
+    """
+    return jax.tree.map(lambda *x: jnp.concatenate(x), pairs.chosen, pairs.rejected)
+
+
+def pair_logp(
+    score: ScoreFn, params: Params, pairs: PairRows
+) -> tuple[Float[Array, "N T"], Float[Array, "N T"]]:
+    """Token log-probabilities of both sides, by one forward.
+
+    Args:
+      score: of answers' tokens.
+      params: the model's parameters.
+      pairs: N of them, of width S.
+
+    Returns:
+      ``[N, S - 1]`` of the preferred completions and of the others.
+    """
+    w, l = jnp.split(score(params, both_sides(pairs)), 2)
+    return w, l
+
+
+def with_reference(score: ScoreFn, params: Params) -> Callable[[PairRows], PairRows]:
+    """A function that stores the reference's log-probabilities in the pairs.
+
+    A run on such pairs holds no parameters of the reference.
+
+    Args:
+      score: of answers' tokens.
+      params: the reference's.
+
+    Returns:
+      ``pairs -> pairs``, jitted.
+    """
+    scored = jax.jit(partial(pair_logp, score))
+    return lambda pairs: pairs._replace(logp_ref=scored(params, pairs))
+
+
+def mismatched(rows: Supervised) -> Supervised:
+    """Each prompt with the answer of the row before it, the first with the last's.
+
+    What KTO measures its anchor on. What does not fit the width is cut off.
+
+    Args:
+      rows: ``[N, S]``, N at least 2.
+
+    Returns:
+      rows of the same prompts.
+
+    Reference:
+      Ethayarajh et al., "KTO", arXiv 2402.01306, §4.1; TRL's ``KTOTrainer`` shifts its
+      batches alike.
+    """
+    before = jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), rows)
+    place = jnp.arange(rows.tokens.shape[1])[None]
+
+    def lengths(x):
+        return jnp.sum(x.mask & ~x.loss_mask, axis=1, keepdims=True)
+
+    head = lengths(rows)
+    source = place - head + lengths(before)
+    given = place < head
+    answer = ~given & (source < jnp.sum(before.mask, axis=1, keepdims=True))
+    moved = jnp.take_along_axis(before.tokens, source, axis=1, mode="clip")
+    return dataclasses.replace(
+        rows,
+        tokens=jnp.where(given, rows.tokens, jnp.where(answer, moved, 0)),
+        mask=given | answer,
+        loss_mask=answer,
+    )
+
+
+def _anchor(score, params, reference, pairs, microbatches) -> Array:
+    """KTO's z₀ over the whole batch, a part at a time."""
+    rows = mismatched(both_sides(pairs))
+
+    def ratios(part):
+        logp, logp_ref = score(params, part), score(reference, part)
+        return jnp.sum(logp - logp_ref, axis=-1)
+
+    parts = jax.tree.map(lambda x: x.reshape(microbatches, -1, *x.shape[1:]), rows)
+    return pf.kto_anchor(jax.lax.map(ratios, parts).reshape(-1))
+
+
+def _shown(loss, score, laws, params, reference, pairs, anchor) -> pf.PairTokens:
+    """What the loss is shown: of both sides, policy and reference."""
+    masks = [side.loss_mask[:, 1:] for side in pairs[:2]]
+    over_vocabulary = {}
+    if _needs_laws(loss):
+        both = laws(params, reference, both_sides(pairs))
+        logp, logp_ref, kl, collision = (jnp.split(x, 2) for x in both)
+        names = ("kl_w", "kl_l", "collision_w", "collision_l")
+        over_vocabulary = dict(zip(names, (*kl, *collision), strict=True))
+    else:
+        logp, logp_ref = pair_logp(score, params, pairs), pairs.logp_ref
+        if logp_ref is None and loss.reference:
+            logp_ref = pair_logp(score, reference, pairs)
+        if logp_ref is None:  # not read
+            logp_ref = jax.tree.map(jnp.zeros_like, logp)
+    weights, rewards = (x or (None, None) for x in (pairs.weights, pairs.rewards))
+    return pf.PairTokens(
+        *logp,
+        *jax.lax.stop_gradient(logp_ref),
+        *masks,
+        weights_w=weights[0],
+        weights_l=weights[1],
+        rewards_w=rewards[0],
+        rewards_l=rewards[1],
+        anchor=anchor,
+        **over_vocabulary,
+    )
+
+
+def _needs_laws(loss: pf.PairLoss) -> bool:
+    return bool({"kl", "collision"} & set(loss.needs))
+
+
+def _check(loss: pf.PairLoss, laws, microbatches: int) -> None:
+    if _needs_laws(loss) and laws is None:
+        raise InputError(
+            f"laws: none were given, and the loss needs {', '.join(loss.needs)} of the "
+            "tokens' laws; laws_by_logits(apply_fn) would do."
+        )
+    if loss.whole_batch and microbatches > 1:
+        raise InputError(
+            f"microbatches: {microbatches} were given, and the loss compares the pairs "
+            "of a batch with each other; 1 would do."
+        )
+
+
+def _check_pairs(loss: pf.PairLoss, reference, pairs: PairRows) -> None:
+    """What this batch must bring; by names and shapes alone, so once a compilation."""
+    held = "logp_ref" if pairs.logp_ref is not None else None
+    if reference is None and (
+        _needs_laws(loss) or "anchor" in loss.needs or (loss.reference and not held)
+    ):
+        more = (
+            ""
+            if _needs_laws(loss) or "anchor" in loss.needs
+            else (", or pairs of with_reference")
+        )
+        raise InputError(
+            "state: it holds no reference, which this loss needs; init_state with "
+            f"reference= would do{more}."
+        )
+    for need in ("rewards", "weights"):
+        if need in loss.needs and getattr(pairs, need) is None:
+            raise InputError(
+                f"pairs: they bring no {need}, which this loss needs; "
+                f"pairs._replace({need}=(of_chosen, of_rejected)) would do."
+            )
+    if "anchor" in loss.needs and len(pairs.chosen.tokens) < 2:
+        raise InputError(
+            "pairs: a batch of one was given, and the loss' anchor is measured on the "
+            "answers of other prompts; 2 or more would do."
+        )
+
+
+def _reports(tokens: pf.PairTokens, has_reference: bool):
+    pair = pf.whole(tokens)
+    count = jnp.float32(len(pair.logp_w))
+    u, v = pf.log_ratios(pair)
+    reports = {
+        "margin": u - v,
+        "accuracy": u > v,
+        "logp_chosen": pair.logp_w,
+        "logp_rejected": pair.logp_l,
+    }
+    if has_reference:
+        reports["forward_kl"] = -(u + v) / 2
+    if tokens.kl_w is not None:
+        reports["token_kl"] = (
+            jnp.sum(tokens.kl_w, axis=-1) + jnp.sum(tokens.kl_l, axis=-1)
+        ) / 2
+    return {name: (jnp.sum(x, dtype=jnp.float32), count) for name, x in reports.items()}
+
+
+def make_step(
+    loss: pf.PairLoss | Callable[..., Array],
+    score: ScoreFn,
+    tx: optax.GradientTransformation,
+    *,
+    laws: LawsFn | None = None,
+    microbatches: int = 1,
+    controller: Stateful | None = None,
+    rule: references.Reference | None = None,
+) -> Step:
+    """``(state, pairs) -> (state, metrics)``: jitted, the state donated.
+
+    The loss is the mean over the batch's pairs. KTO's anchor is measured on the whole
+    batch before it is split into microbatches.
+
+    Args:
+      loss: of ``preference.LOSSES``, or a function ``(pair, beta=...)`` of a
+        ``preference.Pair``, such as ``partial(preference.f_dpo, div)``.
+      score: of answers' tokens.
+      tx: the optimiser.
+      laws: for losses that need the tokens' laws.
+      microbatches: how many parts the pairs are scanned in.
+      controller: moves ``beta``, by ``forward_kl``; the state keeps it otherwise.
+      rule: moves the reference; fixed by default. Another one wants pairs without
+        stored log-probabilities.
+
+    Returns:
+      the step. Metrics beside ``make_update``'s, means over pairs, in nats a
+      completion: ``beta``; ``logp_chosen`` and ``logp_rejected``; ``margin``, of the
+      log-ratios to the reference, of the log-probabilities where the loss has none;
+      ``accuracy``, how often it is positive; ``forward_kl``, the mean of −log π/ρ,
+      which estimates KL(ρ‖π) where the completions are the reference's own;
+      ``token_kl``, the tokens' KL(ρ‖π) along the completions, with ``laws``;
+      ``anchor``, KTO's.
+
+    Raises:
+      InputError: the loss needs what is not given; from the step, what neither the
+        state nor the pairs bring.
+    """
+    loss = loss if isinstance(loss, pf.PairLoss) else pf.PairLoss(loss)
+    rule = rule or references.fixed()
+    _check(loss, laws, microbatches)
+
+    def step(state, pairs):
+        _check_pairs(loss, state.reference, pairs)
+        beta = state.controller.beta
+        reference, anchor = None, None
+        if state.reference is not None:
+            reference = rule.params(state.reference)
+        if "anchor" in loss.needs:
+            anchor = _anchor(score, state.params, reference, pairs, microbatches)
+            anchor = jnp.full(len(pairs.chosen.tokens), anchor)
+        has_reference = loss.reference or pairs.logp_ref is not None
+
+        def loss_fn(params, batch):
+            tokens = _shown(loss, score, laws, params, reference, *batch)
+            losses = loss(tokens, beta=beta)
+            count = jnp.float32(len(losses))
+            return jnp.sum(losses), count, _reports(tokens, has_reference)
+
+        move = update.make_update(loss_fn, tx, microbatches=microbatches)
+        new, metrics = move(state, (pairs, anchor))
+        metrics["beta"] = beta
+        if anchor is not None:
+            metrics["anchor"] = anchor[0]
+        if state.reference is not None:
+            moved = rule.update(state.reference, new.params, new.step)
+            new = dataclasses.replace(new, reference=moved)
+        if controller is not None:
+            count = 2 * len(pairs.chosen.tokens)
+            kl = metrics["forward_kl"]
+            held = controller.update(state.controller, kl, count)
+            new = dataclasses.replace(new, controller=held)
+        return new, metrics
+
+    return jax.jit(step, donate_argnums=0)

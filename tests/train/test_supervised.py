@@ -1,0 +1,74 @@
+"""Maximum likelihood: the loss by hand, both ways to score, microbatches."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from alignax.models import decoder, functional
+from alignax.pipeline import data
+from alignax.train import supervised
+from alignax.types import InputError
+
+MODEL = decoder.DecoderConfig(
+    vocab_size=259,
+    hidden_size=16,
+    num_layers=1,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=8,
+    mlp_size=16,
+    max_length=12,
+    initializer_range=0.3,
+)
+APPLY = functional.make_apply(MODEL)
+PARAMS = functional.init(MODEL, jax.random.key(0))
+TEXTS = ["1+1=", "7=", "10-2=", "3="], ["2", "seven", "8", ""]
+ROWS = data.encode_supervised(*TEXTS, data.byte_tokenizer(), length=12)
+SCORE = supervised.score_by_logits(APPLY)
+
+
+def descend(score=SCORE, **more):
+    tx = optax.sgd(1.0)
+    state = supervised.init_state(PARAMS, tx, jax.random.key(0))
+    state, metrics = supervised.make_step(score, tx, **more)(state, ROWS)
+    gradient = jax.tree.map(lambda x, y: np.asarray(x - y), PARAMS, state.params)
+    return np.concatenate([x.ravel() for x in jax.tree.leaves(gradient)]), metrics
+
+
+def test_the_loss_is_the_mean_over_answer_tokens():
+    """Against each row alone, without padding; what is reported beside it."""
+    total, tokens, probabilities = 0.0, 0, []
+    for row in range(4):
+        length = int(ROWS.mask[row].sum())
+        ids = ROWS.tokens[row, :length]
+        logits = np.float64(APPLY(PARAMS, ids[None, :-1]).logits[0])
+        logp = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+        taken = logp[np.arange(length - 1), np.asarray(ids[1:])]
+        taken = taken[np.asarray(ROWS.loss_mask[row, 1:length])]
+        total, tokens = total - taken.sum(), tokens + len(taken)
+        probabilities.append(np.exp(taken.sum()))
+    _, metrics = descend()
+    np.testing.assert_allclose(metrics["loss"], total / tokens, rtol=1e-5)
+    np.testing.assert_allclose(metrics["tokens"], tokens / 4)
+    expected = np.mean(probabilities)
+    np.testing.assert_allclose(metrics["answer_probability"], expected, rtol=1e-4)
+
+
+def test_neither_hidden_states_nor_microbatches_change_the_gradient():
+    """Rows of unlike lengths: a mean of microbatches' means would be another one."""
+    expected, _ = descend()
+    norm = np.linalg.norm(expected)
+    score = supervised.score_by_hidden(functional.make_hidden(MODEL))
+    for found, _ in (descend(score), descend(microbatches=4)):
+        assert np.linalg.norm(found - expected) < 1e-5 * norm
+
+
+def test_settings():
+    with pytest.raises(InputError, match="learning_rate must be positive"):
+        supervised.SFT(learning_rate=0.0)
+    with pytest.raises(InputError, match="steps must be at least 1"):
+        supervised.SFT(steps=0)
+    state = supervised.init_state(jnp.zeros(2), optax.sgd(1.0), jax.random.key(0))
+    assert state.controller.beta == 0
