@@ -28,6 +28,7 @@ from alignax import preference as pf
 from alignax.models import decoder, functional, heads
 from alignax.pipeline import data
 from alignax.train import evaluation, loop, preference, reward_model, supervised
+from alignax.train import pairs as pair_rows
 from alignax.train.supervised import SFT
 from alignax.types import InputError
 from experiments.preference_report import Bench, write_report
@@ -300,7 +301,7 @@ def make_step(config: Config, bench: Bench, name: str, reference, reward):
         loss,
         bench.score,
         supervised.optimiser(config.policy),
-        laws=preference.laws_by_logits(bench.apply_fn),
+        laws=pair_rows.laws_by_logits(bench.apply_fn),
     )
 
     def weights(rows):

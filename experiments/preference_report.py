@@ -12,7 +12,8 @@ import numpy as np
 from alignax import preference as pf
 from alignax.models import heads
 from alignax.pipeline import data, metrics
-from alignax.train import preference, reward_model, supervised
+from alignax.train import pairs as pair_rows
+from alignax.train import reward_model, supervised
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +58,8 @@ def sampled(bench: Bench, params, reference, judge):
 def measure(bench: Bench, params, reference, judge, before) -> dict[str, Any]:
     """One row of the report."""
     pair = to_pair(
-        preference.pair_logp(bench.score, params, bench.test_pairs),
-        preference.pair_logp(bench.score, reference, bench.test_pairs),
+        pair_rows.pair_logp(bench.score, params, bench.test_pairs),
+        pair_rows.pair_logp(bench.score, reference, bench.test_pairs),
         bench.test_pairs,
     )
     margins = np.asarray(pf.log_ratio_margin(pair))

@@ -9,73 +9,31 @@
 ...     return preference.make_step(loss, supervised.score_by_logits(apply_fn), tx)
 
 ``beta`` is the controller's, traced. The reference is ``state.reference``, or its
-log-probabilities come with the pairs, from ``with_reference``.
+log-probabilities come with the pairs, from ``pairs.with_reference``.
 """
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Key
 
-from alignax import controllers, divergences, logprobs, reduce, references
+from alignax import controllers, references
 from alignax import preference as pf
 from alignax.pipeline import update
 from alignax.pipeline.data import PairRows
-from alignax.train.supervised import ScoreFn, answer_logits
+from alignax.train.pairs import LawsFn, both_sides, mismatched, pair_logp
+from alignax.train.supervised import ScoreFn
 from alignax.types import (
-    ApplyFn,
     InputError,
     Params,
     Stateful,
-    Supervised,
     TrainState,
 )
 
 Step = Callable[[TrainState, PairRows], tuple[TrainState, dict[str, jax.Array]]]
-
-
-class Laws(NamedTuple):
-    """Of the tokens after the first, each ``[N, S - 1]`` and 0 outside of answers."""
-
-    logp: Float[Array, "N T"]
-    logp_ref: Float[Array, "N T"]
-    kl: Float[Array, "N T"]  # KL(ρ‖π), exact over the vocabulary
-    log_collision: Float[Array, "N T"]  # log Σ π²
-
-
-LawsFn = Callable[[Params, Params, Supervised], Laws]
-"""``(params, reference's params, rows) -> Laws``, for losses that need the laws."""
-
-
-def laws_by_logits(apply_fn: ApplyFn) -> LawsFn:
-    """The tokens' laws of any model, from its logits at all positions.
-
-    Args:
-      apply_fn: the model, of policy and reference.
-
-    Returns:
-      the function.
-    """
-
-    def laws(params, reference, rows):
-        logits, logits_ref = (
-            answer_logits(apply_fn, p, rows) for p in (params, reference)
-        )
-        targets, mask = rows.tokens[:, 1:], rows.loss_mask[:, 1:]
-        found = (
-            logprobs.token_logp(logits, targets),
-            logprobs.token_logp(logits_ref, targets),
-            divergences.exact(divergences.forward_kl(), logits, logits_ref),
-            jax.nn.logsumexp(2 * logprobs.log_softmax(logits), axis=-1),
-        )
-        return Laws(*(reduce.masked(x, mask) for x in found))
-
-    return laws
 
 
 def init_state(
@@ -105,85 +63,6 @@ def init_state(
     if reference is not None:
         reference = (rule or references.fixed()).init(reference)
     return update.init_state(params, tx, controller, key, reference=reference)
-
-
-def both_sides(pairs: PairRows) -> Supervised:
-    """The preferred completions' rows, then the others'.
-
-    Args:
-      pairs: N of them.
-
-    Returns:
-      2N rows.
-    """
-    return jax.tree.map(lambda *x: jnp.concatenate(x), pairs.chosen, pairs.rejected)
-
-
-def pair_logp(
-    score: ScoreFn, params: Params, pairs: PairRows
-) -> tuple[Float[Array, "N T"], Float[Array, "N T"]]:
-    """Token log-probabilities of both sides, by one forward.
-
-    Args:
-      score: of answers' tokens.
-      params: the model's parameters.
-      pairs: N of them, of width S.
-
-    Returns:
-      ``[N, S - 1]`` of the preferred completions and of the others.
-    """
-    w, l = jnp.split(score(params, both_sides(pairs)), 2)
-    return w, l
-
-
-def with_reference(score: ScoreFn, params: Params) -> Callable[[PairRows], PairRows]:
-    """A function that stores the reference's log-probabilities in the pairs.
-
-    A run on such pairs holds no parameters of the reference.
-
-    Args:
-      score: of answers' tokens.
-      params: the reference's.
-
-    Returns:
-      ``pairs -> pairs``, jitted.
-    """
-    scored = jax.jit(partial(pair_logp, score))
-    return lambda pairs: pairs._replace(logp_ref=scored(params, pairs))
-
-
-def mismatched(rows: Supervised) -> Supervised:
-    """Each prompt with the answer of the row before it, the first with the last's.
-
-    What KTO measures its anchor on. What does not fit the width is cut off.
-
-    Args:
-      rows: ``[N, S]``, N at least 2.
-
-    Returns:
-      rows of the same prompts.
-
-    Reference:
-      Ethayarajh et al., "KTO", arXiv 2402.01306, §4.1; TRL's ``KTOTrainer`` shifts its
-      batches alike.
-    """
-    before = jax.tree.map(lambda x: jnp.roll(x, 1, axis=0), rows)
-    place = jnp.arange(rows.tokens.shape[1])[None]
-
-    def lengths(x):
-        return jnp.sum(x.mask & ~x.loss_mask, axis=1, keepdims=True)
-
-    head = lengths(rows)
-    source = place - head + lengths(before)
-    given = place < head
-    answer = ~given & (source < jnp.sum(before.mask, axis=1, keepdims=True))
-    moved = jnp.take_along_axis(before.tokens, source, axis=1, mode="clip")
-    return dataclasses.replace(
-        rows,
-        tokens=jnp.where(given, rows.tokens, jnp.where(answer, moved, 0)),
-        mask=given | answer,
-        loss_mask=answer,
-    )
 
 
 def _anchor(score, params, reference, pairs, microbatches) -> Array:
@@ -235,7 +114,7 @@ def _check(loss: pf.PairLoss, laws, microbatches: int) -> None:
     if _needs_laws(loss) and laws is None:
         raise InputError(
             f"laws: none were given, and the loss needs {', '.join(loss.needs)} of the "
-            "tokens' laws; laws_by_logits(apply_fn) would do."
+            "tokens' laws; pairs.laws_by_hidden(hidden_fn) would do."
         )
     if loss.whole_batch and microbatches > 1:
         raise InputError(
@@ -253,7 +132,7 @@ def _check_pairs(loss: pf.PairLoss, reference, pairs: PairRows) -> None:
         more = (
             ""
             if _needs_laws(loss) or "anchor" in loss.needs
-            else (", or pairs of with_reference")
+            else (", or pairs of pairs.with_reference")
         )
         raise InputError(
             "state: it holds no reference, which this loss needs; init_state with "

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from alignax.models import heads
 from alignax.pipeline import update
 from alignax.pipeline.data import PairRows, UnpairedRows
-from alignax.train.preference import both_sides
+from alignax.train.pairs import both_sides
 from alignax.types import Params, Supervised, TrainState
 
 Step = Callable[..., tuple[TrainState, dict[str, jax.Array]]]

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from alignax.train import preference as step
+from alignax.train import pairs as pair_rows
 from alignax.train.supervised import SFT
 from alignax.types import InputError
 from experiments import preference, preference_report
@@ -87,7 +87,7 @@ def test_intervals_are_clustered_by_problem(data, tmp_path, monkeypatch):
     monkeypatch.setattr(preference_report, "sampled", lambda *_: nothing)
     row = preference_report.measure(bench, moved, params, None, nothing)
     logp = [
-        np.sum(step.pair_logp(bench.score, p, bench.test_pairs)[0], axis=1)
+        np.sum(pair_rows.pair_logp(bench.score, p, bench.test_pairs)[0], axis=1)
         for p in (moved, params)
     ]
     gains = logp[0] - logp[1]

@@ -12,13 +12,13 @@ from alignax import controllers, exact, references
 from alignax import divergences as dv
 from alignax import preference as pf
 from alignax.pipeline import data
-from alignax.train import preference, supervised
-from alignax.types import InputError, Supervised
+from alignax.train import pairs, preference, supervised
+from alignax.types import HiddenOutput, InputError, ModelOutput, Supervised
 
 VOCAB, HORIZON, BETA = 3, 3, 0.4
 APPLY = exact.make_tabular_apply(vocab_size=VOCAB, horizon=HORIZON)
 SCORE = supervised.score_by_logits(APPLY)
-LAWS = preference.laws_by_logits(APPLY)
+LAWS = pairs.laws_by_logits(APPLY)
 WORLD = exact.enumerate_completions(VOCAB, HORIZON, eos_id=1)
 
 
@@ -55,10 +55,10 @@ def state_of(tx, params=POLICY, *, beta=BETA, reference=REFERENCE, **more):
     )
 
 
-def descend(loss, pairs=PAIRS, *, reference=REFERENCE, **more):
+def descend(loss, batch=PAIRS, *, reference=REFERENCE, **more):
     """The gradient that one step of plain descent takes, and its metrics."""
     step = preference.make_step(loss, SCORE, optax.sgd(1.0), **more)
-    new, metrics = step(state_of(optax.sgd(1.0), reference=reference), pairs)
+    new, metrics = step(state_of(optax.sgd(1.0), reference=reference), batch)
     gradient = np.asarray(POLICY["logits"] - new.params["logits"])
     return gradient, {name: float(x) for name, x in metrics.items()}
 
@@ -131,7 +131,7 @@ def test_dpo_is_the_gradient_of_the_formula(microbatches):
 
 def test_stored_reference():
     """Log-probabilities that come with the pairs take the parameters' place."""
-    stored = preference.with_reference(SCORE, REFERENCE)(PAIRS)
+    stored = pairs.with_reference(SCORE, REFERENCE)(PAIRS)
     found, metrics = descend(pf.dpo, stored, reference=None)
     expected, others = descend(pf.dpo)
     np.testing.assert_array_equal(found, expected)
@@ -155,7 +155,7 @@ def test_mismatched_rows_have_the_answers_of_others():
     expected = data.encode_supervised(
         prompts, [answers[-1], *answers[:-1]], tokenizer, length=12
     )
-    found = jax.jit(preference.mismatched)(rows)
+    found = jax.jit(pairs.mismatched)(rows)
     for name in ("mask", "loss_mask", "index"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
     np.testing.assert_array_equal(
@@ -164,7 +164,7 @@ def test_mismatched_rows_have_the_answers_of_others():
     narrow = data.encode_supervised(
         ["1", "123456"], ["1234567", "1"], tokenizer, length=10
     )
-    cut = preference.mismatched(narrow)
+    cut = pairs.mismatched(narrow)
     assert cut.tokens[1].tolist() == [257, *b"123456", *b"123"]
 
 
@@ -226,6 +226,39 @@ def test_tdpo_and_wpo_see_the_tokens_laws():
     assert 0 < metrics["loss"] < dpo_by_hand(np.float64(POLICY["logits"]))
 
 
+def bigram_hidden(params, tokens, *, mask=None):
+    """The smallest model with hidden states: a token knows only itself."""
+    return HiddenOutput(params["body"][tokens], params["head"], 3.0, None)
+
+
+def bigram(params, tokens, *, mask=None):
+    out = bigram_hidden(params, tokens)
+    logits = jnp.einsum("btd,vd->btv", out.hidden, out.head)
+    return ModelOutput(out.soft_cap * jnp.tanh(logits / out.soft_cap), None)
+
+
+def test_laws_by_hidden_states_are_those_of_the_logits():
+    """Values, and the gradient of what has one; none through the collisions."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    policy, reference = (
+        {"body": jax.random.normal(a, (9, 4)), "head": jax.random.normal(b, (9, 4))}
+        for a, b in (keys[:2], keys[2:])
+    )
+    rows = rows_of(PROMPTS, CHOSEN)
+    ways = pairs.laws_by_hidden(bigram_hidden), pairs.laws_by_logits(bigram)
+    values = [laws(policy, reference, rows) for laws in ways]
+    for ours, theirs in zip(*values, strict=True):
+        close(np.asarray(ours), np.asarray(theirs))
+
+    def total(params, laws):
+        found = laws(params, reference, rows)
+        return jnp.sum(jnp.sin(found.logp) + found.kl * found.logp_ref)
+
+    slopes = [jax.grad(total)(policy, laws) for laws in ways]
+    for name in policy:
+        close(np.asarray(slopes[0][name]), np.asarray(slopes[1][name]))
+
+
 # Three completions, whose scores 1, 2, 4 make Bradley-Terry a matter of whole counts.
 SMALL = exact.enumerate_completions(2, 2, eos_id=1)
 COUNTS = {(1, 0): 10, (0, 1): 5, (2, 0): 12, (0, 2): 3, (2, 1): 10, (1, 2): 5}
@@ -248,7 +281,7 @@ def test_f_dpo_steps_to_the_regularised_optimum(div):
     """From the reference to ``argmax E r − β D_f(π‖ρ)``, which is solved for apart."""
     apply_fn = exact.make_tabular_apply(vocab_size=2, horizon=2)
     numbers = np.repeat(list(COUNTS), list(COUNTS.values()), axis=0)
-    pairs = data.PairRows(
+    batch = data.PairRows(
         *(rows_of([0] * len(numbers), side, SMALL) for side in numbers.T)
     )
     reference = small_policy(LAW)
@@ -258,7 +291,7 @@ def test_f_dpo_steps_to_the_regularised_optimum(div):
     )
     state = state_of(tx, reference, reference=reference)
     for _ in range(400):
-        state, _ = step(state, pairs)
+        state, _ = step(state, batch)
     assert step._cache_size() == 1
     found = exact.completion_logp(
         apply_fn, state.params, jnp.zeros(1, jnp.int32), *SMALL
@@ -294,9 +327,11 @@ def test_what_a_step_refuses():
         preference.make_step(pf.LOSSES["tdpo1"], SCORE, optax.sgd(1.0))
     with pytest.raises(InputError, match="microbatches: 2 were given"):
         preference.make_step(pf.LOSSES["aot"], SCORE, optax.sgd(1.0), microbatches=2)
-    with pytest.raises(InputError, match=r"holds no reference.*or pairs of with_ref"):
+    with pytest.raises(
+        InputError, match=r"holds no reference.*or pairs of pairs.with_ref"
+    ):
         descend(pf.dpo, reference=None)
-    stored = preference.with_reference(SCORE, REFERENCE)(PAIRS)
+    stored = pairs.with_reference(SCORE, REFERENCE)(PAIRS)
     with pytest.raises(InputError, match=r"no reference.*reference= would do\.\n"):
         descend(pf.LOSSES["kto"], stored, reference=None)
     with pytest.raises(InputError, match="pairs: they bring no rewards"):
