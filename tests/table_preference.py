@@ -122,6 +122,13 @@ ROWS = [
         )
     ),
     of_pair("kto_pair", anchor=0.25, beta=0.5),
+    row(
+        "bco_batch_labels",
+        partial(pf.bco_batch_labels, beta=0.5),
+        ONE,
+        LABELS,
+        rowwise=False,
+    ),
     of_pair("bco_batch", rowwise=False, beta=0.5),
     of_pair("aot", rowwise=False, beta=0.5),
     of_pair("aot_unpaired", rowwise=False, beta=0.5),

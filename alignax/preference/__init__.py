@@ -18,7 +18,7 @@ file               holds
 ``noise``          wrong, soft and counted labels; relabelling by reward
 ``named``          losses by their names; others are ``reference_free``, ``anchored``
 ``paired``         a loss as a step takes it: ``PairLoss``, ``PairTokens``; TDPO …
-``catalogue``      ``LOSSES``, and the peers' loss types: ``TRL``, ``TUNIX``
+``catalogue``      ``LOSSES``, ``LABEL_LOSSES``, peers' loss types: ``TRL``, ``TUNIX``
 ``unpaired``       single completions: KTO, BCO, APO; SePPO
 ``listwise``       more than two candidates
 ``contrastive``    CoPG: any two scored samples
@@ -40,6 +40,7 @@ from alignax.preference.anchored import (
     tpo,
 )
 from alignax.preference.catalogue import (
+    LABEL_LOSSES,
     LOSSES,
     TRL,
     TUNIX,
@@ -168,12 +169,14 @@ from alignax.preference.tokens import (
 from alignax.preference.unpaired import (
     apo_zero,
     bco,
+    bco_batch_labels,
     kto,
     kto_anchor,
     seppo,
 )
 
 __all__ = [
+    "LABEL_LOSSES",
     "LOSSES",
     "TRL",
     "TUNIX",
@@ -193,6 +196,7 @@ __all__ = [
     "average_margin",
     "bco",
     "bco_batch",
+    "bco_batch_labels",
     "bco_pair",
     "best_and_worst",
     "best_of_n_estimate",

@@ -69,7 +69,7 @@ def bco_pair(
 def bco_batch(pair: Pair, *, beta: Strength) -> Losses:
     """``bco_pair`` with the batch's own δ: the mean implicit reward of both sides.
 
-    Every pair of the batch must be there. ``reward_shift_update`` keeps the mean of
+    Every pair of the batch must be there. ``advantages.running_moments`` keeps that of
     all batches instead, as the paper does; the first one's is the same.
 
     Args:

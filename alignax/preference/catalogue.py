@@ -97,6 +97,14 @@ LOSSES: dict[str, PairLoss] = {
 """What else a method takes is bound as in its paper, or as its authors' code does."""
 
 
+LABEL_LOSSES: dict[str, PairLoss] = {
+    "kto": PairLoss(unpaired.kto, needs=("anchor",)),
+    "apo_zero": PairLoss(unpaired.apo_zero),
+    "bco": PairLoss(unpaired.bco_batch_labels, whole_batch=True),
+}
+"""Of single completions: ``function(log_ratio, desirable, *needed, beta=...)``."""
+
+
 def _ipo_policy(pair: Pair, *, beta) -> Losses:
     """CPO's and TPO's ``ipo``: mean log-probabilities, no reference."""
     return squared(average_margin(pair), target=1 / (2 * beta))

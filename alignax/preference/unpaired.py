@@ -126,6 +126,36 @@ def bco(
     return jax.nn.softplus(-logit * _sign(desirable))
 
 
+def bco_batch_labels(
+    log_ratio: Float[Array, "*batch B"],
+    desirable: Bool[Array, "*batch B"],
+    *,
+    beta: Strength,
+) -> Float[Array, "*batch B"]:
+    """``bco`` with the batch's own δ, the mean reward of good and bad ones alike.
+
+    Every completion of the batch must be there.
+
+    Args:
+      log_ratio: ``[..., B]``, differentiated.
+      desirable: ``[..., B]``, the labels.
+      beta: strength of the regularisation, positive.
+
+    Returns:
+      ``[..., B]``.
+
+    Reference:
+      Jung et al., arXiv 2404.04656, §3.3.
+
+    Example:
+      >>> labels = jnp.array([True, False])
+      >>> print(bco_batch_labels(jnp.ones(2), labels, beta=1.0).round(4))  # δ = 1
+      [0.6931 0.6931]
+    """
+    shift = beta * jnp.mean(as_float(log_ratio), axis=-1, keepdims=True)
+    return bco(log_ratio, desirable, shift, beta=beta)
+
+
 def apo_zero(
     log_ratio: Float[Array, "*batch"],
     desirable: Bool[Array, "*batch"],

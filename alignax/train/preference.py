@@ -23,7 +23,7 @@ from jaxtyping import Array, Key
 from alignax import controllers, references
 from alignax import preference as pf
 from alignax.pipeline import update
-from alignax.pipeline.data import PairRows
+from alignax.pipeline.data import PairRows, UnpairedRows
 from alignax.train.pairs import LawsFn, both_sides, mismatched, pair_logp
 from alignax.train.supervised import ScoreFn
 from alignax.types import (
@@ -65,9 +65,9 @@ def init_state(
     return update.init_state(params, tx, controller, key, reference=reference)
 
 
-def _anchor(score, params, reference, pairs, microbatches) -> Array:
+def _anchor(score, params, reference, rows, microbatches) -> Array:
     """KTO's z₀ over the whole batch, a part at a time."""
-    rows = mismatched(both_sides(pairs))
+    rows = mismatched(rows)
 
     def ratios(part):
         logp, logp_ref = score(params, part), score(reference, part)
@@ -123,32 +123,35 @@ def _check(loss: pf.PairLoss, laws, microbatches: int) -> None:
         )
 
 
-def _check_pairs(loss: pf.PairLoss, reference, pairs: PairRows) -> None:
-    """What this batch must bring; by names and shapes alone, so once a compilation."""
-    held = "logp_ref" if pairs.logp_ref is not None else None
-    if reference is None and (
-        _needs_laws(loss) or "anchor" in loss.needs or (loss.reference and not held)
-    ):
-        more = (
-            ""
-            if _needs_laws(loss) or "anchor" in loss.needs
-            else (", or pairs of pairs.with_reference")
-        )
+def _check_reference(loss: pf.PairLoss, reference, held: bool) -> None:
+    """By names alone, so once a compilation."""
+    params = _needs_laws(loss) or "anchor" in loss.needs
+    if reference is None and (params or (loss.reference and not held)):
+        more = "" if params else ", or rows with stored log-probabilities"
         raise InputError(
             "state: it holds no reference, which this loss needs; init_state with "
             f"reference= would do{more}."
         )
+
+
+def _check_others(loss: pf.PairLoss, tokens) -> None:
+    if "anchor" in loss.needs and len(tokens) < 2:
+        raise InputError(
+            "batch: it is of one, and the loss' anchor is measured on the answers of "
+            "other prompts; 2 or more would do."
+        )
+
+
+def _check_pairs(loss: pf.PairLoss, reference, pairs: PairRows) -> None:
+    """What this batch must bring."""
+    _check_reference(loss, reference, pairs.logp_ref is not None)
+    _check_others(loss, pairs.chosen.tokens)
     for need in ("rewards", "weights"):
         if need in loss.needs and getattr(pairs, need) is None:
             raise InputError(
                 f"pairs: they bring no {need}, which this loss needs; "
                 f"pairs._replace({need}=(of_chosen, of_rejected)) would do."
             )
-    if "anchor" in loss.needs and len(pairs.chosen.tokens) < 2:
-        raise InputError(
-            "pairs: a batch of one was given, and the loss' anchor is measured on the "
-            "answers of other prompts; 2 or more would do."
-        )
 
 
 def _reports(tokens: pf.PairTokens, has_reference: bool):
@@ -220,7 +223,8 @@ def make_step(
         if state.reference is not None:
             reference = rule.params(state.reference)
         if "anchor" in loss.needs:
-            anchor = _anchor(score, state.params, reference, pairs, microbatches)
+            rows = both_sides(pairs)
+            anchor = _anchor(score, state.params, reference, rows, microbatches)
             anchor = jnp.full(len(pairs.chosen.tokens), anchor)
         has_reference = loss.reference or pairs.logp_ref is not None
 
@@ -232,17 +236,105 @@ def make_step(
 
         move = update.make_update(loss_fn, tx, microbatches=microbatches)
         new, metrics = move(state, (pairs, anchor))
-        metrics["beta"] = beta
-        if anchor is not None:
-            metrics["anchor"] = anchor[0]
-        if state.reference is not None:
-            moved = rule.update(state.reference, new.params, new.step)
-            new = dataclasses.replace(new, reference=moved)
-        if controller is not None:
-            count = 2 * len(pairs.chosen.tokens)
-            kl = metrics["forward_kl"]
-            held = controller.update(state.controller, kl, count)
-            new = dataclasses.replace(new, controller=held)
-        return new, metrics
+        count = 2 * len(pairs.chosen.tokens)
+        return _moved(state, new, metrics, anchor, count, controller, rule)
 
     return jax.jit(step, donate_argnums=0)
+
+
+def _moved(state, new, metrics, anchor, count, controller, rule):
+    """What else a step moves: the reference by its rule, β by the measured KL."""
+    metrics["beta"] = state.controller.beta
+    if anchor is not None:
+        metrics["anchor"] = anchor[0]
+    if state.reference is not None:
+        moved = rule.update(state.reference, new.params, new.step)
+        new = dataclasses.replace(new, reference=moved)
+    if controller is not None:
+        held = controller.update(state.controller, metrics["forward_kl"], count)
+        new = dataclasses.replace(new, controller=held)
+    return new, metrics
+
+
+def make_label_step(
+    loss: pf.PairLoss | Callable[..., Array],
+    score: ScoreFn,
+    tx: optax.GradientTransformation,
+    *,
+    microbatches: int = 1,
+    controller: Stateful | None = None,
+    rule: references.Reference | None = None,
+) -> Callable[[TrainState, UnpairedRows], tuple[TrainState, dict[str, jax.Array]]]:
+    """``(state, labelled rows) -> (state, metrics)``: jitted, the state donated.
+
+    The loss is the mean over the batch's completions.
+
+    Args:
+      loss: of ``preference.LABEL_LOSSES``, or a function
+        ``(log_ratio, desirable, beta=...)``.
+      score: of answers' tokens.
+      tx: the optimiser.
+      microbatches: how many parts the rows are scanned in.
+      controller: moves ``beta``, by ``forward_kl``.
+      rule: moves the reference; fixed by default.
+
+    Returns:
+      the step. Metrics as ``make_step``'s: ``margin`` is the mean log-ratio of good
+      completions less that of bad ones; ``accuracy``, how often a log-ratio, less the
+      ``anchor``, has the sign of its label.
+
+    Raises:
+      InputError: the loss needs what is not given; from the step, what neither the
+        state nor the rows bring.
+    """
+    loss = loss if isinstance(loss, pf.PairLoss) else pf.PairLoss(loss)
+    rule = rule or references.fixed()
+    _check(loss, None, microbatches)
+
+    def step(state, batch):
+        held = batch.logp_ref is not None
+        _check_reference(loss, state.reference, held)
+        _check_others(loss, batch.rows.tokens)
+        beta = state.controller.beta
+        reference, anchor = None, None
+        if state.reference is not None:
+            reference = rule.params(state.reference)
+        if "anchor" in loss.needs:
+            rows = batch.rows
+            anchor = _anchor(score, state.params, reference, rows, microbatches)
+            anchor = jnp.full(len(batch.desirable), anchor)
+
+        def loss_fn(params, part):
+            (rows, good, logp_ref), z = part
+            logp = score(params, rows)
+            if logp_ref is None:
+                logp_ref = score(reference, rows)
+            ratio = jnp.sum(logp - jax.lax.stop_gradient(logp_ref), axis=-1)
+            needed = () if z is None else (z,)
+            losses = loss.function(ratio, good, *needed, beta=beta)
+            count = jnp.float32(len(losses))
+            return jnp.sum(losses), count, _label_reports(ratio, good, needed)
+
+        move = update.make_update(loss_fn, tx, microbatches=microbatches)
+        new, metrics = move(state, (batch, anchor))
+        metrics["margin"] = metrics.pop("good") - metrics.pop("bad")
+        count = len(batch.desirable)
+        return _moved(state, new, metrics, anchor, count, controller, rule)
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def _label_reports(ratio, good, anchor):
+    count = jnp.float32(len(ratio))
+    gain = ratio - sum(anchor)
+    right = jnp.where(good, gain > 0, gain < 0)
+    return {
+        "good": _mean_where(ratio, good),
+        "bad": _mean_where(ratio, ~good),
+        "accuracy": (jnp.sum(right, dtype=jnp.float32), count),
+        "forward_kl": (-jnp.sum(ratio), count),
+    }
+
+
+def _mean_where(values, where):
+    return jnp.sum(jnp.where(where, values, 0)), jnp.sum(where, dtype=jnp.float32)

@@ -193,6 +193,56 @@ def test_kto_measures_its_anchor_on_mismatched_completions(microbatches):
     assert np.linalg.norm(gradient - zero) > 1e-3 * np.linalg.norm(zero)
 
 
+GOOD = np.array([True, False, False, True])
+LABELLED = data.UnpairedRows(rows_of(PROMPTS, CHOSEN), jnp.asarray(GOOD))
+
+
+def descend_labels(name, batch=LABELLED, *, reference=REFERENCE, **more):
+    tx = optax.sgd(1.0)
+    step = preference.make_label_step(pf.LABEL_LOSSES[name], SCORE, tx, **more)
+    new, metrics = step(state_of(tx, reference=reference), batch)
+    return np.asarray(POLICY["logits"] - new.params["logits"]), metrics
+
+
+def kto_by_hand(logits, z):
+    value = BETA * (log_ratios(logits, CHOSEN) - z)
+    return sigmoid(np.where(GOOD, -value, value)).mean()
+
+
+def test_kto_of_labels():
+    """The anchor from the rows before, in microbatches too; the reports by hand."""
+    others = [CHOSEN[-1], *CHOSEN[:-1]]
+    logits = np.float64(POLICY["logits"])
+    anchor = max(0.0, log_ratios(logits, others).mean())
+    gradient, metrics = descend_labels("kto", microbatches=2)
+    close(gradient, finite_differences(partial(kto_by_hand, z=anchor)))
+    np.testing.assert_allclose(metrics["anchor"], anchor, rtol=1e-5)
+    ratios = log_ratios(logits, CHOSEN)
+    margin = ratios[GOOD].mean() - ratios[~GOOD].mean()
+    np.testing.assert_allclose(metrics["margin"], margin, rtol=1e-5)
+    right = np.where(GOOD, ratios > anchor, ratios < anchor).mean()
+    np.testing.assert_allclose(metrics["accuracy"], right)
+    np.testing.assert_allclose(metrics["forward_kl"], -ratios.mean(), rtol=1e-5)
+
+
+def test_apo_and_bco_of_labels():
+    """APO-zero is KTO at anchor 0, and takes a stored reference; BCO's shift is the
+    batch's mean reward, held fixed."""
+    stored = LABELLED._replace(logp_ref=SCORE(REFERENCE, LABELLED.rows))
+    gradient, _ = descend_labels("apo_zero", stored, reference=None)
+    close(gradient, finite_differences(partial(kto_by_hand, z=0.0)))
+    shift = BETA * log_ratios(np.float64(POLICY["logits"]), CHOSEN).mean()
+
+    def bco(logits):
+        logit = BETA * log_ratios(logits, CHOSEN) - shift
+        return np.logaddexp(0, np.where(GOOD, -logit, logit)).mean()
+
+    gradient, _ = descend_labels("bco")
+    close(gradient, finite_differences(bco))
+    with pytest.raises(InputError, match="microbatches: 2 were given"):
+        descend_labels("bco", microbatches=2)
+
+
 def test_tdpo_and_wpo_see_the_tokens_laws():
     """TDPO2's formula by finite differences; WPO's weight at the policy itself."""
 
@@ -327,9 +377,7 @@ def test_what_a_step_refuses():
         preference.make_step(pf.LOSSES["tdpo1"], SCORE, optax.sgd(1.0))
     with pytest.raises(InputError, match="microbatches: 2 were given"):
         preference.make_step(pf.LOSSES["aot"], SCORE, optax.sgd(1.0), microbatches=2)
-    with pytest.raises(
-        InputError, match=r"holds no reference.*or pairs of pairs.with_ref"
-    ):
+    with pytest.raises(InputError, match=r"no reference.*or rows with stored"):
         descend(pf.dpo, reference=None)
     stored = pairs.with_reference(SCORE, REFERENCE)(PAIRS)
     with pytest.raises(InputError, match=r"no reference.*reference= would do\.\n"):
@@ -337,7 +385,7 @@ def test_what_a_step_refuses():
     with pytest.raises(InputError, match="pairs: they bring no rewards"):
         descend(pf.LOSSES["copg"])
     one = jax.tree.map(lambda x: x[:1], PAIRS)
-    with pytest.raises(InputError, match="a batch of one was given"):
+    with pytest.raises(InputError, match="batch: it is of one"):
         descend(pf.LOSSES["kto"], one)
 
 

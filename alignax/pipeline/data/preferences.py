@@ -51,10 +51,12 @@ class PairRows(NamedTuple):
 
 
 class UnpairedRows(NamedTuple):
-    """N completions for teacher forcing, with their labels ``desirable [N]``."""
+    """N completions for teacher forcing, with their labels ``desirable [N]``;
+    ``logp_ref [N, S - 1]`` under the reference, where it is stored."""
 
     rows: Supervised
     desirable: Bool[Array, " N"]
+    logp_ref: Array | None = None
 
 
 def check_on_bad(on_bad: str) -> None:
