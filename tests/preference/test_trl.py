@@ -178,3 +178,60 @@ def test_bco_pair_of_the_dpo_trainer_leaves_the_shift_out(torch):
     """That is ``TRL["dpo/bco_pair"]``; ``LOSSES["bco"]`` has the batch's."""
     loss = pf.PairLoss(pf.TRL["dpo/bco_pair"])
     compare(ours(loss), trl_dpo(torch, loss_types=["bco_pair"]))
+
+
+def test_kto_with_its_anchor(torch):
+    """The KTO trainer's anchor of mismatched completions, and its loss at it."""
+    from trl.trainer.kto_trainer import KTOTrainer
+
+    logp = torch.tensor(LOGP, requires_grad=True)
+    other, other_ref = (
+        -RNG.exponential(scale, (2 * B, T)).astype(np.float32) for scale in (0.8, 1.0)
+    )
+
+    def model(*, input_ids, **_):
+        mismatched = bool(input_ids[0, 0])
+        return outputs_of(torch, torch.tensor(other) if mismatched else logp)
+
+    model.training = True
+    trainer = types.SimpleNamespace(
+        model=model,
+        accelerator=Accelerator(),
+        precompute_ref_logps=True,
+        calculate_KL=True,
+        loss_type="kto",
+        beta=BETA,
+        desirable_weight=1.0,
+        undesirable_weight=1.0,
+        aux_loss_enabled=False,
+        _metrics=defaultdict(lambda: defaultdict(list)),
+        _total_train_tokens=0,
+        _tp_size=1,
+    )
+    trainer._compute_kl_logps = partial(KTOTrainer._compute_kl_logps, trainer)
+    desirable = np.arange(2 * B) % 3 > 0
+    completion = torch.tensor(np.concatenate([np.zeros((2 * B, 1)), MASK], 1)).long()
+    ids = torch.zeros_like(completion)
+    batch = {
+        "label": torch.tensor(desirable),
+        "input_ids": ids,
+        "attention_mask": ids + 1,
+        "completion_mask": completion,
+        "KL_input_ids": ids + 1,
+        "KL_attention_mask": ids + 1,
+        "KL_completion_mask": completion,
+        "ref_logps": torch.tensor(REF.sum(1)),
+        "ref_KL_logps": torch.tensor(other_ref.sum(1)),
+    }
+    loss = KTOTrainer._compute_loss(trainer, model, batch, False)
+    loss.backward()
+    anchor = pf.kto_anchor(jnp.asarray((other - other_ref).sum(1)))
+    assert anchor > 0.1
+
+    def mean(logp):
+        ratio = jnp.sum(logp - REF, axis=1)
+        kto = pf.LABEL_LOSSES["kto"].function
+        return jnp.mean(kto(ratio, jnp.asarray(desirable), anchor[None], beta=BETA))
+
+    found = jax.value_and_grad(mean)(jnp.asarray(LOGP))
+    compare(found, (loss.item(), logp.grad.numpy()))
