@@ -13,7 +13,7 @@ from alignax.types import InputError
 
 NORMS = ("rms", "rms_offset", "layer")
 ACTIVATIONS = ("silu", "gelu_tanh")
-DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16, "float16": jnp.float16}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,9 +88,14 @@ class DecoderConfig:
     initializer_range: float = 0.02
     """Standard deviation of fresh matrices."""
     param_dtype: str = "float32"
-    """Of the parameters: float32 or bfloat16."""
+    """Of the parameters: float32, bfloat16 or float16."""
     dtype: str = "float32"
-    """Of the computation between them; logits and norms are float32."""
+    """Of the computation between them; logits, softmax and the inside of norms are
+    float32. float16 has three bits more than bfloat16, and no number above 65,504."""
+    residual_dtype: str | None = None
+    """Of the stream that layers add to; None for ``dtype``."""
+    head_dtype: str | None = None
+    """Of the last norm's result and the head that it meets; None for ``dtype``."""
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -104,11 +109,12 @@ class DecoderConfig:
             raise InputError(
                 f"head_dim must be even for rotary positions, got {self.head_dim}"
             )
-        words = {"param_dtype": DTYPES, "dtype": DTYPES}
-        words |= {"norm": NORMS, "activation": ACTIVATIONS}
+        words = {"norm": NORMS, "activation": ACTIVATIONS}
+        places = ("param_dtype", "dtype", "residual_dtype", "head_dtype")
+        words |= dict.fromkeys(places, DTYPES)
         for name, known in words.items():
             value = getattr(self, name)
-            if value not in known:
+            if value is not None and value not in known:
                 raise InputError(
                     f"{name} must be one of {sorted(known)}, got {value!r}"
                 )

@@ -43,7 +43,12 @@ class Attention(nnx.Module):
             (width, keys), ("embed", "kv_heads"), config, rngs, bias=bias
         )
         self.out = Linear(
-            (queries, width), ("heads", "embed"), config, rngs, bias=config.linear_bias
+            (queries, width),
+            ("heads", "embed"),
+            config,
+            rngs,
+            bias=config.linear_bias,
+            dtype=config.residual_dtype,
         )
         self.query_norm = Norm(head, config, rngs) if config.qk_norm else None
         self.key_norm = Norm(head, config, rngs) if config.qk_norm else None
@@ -77,14 +82,8 @@ class Attention(nnx.Module):
             keys = write(cache["key"], keys, index, axis=2)
             values = write(cache["value"], values, index, axis=2)
         scale = (config.query_size or head) ** -0.5
-        if length == 0:
-            mixed = q
-        elif prefix is None and cache is None and config.attention_soft_cap is None:
-            # Flash attention where the device has it.
-            mixed = jax.nn.dot_product_attention(
-                q, k, v, mask=mask[:, None], scale=scale
-            )
-        else:
+        mixed = q
+        if length:
             mixed = attention.attend(
                 q,
                 keys,
@@ -102,15 +101,18 @@ class Block(nnx.Module):
     """Attention and MLP, each behind a norm and added to the stream."""
 
     def __init__(self, config: DecoderConfig, rngs: nnx.Rngs | None):
-        def norm():
-            return Norm(config.hidden_size, config, rngs)
+        def norm(dtype=None):
+            return Norm(config.hidden_size, config, rngs, dtype=dtype)
+
+        def post_norm():
+            return norm(config.residual_dtype) if config.post_norms else None
 
         self.attention_norm = norm()
         self.attention = Attention(config, rngs)
-        self.attention_post_norm = norm() if config.post_norms else None
+        self.attention_post_norm = post_norm()
         self.mlp_norm = norm()
         self.mlp = MLP(config, rngs)
-        self.mlp_post_norm = norm() if config.post_norms else None
+        self.mlp_post_norm = post_norm()
 
     def __call__(self, x, positions, masks: "Masks", prefix, cache, index, local):
         """``masks`` are those of all layers and of the ``local`` ones."""
@@ -162,7 +164,7 @@ class Decoder(nnx.Module):
             else None
         )
         self.blocks = nnx.List([Block(config, rngs) for _ in range(config.num_layers)])
-        self.norm = Norm(config.hidden_size, config, rngs)
+        self.norm = Norm(config.hidden_size, config, rngs, dtype=config.head_dtype)
         self.head = (
             None
             if config.tie_embeddings
@@ -170,9 +172,9 @@ class Decoder(nnx.Module):
         )
 
     def head_table(self) -> Float[Array, "V d"]:
-        """The head's rows, in the computation's dtype."""
+        """The head's rows, in the dtype of the product with them."""
         table = (self.embedding if self.head is None else self.head)[...]
-        return table.astype(DTYPES[self.config.dtype])
+        return table.astype(DTYPES[self.config.head_dtype or self.config.dtype])
 
     def logits(self, hidden: Float[Array, "b s d"]) -> Float[Array, "b s V"]:
         """In float32, capped where the configuration has a cap."""
@@ -189,10 +191,12 @@ class Decoder(nnx.Module):
         self, tokens: Int[Array, "b s"], positions: Int[Array, "b s"]
     ) -> Float[Array, "b s d"]:
         config = self.config
-        x = self.embedding[...][tokens].astype(DTYPES[config.dtype])
+        x = self.embedding[...][tokens]
+        x = x.astype(DTYPES[config.residual_dtype or config.dtype])
         if config.scale_embeddings:
             # Rounded to the computation's dtype, as in the published code.
-            x = x * jnp.asarray(config.hidden_size**0.5, x.dtype)
+            root = jnp.asarray(config.hidden_size**0.5, DTYPES[config.dtype])
+            x = x * root.astype(x.dtype)
         if self.positions is not None:
             x = x + self.positions[...][positions].astype(x.dtype)
         return x

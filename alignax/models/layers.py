@@ -39,7 +39,16 @@ class Norm(nnx.Module):
     """``x / √(mean x² + eps) · scale`` in float32; layer norm subtracts the mean from
     x first and adds a bias, rms_offset has 1 + scale."""
 
-    def __init__(self, size: int, config: DecoderConfig, rngs: nnx.Rngs | None):
+    def __init__(
+        self,
+        size: int,
+        config: DecoderConfig,
+        rngs: nnx.Rngs | None,
+        *,
+        dtype: str | None = None,
+    ):
+        """``dtype`` of the result, None for that of the computation."""
+        self.dtype = DTYPES[dtype or config.dtype]
         self.kind, self.eps = config.norm, config.norm_eps
         start = 0.0 if self.kind == "rms_offset" else 1.0
         self.scale = make_param(rngs, config, (size,), (None,), scale=start)
@@ -63,7 +72,7 @@ class Norm(nnx.Module):
         normed = normed * jnp.broadcast_to(scale, x.shape)
         if self.bias is not None:
             normed = normed + jnp.broadcast_to(self.bias[...], x.shape)
-        return normed.astype(x.dtype)
+        return normed.astype(self.dtype)
 
 
 class Linear(nnx.Module):
@@ -77,7 +86,10 @@ class Linear(nnx.Module):
         rngs: nnx.Rngs | None,
         *,
         bias: bool = False,
+        dtype: str | None = None,
     ):
+        """``dtype`` of the result, None for that of the computation."""
+        self.dtype = DTYPES[dtype or config.dtype]
         scale = config.initializer_range
         self.kernel = make_param(rngs, config, sizes, axes, scale=scale)
         self.bias = (
@@ -88,9 +100,13 @@ class Linear(nnx.Module):
         # Of matrices: for three axes, XLA's CPU backend transposes a copy of what the
         # kernel's gradient contracts, which takes longer than the product.
         *rows, width = x.shape
-        y = x.reshape(math.prod(rows), width) @ self.kernel[...].astype(x.dtype)
+        y = jnp.matmul(
+            x.reshape(math.prod(rows), width),
+            self.kernel[...].astype(x.dtype),
+            preferred_element_type=self.dtype,
+        )
         if self.bias is not None:
-            y = y + self.bias[...].astype(x.dtype)[None]
+            y = y + self.bias[...].astype(self.dtype)[None]
         return y.reshape(*rows, y.shape[-1])
 
 
@@ -146,7 +162,14 @@ class MLP(nnx.Module):
             Linear(inside, axes, config, rngs, bias=bias) if config.gated_mlp else None
         )
         self.up = Linear(inside, axes, config, rngs, bias=bias)
-        self.down = Linear(inside[::-1], axes[::-1], config, rngs, bias=bias)
+        self.down = Linear(
+            inside[::-1],
+            axes[::-1],
+            config,
+            rngs,
+            bias=bias,
+            dtype=config.residual_dtype,
+        )
 
     def __call__(self, x: Float[Array, "b s d"]) -> Float[Array, "b s d"]:
         f = ACTIVATION[self.activation]

@@ -188,7 +188,35 @@ def test_bfloat16(param_dtype):
     assert 1e-6 < error < 0.03, "bfloat16 keeps 8 bits, and is not float32"
 
 
+def test_each_place_of_half_precision():
+    """Three bits more, or sums in float32, are nearer to float32's numbers; the head's
+    dtype is what its product is made of."""
+    fine = dataclasses.replace(CONFIGS["llama"], hidden_size=64, num_layers=8)
+    params = functional.init(
+        dataclasses.replace(fine, initializer_range=0.25), jax.random.key(0)
+    )
+    tokens = random_tokens(fine, (4, 12))
+    truth = run(fine, params, tokens)
+
+    def error(**places):
+        config = dataclasses.replace(fine, **places)
+        logits = run(config, params, tokens)
+        assert logits.dtype == np.float32
+        out = jax.eval_shape(functional.make_hidden(config), params, tokens)
+        expected = jnp.dtype(config.head_dtype or config.dtype)
+        assert out.hidden.dtype == out.head.dtype == expected
+        return np.linalg.norm(logits - truth) / np.linalg.norm(truth)
+
+    half = error(dtype="bfloat16")
+    assert 1e-3 < half < 0.05
+    wide = {"residual_dtype": "float32", "head_dtype": "float32"}
+    assert error(dtype="bfloat16", **wide) < 0.9 * half
+    assert 1e-5 < error(dtype="float16") < half / 3
+
+
 BAD = {
+    "residual_dtype": "float8",
+    "head_dtype": 16,
     "vocab_size": 0,
     "hidden_size": -1,
     "num_layers": 1.5,
@@ -220,7 +248,7 @@ BAD = {
     "attention_bias": None,
     "qk_norm": "no",
     "initializer_range": 0.0,
-    "param_dtype": "float16",
+    "param_dtype": "float8",
     "dtype": "float64",
 }
 
