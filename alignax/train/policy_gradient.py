@@ -323,6 +323,11 @@ def make_step(
         if "history" in memory:
             memory["history"] = _history(memory["history"], own)
         rows = algorithms.prepare(algorithm, scored)
+        # A group's scale may turn a NaN into no advantage: the guard is to see it.
+        bad = ~jnp.isfinite(scored.rewards).reshape(-1, 1) & rows.mask
+        rows = dataclasses.replace(
+            rows, advantages=jnp.where(bad, jnp.nan, rows.advantages)
+        )
         if algorithm.critic is not None and algorithm.critic.pretrain:
             learns = (state.step >= algorithm.critic.pretrain).astype(jnp.float32)
             rows = dataclasses.replace(
@@ -365,11 +370,14 @@ def make_step(
         # Which rule is applied does not depend on where beta starts.
         rule = algorithm.controller(beta=algorithm.beta or 1.0)
         step = state.step + 1
+        # One bad rollout must not stay in what later steps read.
+        sound = [jnp.isfinite(metrics[x]) for x in ("kl", "reward", "entropy")]
+        sound = jnp.all(jnp.stack(sound))
         new = dataclasses.replace(
             new,
             step=step,
             controller=update.where(
-                jnp.isfinite(metrics["kl"]),
+                sound,
                 rule.update(
                     state.controller,
                     metrics["kl"],
@@ -381,7 +389,7 @@ def make_step(
                 state.controller,
             ),
             reference=algorithm.reference.update(state.reference, new.params, step),
-            memory=memory or None,
+            memory=update.where(sound, memory, state.memory) if memory else None,
         )
         return new, metrics
 

@@ -36,13 +36,13 @@ def judge_texts(
         filter or weigh by right answers need it.
 
     Returns:
-      the judge. A reward that is not finite is named by its record in a warning.
+      the judge.
     """
 
     def judge(rollout, numbers):
         texts = data.decode_rows(rollout.tokens, rollout.attended, tokenizer)
         asked = [records[number] for number in numbers]
-        fields = {"rewards": rewards.checked(reward(texts, asked), numbers)}
+        fields = {"rewards": reward(texts, asked)}
         if right is not None:
             fields["right"] = np.asarray(right(texts, asked)) > 0
         return fields
@@ -95,7 +95,8 @@ def host_step(
 
     Returns:
       ``(state, prompts) -> (state, metrics)``; it waits for the samples, as the host
-      judges them.
+      judges them. A reward that is not finite is named by its record in a warning,
+      and the step leaves the parameters as they were.
     """
 
     def step(state, prompts):
@@ -103,8 +104,9 @@ def host_step(
             prompts = guide(prompts)
         samples = parts.sample(state, prompts)
         index = np.asarray(prompts.index)
-        group = samples.scored.rewards.shape[1]
-        fields = judge(samples.rollout, np.repeat(index, group))
+        numbers = np.repeat(index, samples.scored.rewards.shape[1])
+        fields = judge(samples.rollout, numbers)
+        fields["rewards"] = rewards.checked(fields["rewards"], numbers)
         if samples.greedy is not None:
             fields["greedy"] = judge(samples.greedy, index)["rewards"]
         return parts.step(state, samples.rewarded(**fields))

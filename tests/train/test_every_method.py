@@ -172,18 +172,33 @@ def test_without_a_signal_nothing_moves():
     assert metrics["signal"] == 0
 
 
-def test_a_reward_that_is_not_finite_is_skipped():
-    parts = parts_of("unbiased")
-    state = parts.init(PARAMS, jax.random.key(2))
+@pytest.mark.parametrize("name", ["unbiased", "ppo_max", "remix"])
+def test_a_reward_that_is_not_finite_costs_one_step(name, capsys):
+    """Nothing of it stays: not in moments, a buffer or a controller's state."""
+    parts = parts_of(name, **({"target_kl": 0.1} if name == "unbiased" else {}))
+    first = parts.init(PARAMS, jax.random.key(2), records=N, prompts=PROMPTS)
+    kept = ("params", "opt_state", "critic", "memory", "controller")
+    before = jax.device_get({field: getattr(first, field) for field in kept[:-1]})
+    calls = []
 
     def broken(rollout, numbers):
         rewards = judge(frozenset(), rollout, numbers)["rewards"]
-        return {"rewards": np.where(np.arange(len(rewards)) == 5, np.nan, rewards)}
+        calls.append(len(rewards))
+        bad = (np.arange(len(rewards)) == 5) & (len(calls) == 1)
+        return {"rewards": np.where(bad, np.nan, rewards)}
 
-    state, metrics = tasks.host_step(parts, broken)(state, PROMPTS)
+    step = tasks.host_step(parts, broken)
+    state, metrics = step(first, PROMPTS)
+    assert "not finite: nan for record 1 (completion 5)" in capsys.readouterr().err
     assert metrics["skipped"] == 1
     assert state.counters.skipped == 1
-    jax.tree.map(np.testing.assert_array_equal, state.params, PARAMS)
+    for field, value in before.items():
+        jax.tree.map(np.testing.assert_array_equal, getattr(state, field), value)
+    state, metrics = step(state, PROMPTS)
+    assert metrics["skipped"] == 0
+    assert state.counters.skipped_in_row == 0
+    for leaf in jax.tree.leaves([getattr(state, field) for field in kept]):
+        assert np.isfinite(leaf).all()
 
 
 def test_rewards_of_another_shape_are_refused():
