@@ -210,6 +210,7 @@ def test_where_each_placement_of_the_penalty_leads(sequences, tabular):
     assert gaps["k3"] > gaps["k2"]
 
 
+@pytest.mark.slow
 def test_one_step_placements_have_closed_forms():
     """The bandit of the reference notes §2.3: k1 in the reward and k2 in the loss
     lead to the reverse KL's optimum, k3 in the loss to the forward KL's."""
