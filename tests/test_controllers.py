@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from alignax import controllers
+from alignax.algorithms import stages
 from alignax.types import InputError
 
 
@@ -18,6 +19,24 @@ MAKERS = {
     "pid_kl": lambda: controllers.pid_kl(beta=0.2, target=2.0),
     "dual_ascent_kl": lambda: controllers.dual_ascent_kl(beta=0.2, target=2.0),
 }
+
+
+@pytest.mark.parametrize(
+    "controller",
+    [
+        *(maker() for maker in MAKERS.values()),
+        controllers.fixed(beta=0.1),
+        controllers.safe(),
+        controllers.scheduled(controllers.linear(start=1.0, end=0.0, steps=3)),
+        stages.safe(beta=0.0),
+        stages.annealed(beta=0.1, end=0.0, steps=3),
+    ],
+)
+def test_the_first_state_can_be_donated(controller):
+    """A buffer for each leaf: the train step donates the whole state."""
+    jax.jit(lambda state: jax.tree.map(jnp.negative, state), donate_argnums=0)(
+        controller.init()
+    )
 
 
 @pytest.mark.parametrize("name", MAKERS)

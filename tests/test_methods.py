@@ -253,7 +253,7 @@ def test_safe_has_two_heads_and_its_own_controller():
             8,
             entropy=jnp.float32(0.9),
             reward=jnp.float32(0),
-            tokens=jnp.float32(20),
+            tokens=jnp.float32(160),
         )
     # Two nats a token, long over the threshold of 0.24: 2 w (k − τ) · 2 / (H + 0.1).
     np.testing.assert_allclose(state.beta, 0.2 * (2 - 0.24) * 2, rtol=5e-3)
@@ -265,6 +265,10 @@ def test_kdrl_relaxes_its_teacher():
     for _ in range(100):
         state = controller.update(state, jnp.float32(1), 8, entropy=jnp.float32(1))
     np.testing.assert_allclose(state.beta, 3e-3, rtol=1e-5)
+    # A run that starts elsewhere goes on from there, whichever rule updates it.
+    other = ALGORITHMS["kdrl"].controller(beta=9e-3).init()
+    other = controller.update(other._replace(count=99), jnp.float32(1), 8)
+    np.testing.assert_allclose(other.beta, 5e-3, rtol=1e-5)
     rows = algorithms.prepare(ALGORITHMS["kdrl"], scored(beta=state.beta))
     np.testing.assert_allclose(rows.beta, 3e-3 * (1 - R.reshape(B)), rtol=1e-5)
 
@@ -411,6 +415,7 @@ def test_what_is_missing_is_refused_by_name(name):
     depends = used(run, data)
     needs = {x for x in FIELDS if any(jax.tree.leaves(getattr(depends, x)))}
     needs -= {field for other, field in OPTIONAL if other == name}
+    assert algorithms.needs(algorithm) == needs
     absent = dict.fromkeys(set(FIELDS) - needs)
     jax.eval_shape(run, dataclasses.replace(data, **absent))
     for field in needs:

@@ -20,6 +20,7 @@ from alignax.algorithms.compose import (
     Sampling,
     followed,
     losses,
+    pooled,
     prepare,
     reduced,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "needed",
     "needs",
     "partial",
+    "pooled",
     "prepare",
     "reduced",
 ]

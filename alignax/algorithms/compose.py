@@ -195,7 +195,8 @@ class Algorithm:
     """``scored -> [B]``: each row's share of ``beta``."""
     controller: Callable[..., Stateful] = controllers.fixed
     """``(beta=...) -> controller``: what sets the strength from step to step, by
-    ``update(state, kl, completions, entropy=, reward=, tokens=)``."""
+    ``update(state, kl, completions, entropy=, reward=, tokens=)``: nats a completion
+    and their number, nats a token, the mean, and the batch's tokens in all."""
     reference: references.Reference = references.fixed()
     """Which policy the divergence is measured from."""
     critic: Critic | None = None
@@ -254,16 +255,15 @@ def prepare(algorithm: Algorithm, scored: Scored) -> Rows:
     credited = 0 * penalty if myopic else penalty
     critic, shaped = {}, algorithm.shape(scored)
     if algorithm.critic is not None:
-        values, several = needed(scored, "values"), algorithm.critic.heads > 1
-        wanted = (*keep.shape, algorithm.critic.heads) if several else keep.shape
+        values, heads = needed(scored, "values"), algorithm.critic.heads
+        wanted = keep.shape if heads == 1 else (*keep.shape, heads)
         if values.shape != wanted:
             raise InputError(
-                f"scored.values must have shape {wanted} for a critic of "
-                f"{algorithm.critic.heads} heads, got {values.shape}"
+                f"scored.values must have shape {wanted} for a critic of {heads} "
+                f"heads, got {values.shape}"
             )
-        if several:
-            values = algorithm.critic.pool(jnp.where(keep[..., None], values, 0))
-            scored = dataclasses.replace(scored, values=values)
+        values = pooled(algorithm.critic, values, scored.mask)
+        scored = dataclasses.replace(scored, values=values)
         critic["values_old"] = reduce.masked(values, keep)
         returns = algorithm.critic.returns(
             dataclasses.replace(scored, rewards=shaped), credited
@@ -287,6 +287,13 @@ def prepare(algorithm: Algorithm, scored: Scored) -> Rows:
         **critic,
     )
     return jax.lax.stop_gradient(followed(algorithm, scored.logp_old, rows))
+
+
+def pooled(critic: Critic, values: Array, mask: Array) -> Array:
+    """``[B, T]``, the value that counts at each token, of one head or several."""
+    if critic.heads == 1:
+        return values
+    return critic.pool(jnp.where(mask[..., None], values, 0))
 
 
 def followed(algorithm: Algorithm, logp: Float[Array, "B T"], rows: Rows) -> Rows:
@@ -347,10 +354,11 @@ def losses(
     if critic is not None:
         if values is None:
             raise InputError("values must be given: the method trains a critic")
-        if critic.heads > 1:
-            values = critic.pool(jnp.where(rows.mask[..., None], values, 0))
         result = result + critic.coefficient * critic.loss(
-            values, rows.values_old, rows.returns, rows.learned
+            pooled(critic, values, rows.mask),
+            rows.values_old,
+            rows.returns,
+            rows.learned,
         )
     return jnp.where(rows.mask, result, 0)
 

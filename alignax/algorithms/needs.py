@@ -55,6 +55,7 @@ def needs(algorithm: Algorithm) -> frozenset[str]:
         "objective_weights": jnp.ones(2),
         "token_rewards": tokens,
         "logp_preferred": tokens,
+        "reference_rewards": pairs,
         "index": jnp.arange(groups),
         "key": jax.random.key(0),
     }

@@ -6,6 +6,7 @@ methods are then equal values, and each can be printed.
 
 import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -189,20 +190,40 @@ def overlong(scored: Scored) -> Array:
 
 
 # Controllers.
+class Annealed(NamedTuple):
+    """``beta`` in force, where it started, and the number of updates so far."""
+
+    beta: Array
+    start: Array
+    count: Array
+
+
 def annealed(*, beta: float, end: float, steps: int) -> Stateful:
-    """From ``beta`` to ``end`` over ``steps``, in a line."""
-    return controllers.scheduled(controllers.linear(start=beta, end=end, steps=steps))
+    """From ``beta`` to ``end`` over ``steps``, in a line; the start is of the state."""
+
+    def init():
+        # Two buffers: the state is donated.
+        return Annealed(jnp.float32(beta), jnp.float32(beta), jnp.int32(0))
+
+    def update(state, kl, completions, **measured):
+        del kl, completions, measured
+        count = state.count + 1
+        left = controllers.linear(start=1.0, end=0.0, steps=steps)(count)
+        return Annealed(end + left * (state.start - end), state.start, count)
+
+    return Stateful(init, update)
 
 
 def safe(*, beta: float) -> Stateful:
-    """SAFE's, from the step's measurements: nats a token, entropy and reward."""
+    """SAFE's, from the step's KL (nats a completion), tokens in all, entropy (nats a
+    token) and reward."""
     rule = controllers.safe()
 
     def init():
         return rule.init()._replace(beta=jnp.float32(beta))
 
     def update(state, kl, completions, *, entropy, reward, tokens):
-        del completions
-        return rule.update(state, kl / tokens, entropy, reward)
+        each = reduce.divide(kl * completions, jnp.asarray(tokens))
+        return rule.update(state, each, entropy, reward)
 
     return Stateful(init, update)

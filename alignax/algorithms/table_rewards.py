@@ -53,7 +53,7 @@ ROWS = {
         "2307.04964 §5.4",
         "running_standardised reward, clipped · PPO · critic from the reward model, "
         "trained alone first",
-        "reward clip 10, β .02; 50 steps of the critic alone are ours",
+        "reward clip 10, β .02; 50 steps of the critic alone and .01 of the bonus are ours",
         replace(
             m.gae_ppo,
             shape=m.running,
@@ -144,7 +144,7 @@ ROWS = {
         "ReMax",
         "2310.10505 eq. 6",
         "greedy_centred · each token's own k1 · π/sg π · token mean",
-        "β .05, reward clip ±5; verl takes reward-to-go of the penalty",
+        "β .05; the code clips rewards at ±5, verl takes reward-to-go of the penalty",
         Algorithm(
             advantage=m.remax,
             regulariser=Regulariser(level="myopic"),

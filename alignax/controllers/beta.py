@@ -145,8 +145,8 @@ def pid_kl(
         raise InputError(f"need 0 < low <= beta <= high, got beta={beta} in {bounds}")
 
     def init():
-        zero = jnp.float32(0)
-        return PIDState(beta=jnp.float32(beta), integral=zero, error=zero)
+        # A buffer each: the state is donated.
+        return PIDState(jnp.float32(beta), jnp.float32(0), jnp.float32(0))
 
     def update(state, kl, completions, **measured):
         del completions, measured

@@ -76,9 +76,9 @@ def safe(
     proportional, integral, derivative = gains
 
     def init():
-        zero = jnp.float32(0)
-        recent = jnp.zeros(2 * WINDOW)
-        return SAFEState(zero, zero, zero, zero, zero, zero, recent, jnp.int32(0))
+        # A buffer each: the state is donated.
+        numbers = [jnp.float32(0) for _ in range(6)]
+        return SAFEState(*numbers, recent=jnp.zeros(2 * WINDOW), count=jnp.int32(0))
 
     def update(state, kl, entropy, reward):
         kl, entropy, reward = (

@@ -247,7 +247,7 @@ class Parts(NamedTuple):
 
     algorithm: Algorithm
     init: Callable[..., TrainState]
-    """``(params, key, beta=None, reference=None, critic=None, records=None,
+    """``(params, key, beta=None, reference=None, others=(), critic=None, records=None,
     prompts=None) -> state``: ``records``, how many there are, and ``prompts``, a batch
     for its shapes, of methods that keep something of each."""
     sample: Callable[[TrainState, Prompts], sampler.Samples]

@@ -10,7 +10,7 @@
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -47,6 +47,7 @@ def init_state(
     *,
     beta: float | None = None,
     reference: Params | None = None,
+    others: Sequence[Params] = (),
     critic: Params | None = None,
     example: Scored | None = None,
     records: int | None = None,
@@ -60,6 +61,7 @@ def init_state(
       key: the run's.
       beta: where the controller starts; by default the algorithm's own.
       reference: parameters to regularise towards; by default ``params``.
+      others: fine-tuned models whose soup with ``reference`` it is, for SALSA.
       critic: parameters of the value function; needed by methods with a critic.
       example: a scored rollout, or its shapes, for the buffer of methods that replay
         (``jax.eval_shape`` of the sampler).
@@ -77,7 +79,8 @@ def init_state(
         raise InputError(f"critic: this method {word} a value function")
     if reference is None:
         reference = params
-    _check_alike(params, reference)
+    for other in (reference, *others):
+        _check_alike(params, other)
     memory, asked = {}, algorithms.needs(algorithm)
     if "moments" in asked:
         memory["moments"] = advantages.running_moments().init()
@@ -103,7 +106,7 @@ def init_state(
         tx,
         algorithm.controller(beta=beta),
         key,
-        reference=algorithm.reference.init(reference),
+        reference=algorithm.reference.init(reference, *others),
         critic=critic,
         memory=memory or None,
     )
@@ -237,7 +240,8 @@ def _loss_fn(algorithm, score, values_of, divergence, reference, params, batch):
         "ratio_outside": reduce.token_mean(outside.astype(jnp.float32), rows.mask),
     }
     if critic is not None:
-        error = jnp.square(extra["values"] - rows.returns)
+        values = algorithms.pooled(algorithm.critic, extra["values"], rows.mask)
+        error = jnp.square(reduce.masked(values, rows.mask) - rows.returns)
         aux["value_error"] = reduce.token_mean(error, rows.mask)
     return numerator, denominator, aux
 
@@ -423,7 +427,10 @@ def describe(algorithm: Algorithm, scored: Scored) -> dict[str, Array]:
     if scored.right is not None:
         metrics["right"] = jnp.mean(scored.right.astype(jnp.float32))
     if scored.values is not None:
-        metrics["value"] = reduce.divide(*reduce.token_mean(scored.values, mask))
+        values = scored.values
+        if algorithm.critic is not None:
+            values = algorithms.pooled(algorithm.critic, values, mask)
+        metrics["value"] = reduce.divide(*reduce.token_mean(values, mask))
     metrics["kl"] = jnp.float32(0)
     if scored.logp_ref is not None:
         k3 = estimators.k3(scored.logp_old, scored.logp_ref, mask)

@@ -52,7 +52,8 @@ class Samples(NamedTuple):
           fields: more that the task knows of each completion, ``[B]``: ``right``
             (booleans), ``clusters`` (the meanings of the answers), ``confidence``,
             ``reward_version``, ``objectives`` (``[B, R]``), ``token_rewards`` and
-            ``logp_preferred`` (``[B, T]``); and ``objective_weights [R]``.
+            ``logp_preferred`` (``[B, T]``); and ``objective_weights [R]`` and
+            ``reference_rewards [G, N]``, of samples taken beforehand.
 
         Returns:
           the scored rollout.
@@ -63,7 +64,8 @@ class Samples(NamedTuple):
         # The sampler left the shape of the groups in place of the rewards.
         shape = self.scored.rewards.shape
         rows, judged = shape[0] * shape[1], {"rewards": rewards, **fields}
-        whole = {"objective_weights": judged.pop("objective_weights", None)}
+        whole = ("objective_weights", "reference_rewards")
+        whole = {name: judged.pop(name, None) for name in whole}
         for name, value in judged.items():
             found, tokens = jnp.shape(value), self.scored.rollout.tokens.shape
             by_token = name in ("token_rewards", "logp_preferred")

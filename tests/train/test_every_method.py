@@ -62,6 +62,8 @@ def judge(asked, rollout, numbers):
         "logp_preferred": -np.ones(tokens.shape, np.float32),
     }
     given = {name: value for name, value in known.items() if name in asked}
+    if "reference_rewards" in asked:
+        given["reference_rewards"] = rewards.reshape(N, K) / 2
     if "objective_weights" in asked:
         given["objective_weights"] = np.ones(2, np.float32)
     return {"rewards": rewards.astype(np.float32)} | given
@@ -100,7 +102,9 @@ def test_method_trains(name):
     asked = algorithms.needs(parts.algorithm)
     step = tasks.host_step(parts, functools.partial(judge, asked), guide=guide)
     shown = guide(PROMPTS) if parts.algorithm.sampling.guided else PROMPTS
-    state = parts.init(PARAMS, jax.random.key(2), records=N, prompts=shown)
+    slots = {"others": [functional.init(MODEL, jax.random.key(3))]}
+    slots = slots if parts.algorithm.reference.name == "soup" else {}
+    state = parts.init(PARAMS, jax.random.key(2), records=N, prompts=shown, **slots)
     seen = []
     for _ in range(3):
         state, metrics = step(state, PROMPTS)
