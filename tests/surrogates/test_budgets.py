@@ -46,9 +46,9 @@ def test_budget_of_ties_and_of_nothing():
     assert not surrogates.budget_keep(jnp.ones(4), ~kept, budget=9.0).any()
 
 
-def official_bounds(budget, least_low=0.3, least_high=0.5):
+def official_bounds(d, a, budget, least_low, least_high):
     """Infini-AI-Lab/M2PO ``kpo_clip_harmful_tokens`` and its search, as loops."""
-    harmful = (m > 0) & (((a > 0) & (d > 0)) | ((a < 0) & (d < 0)))
+    harmful = ((a > 0) & (d > 0)) | ((a < 0) & (d < 0))
     values = np.sort(d[harmful] ** 2)
     if values.sum() <= budget * len(values):
         return 1.0, np.finfo(np.float32).max
@@ -65,15 +65,15 @@ def official_bounds(budget, least_low=0.3, least_high=0.5):
 @pytest.mark.parametrize("least", [(0.3, 0.5), (0.0, 0.0)])
 @pytest.mark.parametrize("budget", [1e-6, 0.04, 0.1, 0.2, 10.0])
 def test_second_moment_bounds_are_the_official_ones(budget, least):
+    ratios, values = 0.4 * jax.random.normal(KEYS[2], (2, 20, 6))
+    mask = jnp.arange(6)[None] < jnp.arange(20)[:, None] % 7
     actual = surrogates.second_moment_bounds(
-        RATIOS,
-        ADVANTAGES,
-        MASK,
-        budget=budget,
-        least_low=least[0],
-        least_high=least[1],
+        ratios, values, mask, budget=budget, least_low=least[0], least_high=least[1]
     )
-    np.testing.assert_allclose(actual, official_bounds(budget, *least), rtol=1e-5)
+    listed = [np.float64(x)[np.asarray(mask)] for x in (ratios, values)]
+    np.testing.assert_allclose(
+        actual, official_bounds(*listed, budget, *least), rtol=1e-5
+    )
 
 
 def test_free_bounds_are_no_clip():

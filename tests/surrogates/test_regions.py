@@ -110,6 +110,16 @@ def test_buckets_rise_to_the_whole_divergence(measured, name):
     assert (measured[name]["binary"] <= whole[:, None] * (1 + 1e-5)).all()
 
 
+def test_the_sampler_gets_no_gradient():
+    def total(new, old):
+        div = dv.jensen_shannon()
+        return surrogates.binary_divergence(div, new, old, ALL).sum()
+
+    new, old = jax.jit(jax.grad(total, argnums=(0, 1)))(NEW, OLD)
+    assert np.abs(new).min() > 0
+    np.testing.assert_array_equal(old, 0)
+
+
 def test_a_sure_token_is_finite_with_its_gradient():
     """Probabilities that round to 1, on either side: a large value, never a NaN."""
     sure = jnp.array([0.0, -1e-9, -1e-4])
