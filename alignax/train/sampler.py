@@ -66,6 +66,14 @@ class Samples(NamedTuple):
         rows, judged = shape[0] * shape[1], {"rewards": rewards, **fields}
         whole = ("objective_weights", "reference_rewards")
         whole = {name: judged.pop(name, None) for name in whole}
+        sampled = whole["reference_rewards"]
+        if sampled is not None and (
+            jnp.ndim(sampled) != 2 or len(sampled) != shape[0] or not jnp.size(sampled)
+        ):
+            raise InputError(
+                f"reference_rewards must be some numbers for each of the {shape[0]} "
+                f"prompts, got shape {list(jnp.shape(sampled))}"
+            )
         for name, value in judged.items():
             found, tokens = jnp.shape(value), self.scored.rollout.tokens.shape
             by_token = name in ("token_rewards", "logp_preferred")

@@ -210,3 +210,6 @@ def test_rewards_of_another_shape_are_refused():
     samples = parts.sample(parts.init(PARAMS, jax.random.key(2)), PROMPTS)
     with pytest.raises(InputError, match=r"rewards must be one number .*\[16, 1\]"):
         samples.rewarded(np.zeros((N * K, 1)))
+    for shape in ((N * K,), (N + 1, 2), (N, 0)):
+        with pytest.raises(InputError, match="reference_rewards must be some numbers"):
+            samples.rewarded(np.zeros(N * K), reference_rewards=np.zeros(shape))
