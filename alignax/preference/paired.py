@@ -25,7 +25,7 @@ from alignax.preference.tokens import (
     tdpo1_margin,
     tdpo2_margin,
 )
-from alignax.types import InputError
+from alignax.types import InputError, Leaf
 
 
 class PairTokens(NamedTuple):
@@ -40,15 +40,15 @@ class PairTokens(NamedTuple):
     ref_l: Float[Array, "*batch U"]
     mask_w: Bool[Array, "*batch T"]
     mask_l: Bool[Array, "*batch U"]
-    kl_w: Float[Array, "*batch T"] | None = None  # KL(ρ‖π) of the laws at each place
-    kl_l: Float[Array, "*batch U"] | None = None
-    collision_w: Float[Array, "*batch T"] | None = None  # log Σ π² at each place
-    collision_l: Float[Array, "*batch U"] | None = None
-    weights_w: Float[Array, "*batch T"] | None = None  # of the tokens, from outside
-    weights_l: Float[Array, "*batch U"] | None = None
-    rewards_w: Float[Array, "*batch"] | None = None
-    rewards_l: Float[Array, "*batch"] | None = None
-    anchor: Float[Array, "*batch"] | None = None  # KTO's z₀, the same for all
+    kl_w: Leaf = None  # [..., T], KL(ρ‖π) at each place
+    kl_l: Leaf = None
+    collision_w: Leaf = None  # [..., T], log Σ π² at each place
+    collision_l: Leaf = None
+    weights_w: Leaf = None  # [..., T], of the tokens
+    weights_l: Leaf = None
+    rewards_w: Leaf = None  # [...]
+    rewards_l: Leaf = None
+    anchor: Leaf = None  # [...], KTO's z₀, one for all
 
 
 NEEDS = {

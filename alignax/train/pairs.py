@@ -74,10 +74,13 @@ def laws_by_hidden(hidden_fn: HiddenFn) -> LawsFn:
             x.hidden.reshape(-1, x.hidden.shape[-1]) for x in (out, ref)
         )
 
-        def stats(hidden, of, **more):
-            labels = targets.reshape(-1)
+        def stats(hidden, of, temperature=1.0):
             return logprobs.from_hidden(
-                hidden, of.head, labels, soft_cap=of.soft_cap, **more
+                hidden,
+                of.head,
+                targets.reshape(-1),
+                temperature=temperature,
+                soft_cap=of.soft_cap,
             )
 
         ours = stats(hidden, out)

@@ -282,7 +282,8 @@ def encode_pairs(
     prompts = [prompt for prompt, _, _ in texts]
     sides = [[text[i] for text in texts] for i in (1, 2)]
     encode = partial(encode_supervised, length=length, indices=indices, on_long=on_long)
-    return PairRows(*(encode(prompts, side, tokenizer) for side in sides))
+    chosen, rejected = (encode(prompts, side, tokenizer) for side in sides)
+    return PairRows(chosen, rejected)
 
 
 def _check_kept(on_long: str) -> None:
