@@ -90,6 +90,14 @@ ROWS = [
     row("sequence_control_variate_surrogate", estimator=True, **TOKEN),
     row("sequence_k2_surrogate", estimator=True, **TOKEN),
     row("sequence_ratio_kl_surrogate", estimator=True, **OFF_POLICY),
+    row("sequence_weighted_k3_surrogate", estimator=True, **OFF_POLICY),
+    Row(
+        name="estimators.sequence_weighted_k3_surrogate",
+        fn=with_baseline("sequence_weighted_k3_surrogate", cap=2.0),
+        args=(LOGP, REF, BEHAVIOUR, MASK, BASELINE),
+        mask=3,
+        masked=(0, 1, 2, 4),
+    ),
     row("off_policy_sequence_kl_surrogate", estimator=True, **OFF_POLICY),
     Row(
         name="estimators.off_policy_sequence_kl_surrogate",
@@ -106,6 +114,12 @@ ROWS = [
     row("top_k_partial", estimator=True, bound={"k": 2}, **LAWS),
     row("top_k_bucket", estimator=True, bound={"k": 2}, **LAWS),
     row("top_k_sampled_tail", estimator=True, bound={"k": 2}, **LAWS_TOKENS),
+    row(
+        "myopic_top_k_f_surrogate",
+        estimator=True,
+        bound={"k": 2, **CHI2},
+        **LAWS_TOKENS,
+    ),
     row("rao_blackwell_surrogate", estimator=True, **LAWS_TOKENS),
     row("top_k_bucket_surrogate", estimator=True, bound={"k": 2}, **LAWS_TOKENS),
     row("top_k_sampled_tail_surrogate", estimator=True, bound={"k": 2}, **LAWS_TOKENS),

@@ -26,6 +26,7 @@ top_k_sampled_tail_surrogate        π       sequence KL(π‖ρ)              s
 top_k_bucket_surrogate              π       ΣKL of top-k buckets          ΣKL of top-k buckets          ε^2       alignax
 off_policy_sequence_kl_surrogate    b       sequence KL(π‖ρ)              sequence KL(π‖ρ)              ε^2       alignax
 sequence_ratio_kl_surrogate         b       sequence KL(π‖ρ)              sequence KL(π‖ρ)              ε^2       Shah et al. 2025, disco
+sequence_weighted_k3_surrogate      b       sequence KL(π‖ρ)              sequence KL(π‖ρ)              ε^2       TRL's, for sequences
 sequence_f_surrogate                π       sequence D(π‖ρ)               sequence D(π‖ρ)               ε^2       f-DPG
 sequence_f_reference_surrogate      ρ       sequence D(π‖ρ)               sequence D(π‖ρ)               ε^2       DPH-RL
 forward_kl_surrogate                ρ       sequence KL(ρ‖π)              sequence KL(ρ‖π)              ε^2       DPH-RL
@@ -35,8 +36,9 @@ myopic_straight_through_surrogate   π       sequence KL(π‖ρ)              m
 myopic_forward_k3_surrogate         π       sequence KL(π‖ρ)              myopic KL(ρ‖π)                ε^2       GRPO: TRL, verl, OpenRLHF, Tunix
 myopic_rao_blackwell_surrogate      π       sequence KL(π‖ρ)              myopic KL(π‖ρ)                ε^2       GKD
 off_policy_myopic_kl_surrogate      b       sequence KL(π‖ρ)              myopic KL(π‖ρ)                ε^2       alignax
-myopic_weighted_k3_surrogate        b       myopic KL(π‖ρ), b's prefixes  myopic KL(π‖ρ), b's prefixes  ε^2       DeepSeek-V3.2, TRL
+myopic_weighted_k3_surrogate        b       myopic KL(π‖ρ), b's prefixes  myopic KL(π‖ρ), b's prefixes  ε^2       TRL ≥ 1.16 by default
 myopic_f_surrogate                  π       myopic D(π‖ρ)                 myopic D(π‖ρ)                 ε^2       alignax
+myopic_top_k_f_surrogate            π       myopic D(π‖ρ)                 myopic D(π‖ρ)                 ε^2       alignax
 myopic_f_reference_surrogate        ρ       ΣD(π‖ρ), ρ's prefixes         ΣD(π‖ρ), ρ's prefixes         ε^2       DPH-RL
 k1                                  π       sequence KL(π‖ρ)              none: mean zero               ε^2       Schulman 2020
 k2                                  π       biased                        myopic KL(π‖ρ)                ε^4       Schulman 2020
@@ -80,6 +82,7 @@ from alignax.estimators.myopic import (
     myopic_weighted_k3_surrogate,
     off_policy_myopic_kl_surrogate,
 )
+from alignax.estimators.off_policy import sequence_weighted_k3_surrogate
 from alignax.estimators.pointwise import (
     absolute,
     f_from_policy,
@@ -162,6 +165,7 @@ __all__ = [
     "sequence_kl_surrogate",
     "sequence_ratio_kl_surrogate",
     "sequence_surrogate",
+    "sequence_weighted_k3_surrogate",
     "sequence_weights",
     "token_weights",
     "top_k_bucket",

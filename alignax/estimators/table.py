@@ -13,7 +13,14 @@ import jax
 from jaxtyping import Array, Bool, Float, Int
 
 from alignax import divergences
-from alignax.estimators import control, myopic, pointwise, sequence, vocabulary
+from alignax.estimators import (
+    control,
+    myopic,
+    off_policy,
+    pointwise,
+    sequence,
+    vocabulary,
+)
 
 # What may be estimated. "Myopic": the law of the prefixes is held fixed.
 SEQUENCE_KL = "sequence KL(π‖ρ)"
@@ -124,7 +131,7 @@ def _rows(
 
 
 def _sequence_losses() -> dict[str, Estimator]:
-    s, v = sequence, vocabulary
+    s, v, o = sequence, vocabulary, off_policy
     kl, forward, chi2 = SEQUENCE_KL, SEQUENCE_FORWARD_KL, divergences.pearson()
     return {
         **_rows(
@@ -145,6 +152,7 @@ def _sequence_losses() -> dict[str, Estimator]:
         **_rows(
             (s.off_policy_sequence_kl_surrogate, kl, kl, 2, "alignax"),
             (s.sequence_ratio_kl_surrogate, kl, kl, 2, "Shah et al. 2025, disco"),
+            (o.sequence_weighted_k3_surrogate, kl, kl, 2, "TRL's, for sequences"),
             arguments=_OFF_POLICY,
             sampled_from=BEHAVIOUR,
         ),
@@ -186,7 +194,7 @@ def _myopic_losses() -> dict[str, Estimator]:
                 BEHAVIOUR_MYOPIC_KL,
                 BEHAVIOUR_MYOPIC_KL,
                 2,
-                "DeepSeek-V3.2, TRL",
+                "TRL ≥ 1.16 by default",
             ),
             arguments=_OFF_POLICY,
             sampled_from=BEHAVIOUR,
@@ -194,6 +202,12 @@ def _myopic_losses() -> dict[str, Estimator]:
         **_rows(
             (m.myopic_f_surrogate, MYOPIC_F, MYOPIC_F, 2, "alignax"),
             divergence=chi2,
+        ),
+        **_rows(
+            (m.myopic_top_k_f_surrogate, MYOPIC_F, MYOPIC_F, 2, "alignax"),
+            arguments=_LAWS_TOKENS,
+            divergence=chi2,
+            k=2,
         ),
         **_rows(
             (m.myopic_f_reference_surrogate, REFERENCE_F, REFERENCE_F, 2, "DPH-RL"),

@@ -238,7 +238,11 @@ def test_truncated_weights_are_biased():
     world = WORLD
     theta, ref, behaviour = problem(world, 0)
     _, truth = known(world)[e.table.SEQUENCE_KL]
-    for name in ("off_policy_sequence_kl_surrogate", "sequence_ratio_kl_surrogate"):
+    for name in (
+        "off_policy_sequence_kl_surrogate",
+        "sequence_ratio_kl_surrogate",
+        "sequence_weighted_k3_surrogate",
+    ):
         misses = []
         for cap in (1.2, 5.0, 1e6):
             estimator = dataclasses.replace(e.TABLE[name], keywords={"cap": cap})
@@ -253,6 +257,38 @@ def test_per_decision_weights_vary_less_than_the_sequence_ratio():
     world = WORLD
     theta, ref, behaviour = problem(world, 0, 0.5)
     names = "off_policy_sequence_kl_surrogate", "sequence_ratio_kl_surrogate"
+    spread = [moments(world, name, theta, ref, behaviour)[3] for name in names]
+    assert spread[0] < spread[1]
+
+
+@pytest.mark.parametrize("distance", [0.0, 0.5])
+def test_weighted_k3_is_its_own_derivative(distance):
+    """The stated gradient is autodiff's of ``Σ_t w_t k3_t``, sample by sample: w and k3
+    both move with the policy."""
+    world = WORLD
+    theta, ref, behaviour = problem(world, 0, distance)
+    logp_ref, logp_b = world.logps(ref), world.logps(behaviour)
+    mask = jnp.asarray(world.mask)
+
+    def written_out(x):
+        l, weight = world.logps(x) - logp_ref, world.logps(x) - logp_b
+        w = jnp.exp(jnp.cumsum(jnp.where(mask, weight, 0), axis=-1))
+        return jnp.sum(jnp.where(mask, w * (jnp.expm1(-l) + l), 0), axis=-1)
+
+    def ours(x):
+        token = e.sequence_weighted_k3_surrogate(world.logps(x), logp_ref, logp_b, mask)
+        return jnp.sum(token, axis=-1)
+
+    np.testing.assert_allclose(ours(theta), written_out(theta), rtol=1e-12)
+    actual, expected = jax.jacobian(ours)(theta), jax.jacobian(written_out)(theta)
+    np.testing.assert_allclose(actual, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_k3_ahead_varies_less_than_k1_ahead():
+    """Near the reference the later terms are of second order, not of first."""
+    world = WORLD
+    theta, ref, behaviour = problem(world, 0, 0.5)
+    names = "sequence_weighted_k3_surrogate", "off_policy_sequence_kl_surrogate"
     spread = [moments(world, name, theta, ref, behaviour)[3] for name in names]
     assert spread[0] < spread[1]
 
