@@ -53,7 +53,8 @@ ROWS = {
         "2307.04964 §5.4",
         "running_standardised reward, clipped · PPO · critic from the reward model, "
         "trained alone first",
-        "reward clip 10, β .02; 50 steps of the critic alone and .01 of the bonus are ours",
+        "reward clip 10, β .02; 50 steps of the critic alone and .01 of the bonus are "
+        "ours",
         replace(
             m.gae_ppo,
             shape=m.running,

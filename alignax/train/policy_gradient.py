@@ -18,19 +18,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Key
 
-from alignax import (
-    advantages,
-    algorithms,
-    estimators,
-    reduce,
-    regularisers,
-    selection,
-    surrogates,
-)
-from alignax.algorithms import Algorithm, Replay, Rows
+from alignax import algorithms, estimators, reduce, regularisers, surrogates
+from alignax.algorithms import Algorithm, Rows
 from alignax.pipeline import update
 from alignax.pipeline.rollout import ScoreFn
-from alignax.types import InputError, Params, Rollout, Scored, Stateful, TrainState
+from alignax.train import memory as memories
+from alignax.types import InputError, Params, Rollout, Scored, TrainState
 
 Step = Callable[[TrainState, Scored], tuple[TrainState, dict[str, Array]]]
 TokenFn = Callable[[Params, Any, Rollout], Float[Array, "B T"]]
@@ -81,25 +74,6 @@ def init_state(
         reference = params
     for other in (reference, *others):
         _check_alike(params, other)
-    memory, asked = {}, algorithms.needs(algorithm)
-    if "moments" in asked:
-        memory["moments"] = advantages.running_moments().init()
-    if "initial_entropy" in asked:
-        memory["initial_entropy"] = jnp.float32(0)
-    if "history" in asked:
-        if records is None:
-            raise InputError(
-                "records must be given: the method keeps the shortest right length of "
-                "each record"
-            )
-        memory["history"] = jnp.full(records, jnp.inf)
-    if algorithm.replay is not None:
-        if example is None:
-            raise InputError(
-                "example must be given: the method replays earlier groups, and the "
-                "buffer has the shapes of a scored rollout"
-            )
-        memory["replay"] = _replay(algorithm.replay, example)[0].init()
     beta = algorithm.beta if beta is None else beta
     return update.init_state(
         params,
@@ -108,7 +82,7 @@ def init_state(
         key,
         reference=algorithm.reference.init(reference, *others),
         critic=critic,
-        memory=memory or None,
+        memory=memories.init(algorithm, records=records, example=example),
     )
 
 
@@ -123,67 +97,6 @@ def _check_alike(params: Params, reference: Params) -> None:
             "it is of another architecture. For a teacher of another size use a "
             "distillation step"
         )
-
-
-def _stored(scored: Scored) -> Scored:
-    """What of a record is replayed: a task's own fields are of their step."""
-    kept = {"rollout", "rewards", "logp_old", "logp_ref", "entropy", "values"}
-    names = {field.name for field in dataclasses.fields(scored)}
-    return dataclasses.replace(scored, **dict.fromkeys(names - kept))
-
-
-def _grouped(scored: Scored) -> Scored:
-    """Every leaf ``[G, ...]``."""
-    groups = scored.rewards.shape[0]
-    rows = dataclasses.replace(scored, rewards=None)
-    rows = jax.tree.map(lambda x: x.reshape(groups, -1, *x.shape[1:]), rows)
-    return dataclasses.replace(rows, rewards=scored.rewards)
-
-
-def _ungrouped(scored: Scored) -> Scored:
-    rows = dataclasses.replace(scored, rewards=None)
-    rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
-    return dataclasses.replace(rows, rewards=scored.rewards)
-
-
-def _replay(replay: Replay, scored: Scored) -> tuple[Stateful, int]:
-    """The buffer for a method's groups, and how many of them a batch takes."""
-    row = jax.eval_shape(lambda scored: _grouped(_stored(scored)), scored)
-    row = jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), row)
-    groups = scored.rewards.shape[0]
-    count = max(1, round(groups * replay.share / (1 - replay.share)))
-    capacity = max(groups * replay.most_age, count)
-    return selection.replay_buffer(row, capacity=capacity), count
-
-
-def _with_replay(replay: Replay, state: TrainState, scored: Scored):
-    """Fresh and earlier groups as one batch, and the buffer with the fresh ones."""
-    buffer, count = _replay(replay, scored)
-    fresh = _grouped(_stored(scored))
-    old, valid = selection.replay_sample(
-        state.memory["replay"],
-        jax.random.fold_in(state.key, state.step),
-        count=count,
-        most_age=replay.most_age,
-    )
-    # An empty place has no token that is trained.
-    trained = old.rollout.trained & valid[:, None, None]
-    old = dataclasses.replace(
-        old, rollout=dataclasses.replace(old.rollout, trained=trained)
-    )
-    both = _ungrouped(jax.tree.map(lambda x, y: jnp.concatenate([x, y]), fresh, old))
-    keep = jnp.ones(scored.rewards.shape[0], bool)
-    kept = buffer.update(state.memory["replay"], fresh, keep)
-    return dataclasses.replace(both, beta=scored.beta, key=scored.key), kept
-
-
-def _history(shortest: Array, scored: Scored) -> Array:
-    """The shortest right length of each record so far."""
-    shape = scored.rewards.shape
-    rows = jnp.broadcast_to(scored.index[:, None], shape).reshape(-1)
-    right = algorithms.needed(scored, "right").reshape(-1)
-    lengths = jnp.sum(scored.mask, axis=-1)
-    return advantages.history_update(shortest, rows, lengths, right)
 
 
 def has_signal(algorithm: Algorithm, scored: Scored, rows: Rows) -> Bool[Array, ""]:
@@ -312,20 +225,8 @@ def make_step(
     def train_step(state: TrainState, scored: Scored):
         if scored.beta is None:
             scored = dataclasses.replace(scored, beta=state.controller.beta)
-        own, memory = scored, dict(state.memory or {})
-        if algorithm.replay is not None:
-            scored, memory["replay"] = _with_replay(algorithm.replay, state, scored)
-        if "moments" in memory:
-            rule = advantages.running_moments()
-            memory["moments"] = rule.update(memory["moments"], scored.rewards)
-            scored = dataclasses.replace(scored, moments=memory["moments"])
-        if "initial_entropy" in memory:
-            now = reduce.divide(*reduce.token_mean(scored.entropy, scored.mask))
-            first = jnp.where(state.step == 0, now, memory["initial_entropy"])
-            memory["initial_entropy"] = first
-            scored = dataclasses.replace(scored, initial_entropy=first)
-        if "history" in memory:
-            memory["history"] = _history(memory["history"], own)
+        own = scored
+        scored, memory = memories.update(algorithm, state, scored)
         rows = algorithms.prepare(algorithm, scored)
         # A group's scale may turn a NaN into no advantage: the guard is to see it.
         bad = ~jnp.isfinite(scored.rewards).reshape(-1, 1) & rows.mask

@@ -129,7 +129,8 @@ def test_norm_of_half_precision_does_not_overflow():
         jnp.sum(jnp.ones(4, jnp.float16))
     except jax.errors.JaxRuntimeError as error:
         # A processor without AVX, which jaxlib itself asks for.
-        assert "materialize" in str(error)
+        if "materialize" not in str(error):
+            raise
         pytest.skip("XLA has no float16 for this processor")
     tx = optax.sgd(1e-3)
     params = {"w": jnp.ones((4,), jnp.float16)}

@@ -1,0 +1,146 @@
+"""What a method keeps from step to step: earlier groups, shortest lengths, moments.
+
+All of it lies in ``TrainState.memory``, a dictionary by these names, and so in the
+checkpoint.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from alignax import advantages, algorithms, reduce, selection
+from alignax.algorithms import Algorithm, Replay
+from alignax.types import InputError, Scored, Stateful, TrainState
+
+
+def init(
+    algorithm: Algorithm, *, records: int | None, example: Scored | None
+) -> dict[str, Any] | None:
+    """A fresh memory, or None for methods without one.
+
+    Args:
+      algorithm: the method.
+      records: how many there are, for methods that keep a number of each.
+      example: a scored rollout, or its shapes, for methods that replay.
+
+    Returns:
+      the memory.
+
+    Raises:
+      InputError: what the method needs is not given.
+    """
+    memory, asked = {}, algorithms.needs(algorithm)
+    if "moments" in asked:
+        memory["moments"] = advantages.running_moments().init()
+    if "initial_entropy" in asked:
+        memory["initial_entropy"] = jnp.float32(0)
+    if "history" in asked:
+        if records is None:
+            raise InputError(
+                "records must be given: the method keeps the shortest right length of "
+                "each record"
+            )
+        memory["history"] = jnp.full(records, jnp.inf)
+    if algorithm.replay is not None:
+        if example is None:
+            raise InputError(
+                "example must be given: the method replays earlier groups, and the "
+                "buffer has the shapes of a scored rollout"
+            )
+        memory["replay"] = _replay(algorithm.replay, example)[0].init()
+    return memory or None
+
+
+def update(
+    algorithm: Algorithm, state: TrainState, scored: Scored
+) -> tuple[Scored, dict[str, Any]]:
+    """The record with what the method remembers, and the memory after this step.
+
+    Args:
+      algorithm: the method.
+      state: whose memory is read.
+      scored: the rollout.
+
+    Returns:
+      the record that is trained on, with replayed groups behind its own, and the new
+      memory, empty for methods without one.
+    """
+    own, memory = scored, dict(state.memory or {})
+    if algorithm.replay is not None:
+        scored, memory["replay"] = _with_replay(algorithm.replay, state, scored)
+    if "moments" in memory:
+        rule = advantages.running_moments()
+        memory["moments"] = rule.update(memory["moments"], scored.rewards)
+        scored = dataclasses.replace(scored, moments=memory["moments"])
+    if "initial_entropy" in memory:
+        now = reduce.divide(*reduce.token_mean(scored.entropy, scored.mask))
+        first = jnp.where(state.step == 0, now, memory["initial_entropy"])
+        memory["initial_entropy"] = first
+        scored = dataclasses.replace(scored, initial_entropy=first)
+    if "history" in memory:
+        memory["history"] = _history(memory["history"], own)
+    return scored, memory
+
+
+def _stored(scored: Scored) -> Scored:
+    """What of a record is replayed: a task's own fields are of their step."""
+    kept = {"rollout", "rewards", "logp_old", "logp_ref", "entropy", "values"}
+    names = {field.name for field in dataclasses.fields(scored)}
+    return dataclasses.replace(scored, **dict.fromkeys(names - kept))
+
+
+def _grouped(scored: Scored) -> Scored:
+    """Every leaf ``[G, ...]``."""
+    groups = scored.rewards.shape[0]
+    rows = dataclasses.replace(scored, rewards=None)
+    rows = jax.tree.map(lambda x: x.reshape(groups, -1, *x.shape[1:]), rows)
+    return dataclasses.replace(rows, rewards=scored.rewards)
+
+
+def _ungrouped(scored: Scored) -> Scored:
+    rows = dataclasses.replace(scored, rewards=None)
+    rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
+    return dataclasses.replace(rows, rewards=scored.rewards)
+
+
+def _replay(replay: Replay, scored: Scored) -> tuple[Stateful, int]:
+    """The buffer for a method's groups, and how many of them a batch takes."""
+    row = jax.eval_shape(lambda scored: _grouped(_stored(scored)), scored)
+    row = jax.tree.map(lambda x: jnp.zeros(x.shape[1:], x.dtype), row)
+    groups = scored.rewards.shape[0]
+    count = max(1, round(groups * replay.share / (1 - replay.share)))
+    capacity = max(groups * replay.most_age, count)
+    return selection.replay_buffer(row, capacity=capacity), count
+
+
+def _with_replay(replay: Replay, state: TrainState, scored: Scored):
+    """Fresh and earlier groups as one batch, and the buffer with the fresh ones."""
+    buffer, count = _replay(replay, scored)
+    fresh = _grouped(_stored(scored))
+    old, valid = selection.replay_sample(
+        state.memory["replay"],
+        jax.random.fold_in(jax.random.fold_in(state.key, state.step), 2),
+        count=count,
+        most_age=replay.most_age,
+    )
+    # An empty place has no token that is trained.
+    trained = old.rollout.trained & valid[:, None, None]
+    old = dataclasses.replace(
+        old, rollout=dataclasses.replace(old.rollout, trained=trained)
+    )
+    both = _ungrouped(jax.tree.map(lambda x, y: jnp.concatenate([x, y]), fresh, old))
+    keep = jnp.ones(scored.rewards.shape[0], bool)
+    kept = buffer.update(state.memory["replay"], fresh, keep)
+    return dataclasses.replace(both, beta=scored.beta, key=scored.key), kept
+
+
+def _history(shortest: Array, scored: Scored) -> Array:
+    """The shortest right length of each record so far."""
+    shape = scored.rewards.shape
+    rows = jnp.broadcast_to(scored.index[:, None], shape).reshape(-1)
+    right = algorithms.needed(scored, "right").reshape(-1)
+    lengths = jnp.sum(scored.mask, axis=-1)
+    return advantages.history_update(shortest, rows, lengths, right)
