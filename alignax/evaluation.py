@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from alignax import reduce
+from alignax.numerics import as_float
 from alignax.types import InputError
 
 
@@ -53,7 +55,7 @@ def pass_at_k(
     # Less than k wrong ones: some draw must be right.
     certain = share >= 1
     logs = jnp.where(certain, -jnp.inf, jnp.log1p(-jnp.where(certain, 0, share)))
-    value = -jnp.expm1(jnp.sum(logs, axis=-1)).astype(jnp.float32)
+    value = as_float(-jnp.expm1(jnp.sum(logs, axis=-1)))
     return jnp.where(enough, value, jnp.nan)
 
 
@@ -156,7 +158,7 @@ def _calibration_error(
 ) -> Float[Array, "*batch"]:
     if bins < 1:
         raise InputError(f"bins must be at least 1, got {bins}")
-    confidence = jnp.where(mask, confidence, 0).astype(jnp.float32)
+    confidence = reduce.masked(confidence, mask)
     gap = jnp.where(mask, correct - confidence, 0)
     index = assign(confidence, mask)
     inside = jax.nn.one_hot(index, bins, dtype=bool)

@@ -6,6 +6,9 @@ policy far from its reference would feel no pull back. At the limit a product of
 exponentials is still finite, and so is the square of a gradient in an optimiser.
 """
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Shaped
@@ -26,6 +29,32 @@ def as_float(x: Shaped[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
     """
     x = jnp.asarray(x)
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def varying_as(constants: Any, *inputs: Any) -> Any:
+    """Constants as values that differ by device wherever the inputs do.
+
+    What a loop starts from must be, or ``shard_map`` refuses the loop.
+
+    Args:
+      constants: pytree of arrays.
+      inputs: pytrees of arrays that the loop will add to them.
+
+    Returns:
+      ``constants``; outside ``shard_map`` as they came.
+
+    Example:
+      >>> print(varying_as(jnp.zeros(2), jnp.ones(3)))
+      [0. 0.]
+    """
+    varying = [jax.typeof(x).mat.varying for x in jax.tree.leaves(inputs)]
+
+    def vary(x):
+        x = jnp.asarray(x)
+        missing = frozenset().union(*varying) - jax.typeof(x).mat.varying
+        return jax.lax.pcast(x, tuple(missing), to="varying") if missing else x
+
+    return jax.tree.map(vary, constants)
 
 
 def exponent_limit(x: Shaped[Array, "*shape"]) -> Float[np.ndarray, ""]:
@@ -81,5 +110,14 @@ def expm1(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     x = as_float(x)
     limit = exponent_limit(x)
     beyond = x > limit
-    inside = jnp.expm1(jnp.where(beyond, limit, x))
+    inside = _expm1(jnp.where(beyond, limit, x))
     return jnp.where(beyond, inside + (inside + 1) * (x - limit), inside)
+
+
+@jax.custom_jvp
+def _expm1(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    return jnp.expm1(x)
+
+
+# JAX takes the value plus 1, which loses all digits at x = -20 (float32).
+_expm1.defjvps(lambda tangent, _, x: tangent * jnp.exp(x))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
+from alignax.numerics import as_float
 from alignax.types import InputError
 
 
@@ -32,7 +33,7 @@ def tempered(
     """
     if not temperature > 0:
         raise InputError(f"temperature must be positive, got {temperature}")
-    return logits.astype(jnp.float32) / temperature
+    return as_float(logits) / temperature
 
 
 def top_k(logits: Float[Array, "*batch V"], *, k: int) -> Float[Array, "*batch V"]:
@@ -57,7 +58,7 @@ def top_k(logits: Float[Array, "*batch V"], *, k: int) -> Float[Array, "*batch V
     """
     if k < 1:
         raise InputError(f"k must be at least 1, got {k}")
-    logits = logits.astype(jnp.float32)
+    logits = as_float(logits)
     if k >= logits.shape[-1]:
         return logits
     threshold = jax.lax.top_k(logits, k)[0][..., -1:]
@@ -90,7 +91,7 @@ def top_p(logits: Float[Array, "*batch V"], *, p: float) -> Float[Array, "*batch
     """
     if not 0 < p <= 1:
         raise InputError(f"p must be in (0, 1], got {p}")
-    logits = logits.astype(jnp.float32)
+    logits = as_float(logits)
     if p == 1:
         return logits
     probabilities = jax.lax.stop_gradient(jax.nn.softmax(logits, axis=-1))
@@ -104,15 +105,16 @@ def top_p(logits: Float[Array, "*batch V"], *, p: float) -> Float[Array, "*batch
         enough = jnp.sum(jnp.where(likelier, probabilities, 0), axis=-1) < p
         return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
 
-    # Of probabilities the 31 bits below the sign tell all: no sort is needed.
-    least = jnp.zeros(logits.shape[:-1], jnp.int32)
-    low, _ = jax.lax.fori_loop(0, 31, halve, (least, jnp.max(keys, axis=-1)))
+    # Of probabilities the bits below the sign tell all: no sort is needed.
+    most = jnp.max(keys, axis=-1)
+    bits = 8 * most.dtype.itemsize - 1
+    low, _ = jax.lax.fori_loop(0, bits, halve, (jnp.zeros_like(most), most))
     return jnp.where(keys < low[..., None], -jnp.inf, logits)
 
 
 def _ordered(x: Float[Array, "*s"]) -> Int[Array, "*s"]:
     """Integers in the same order as these numbers, none of which is negative."""
-    return jax.lax.bitcast_convert_type(x, jnp.int32)
+    return jax.lax.bitcast_convert_type(x, f"int{8 * x.dtype.itemsize}")
 
 
 def support_bits(logits: Float[Array, "*batch V"]) -> UInt8[Array, "*batch bytes"]:
@@ -157,7 +159,7 @@ def restricted(
     size = logits.shape[-1]
     bits = checked_support(bits, size)
     kept = jnp.unpackbits(bits, axis=-1, count=size, bitorder="little") > 0
-    return jnp.where(kept, logits.astype(jnp.float32), -jnp.inf)
+    return jnp.where(kept, as_float(logits), -jnp.inf)
 
 
 def checked_support(
@@ -219,7 +221,7 @@ def inverse_cdf(
       >>> print(*inverse_cdf(jnp.array([[0.0, 0.6]]), logits))
       [1] [0.]
     """
-    logits = logits.astype(jnp.float32)
+    logits = as_float(logits)
     top = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
     mass = jnp.exp(logits - top)
     *batch, size = logits.shape

@@ -315,3 +315,89 @@ def test_bad_input():
         logprobs.divergence_from_hidden(
             divergences.reverse_kl(), HIDDEN, HEAD, HIDDEN_REF, HEAD_REF[:-1]
         )
+
+
+def test_head_and_rows_both_sharded():
+    """Under shard_map's own checks, rows over two devices and the head over four."""
+    mesh = sharding.make_mesh(data=2, model=4)
+    rows = len(HIDDEN) // 2 * 2
+    hidden, hidden_ref, tokens = HIDDEN[:rows], HIDDEN_REF[:rows], TOKENS[:rows]
+    head, head_ref = (jnp.resize(x, (56, x.shape[1])) for x in (HEAD, HEAD_REF))
+
+    def local(hidden, head, hidden_ref, head_ref, tokens, axis_name=None):
+        options = {"axis_name": axis_name, "block_size": 3}
+        stats = logprobs.from_hidden(hidden, head, tokens, **options)
+        distance = logprobs.divergence_from_hidden(
+            divergences.forward_kl(), hidden, head, hidden_ref, head_ref, **options
+        )
+        return jnp.sum(stats.logp, axis=range(1, tokens.ndim)) + distance
+
+    data = P("data")
+    sharded = jax.shard_map(
+        functools.partial(local, axis_name="model"),
+        mesh=mesh,
+        in_specs=(data, P("model"), data, P("model"), data),
+        out_specs=data,
+    )
+    args = (hidden, head, hidden_ref, head_ref, tokens)
+    check(
+        both(lambda *x: sharded(*x).sum(), *args),
+        both(lambda *x: local(*x).sum(), *args),
+    )
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_no_gradient_where_the_heads_would_be_a_share(mesh, inside):
+    """With check_vma=False, differentiated from outside, it would be an eighth."""
+    head = jnp.resize(HEAD, (56, HEAD.shape[1]))
+
+    def local(head):
+        stats = logprobs.from_hidden(HIDDEN, head, TOKENS, axis_name="model")
+        kl = divergences.forward_kl()
+        distance = logprobs.divergence_from_hidden(
+            kl, HIDDEN, head, HIDDEN, head, axis_name="model"
+        )
+        return stats.logp.sum() + distance.sum()
+
+    function = jax.grad(local) if inside else local
+    spec = P("model")
+    sharded = (
+        jax.shard_map(
+            function, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False
+        )
+        if inside
+        else jax.shard_map(
+            function, mesh=mesh, in_specs=spec, out_specs=P(), check_vma=False
+        )
+    )
+    if not inside:
+        expected = logprobs.from_hidden(HIDDEN, head, TOKENS).logp.sum()
+        np.testing.assert_allclose(sharded(head), expected, rtol=1e-5)
+        sharded = jax.grad(sharded)
+    with pytest.raises(InputError, match="check_vma=True"):
+        sharded(head)
+
+
+def test_tokens_of_padding_are_finite():
+    """Both forms alike: one outside counts as the nearest inside, under jit too."""
+    tokens = jnp.array([-1, len(HEAD), 0, len(HEAD) - 1])
+    hidden = HIDDEN[:1].repeat(4, axis=0)
+    for wrap in (lambda f: f, jax.jit):
+        found = wrap(logprobs.from_hidden)(hidden, HEAD, tokens).logp
+        plain = wrap(logprobs.token_logp)(hidden @ HEAD.T, tokens)
+        assert np.isfinite(found).all()
+        np.testing.assert_array_equal(found[:2], found[2:])
+        np.testing.assert_allclose(plain, found, atol=1e-5)
+
+
+def test_from_hidden_in_float64():
+    with jax.enable_x64(True):
+        hidden, head = jnp.float64(HIDDEN), jnp.float64(HEAD)
+        stats = logprobs.from_hidden(hidden, head, TOKENS, block_size=10)
+        expected = jax.nn.log_softmax(hidden @ head.T)
+        np.testing.assert_allclose(
+            stats.log_normaliser,
+            jax.nn.logsumexp(hidden @ head.T, axis=-1),
+            rtol=1e-14,
+        )
+        assert stats.logp.dtype == expected.dtype == jnp.float64

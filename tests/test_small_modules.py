@@ -102,3 +102,11 @@ def test_transforms_compose():
     logits = jnp.log(jnp.array([0.1, 0.4, 0.3, 0.2]))
     law = sampling.top_p(sampling.top_k(logits, k=3), p=0.5)
     assert kept(law) == [1, 2], "top-p is of the mass that top-k left"
+
+
+def test_dual_ascent_holds_its_error_within_one():
+    """KL 30 against 6 moves β as KL 12 does: e^0.1, not e^0.4."""
+    controller = controllers.dual_ascent_kl(beta=0.2, target=6.0)
+    for kl in (12.0, 30.0):
+        state = controller.update(controller.init(), jnp.float32(kl), 256)
+        np.testing.assert_allclose(state.beta, 0.2 * np.exp(0.1), rtol=1e-6)

@@ -21,6 +21,7 @@ import alignax
 # Rooms of the maths; `exact`, `pipeline` and `models` have their own tests.
 OUTSIDE = {"types", "exact", "testing", "pipeline", "models", "train", "cli"}
 
+HERE = Path(__file__).parent.parent
 ROWS = [
     row
     for path in sorted(Path(__file__).parent.glob("table_*.py"))
@@ -131,10 +132,55 @@ def test_rows_are_independent(row):
     close(jax.pmap(row.fn)(*row.args), expected)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     spec = PartitionSpec("data")
-    sharded = jax.shard_map(
-        row.fn, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False
-    )
+    sharded = jax.shard_map(row.fn, mesh=mesh, in_specs=spec, out_specs=spec)
     close(jax.jit(sharded)(*row.args), expected)
+
+
+@every_row
+def test_shard_map_with_its_own_checks(row):
+    """Loops start from values that vary by device as what they gather does."""
+    if not row.rowwise:
+        return
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    spec = PartitionSpec("data")
+    sharded = jax.shard_map(row.fn, mesh=mesh, in_specs=spec, out_specs=spec)
+    jax.eval_shape(sharded, *row.args)
+
+
+def narrowings(jaxpr):
+    """The library's lines where float64 becomes float32 in a program."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "convert_element_type":
+            value = equation.invars[0].aval
+            wide = value.dtype == jnp.float64 and not value.weak_type
+            if wide and equation.params["new_dtype"] == jnp.float32:
+                frames = equation.source_info.traceback.frames
+                ours = (f for f in frames if f.file_name.startswith(str(HERE)))
+                line = next(ours)
+                if Path(line.file_name).is_relative_to(HERE / "alignax"):
+                    yield f"{line.file_name}:{line.line_num}"
+        for inner in jax.tree.leaves(list(equation.params.values())):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                yield from narrowings(inner)
+
+
+# A draw of float32; states of float32, whose dtype must not change from step to step.
+NARROW = {"sampling.inverse_cdf", "controllers"}
+
+
+@every_row
+def test_float64_stays_float64_where_it_is_enabled(row):
+    """And float32 arguments do as well there."""
+    if {row.name, row.name.split(".")[0]} & NARROW:
+        return
+    with jax.enable_x64(True):
+        for dtype in (jnp.float32, jnp.float64):
+            args = jax.tree.map(
+                lambda x, dtype=dtype: x.astype(dtype) if is_float(x) else x, row.args
+            )
+            program = jax.make_jaxpr(row.fn)(*args)
+    assert not sorted(set(narrowings(program.jaxpr)))
 
 
 @heavy_row

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from alignax import reduce
+from alignax.numerics import as_float, varying_as
 from alignax.types import InputError
 
 
@@ -78,7 +79,7 @@ def reward_to_go(
         return total, jnp.where(counts, total, 0)
 
     time_first = (jnp.moveaxis(values, -1, 0), jnp.moveaxis(mask, -1, 0))
-    start = jnp.zeros(values.shape[:-1], jnp.float32)
+    start = varying_as(jnp.zeros_like(values[..., 0]), values, mask)
     _, sums = jax.lax.scan(earlier, start, time_first, reverse=True)
     return jnp.moveaxis(sums, 0, -1)
 
@@ -153,9 +154,6 @@ def gae(
     for name, number in {"discount": discount, "trace": trace}.items():
         if not 0 <= number <= 1:
             raise InputError(f"{name} must be in [0, 1], got {number}")
-    shape = values.shape[:-1]
-    after = jnp.zeros(shape) if bootstrap is None else bootstrap
-    start = (jax.lax.stop_gradient(after.astype(jnp.float32)), jnp.zeros(shape))
 
     def earlier(carry, here):
         next_value, next_advantage = carry
@@ -170,6 +168,10 @@ def gae(
 
     steps = (constant(token_rewards, mask), constant(values, mask), mask)
     steps = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), steps)
+    dtype = jnp.result_type(*steps[:2])
+    zeros = jnp.zeros(values.shape[:-1], dtype)
+    after = zeros if bootstrap is None else bootstrap.astype(dtype)
+    start = varying_as((jax.lax.stop_gradient(after), zeros), steps, after)
     _, advantages = jax.lax.scan(earlier, start, steps, reverse=True)
     return jnp.moveaxis(advantages, 0, -1)
 
@@ -390,5 +392,5 @@ def smoothed(
         padded = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(side, side)])
         return sum(padded[..., i : i + x.shape[-1]] for i in range(width))
 
-    total, count = windows(constant(values, mask)), windows(mask.astype(jnp.float32))
+    total, count = windows(constant(values, mask)), windows(as_float(mask))
     return jnp.where(mask, reduce.divide(jnp.asarray(total), jnp.asarray(count)), 0)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from alignax import reduce
+from alignax.numerics import as_float
 from alignax.types import InputError
 
 
@@ -18,7 +19,7 @@ def at_least_two(rewards: Array) -> Array:
             "rewards must hold at least two completions a prompt to compare them, "
             f"got shape {rewards.shape}; sample more completions"
         )
-    return jax.lax.stop_gradient(rewards.astype(jnp.float32))
+    return jax.lax.stop_gradient(as_float(rewards))
 
 
 def _check_eps(eps: float) -> None:
@@ -165,7 +166,7 @@ def greedy_centred(
       >>> print(greedy_centred(jnp.array([[1.0, 0.0]]), jnp.array([1.0])))
       [[0. -1.]]
     """
-    difference = rewards.astype(jnp.float32) - greedy.astype(jnp.float32)[..., None]
+    difference = as_float(rewards) - as_float(greedy)[..., None]
     return jax.lax.stop_gradient(difference)
 
 
@@ -200,7 +201,7 @@ def batch_standardised(
     _check_eps(eps)
     _check_ddof(ddof)
     centred = group_centred(rewards)
-    overall = jnp.std(jax.lax.stop_gradient(rewards.astype(jnp.float32)), ddof=ddof)
+    overall = jnp.std(jax.lax.stop_gradient(as_float(rewards)), ddof=ddof)
     equal = jnp.ptp(rewards, axis=-1, keepdims=True) == 0
     return jnp.where(equal, 0, centred / (overall + eps))
 
@@ -236,7 +237,7 @@ def decoupled_standardised(
        [0.5477 -0.5477]]
     """
     apart = group_standardised(jnp.moveaxis(rewards, -1, 0), eps=eps)
-    weights = jax.lax.stop_gradient(weights.astype(jnp.float32))
+    weights = jax.lax.stop_gradient(as_float(weights))
     summed = jnp.einsum("rgk,r->gk", apart, weights)
     flat = group_standardised(summed.reshape(-1), eps=eps)
     return flat.reshape(summed.shape)

@@ -5,11 +5,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from alignax import reduce
+from alignax.numerics import as_float
 from alignax.types import InputError
 
 
 def _constant(x: Array) -> Array:
-    return jax.lax.stop_gradient(x.astype(jnp.float32))
+    return jax.lax.stop_gradient(as_float(x))
 
 
 def overlong_penalty(
@@ -193,5 +194,5 @@ def long_failure_multiplier(
     right = jnp.sum(correct, axis=-1, keepdims=True, dtype=jnp.float32)
     total = jnp.sum(reduce.masked(lengths, correct), axis=-1, keepdims=True)
     excess = jnp.maximum(lengths - reduce.divide(total, right), 0)
-    multiplier = 1 - jnp.expm1(-excess * jnp.log1p(jnp.float32(rate)))
+    multiplier = 1 - jnp.expm1(-excess * jnp.log1p(rate))
     return jnp.where((right > 0) & ~correct, multiplier, 1)

@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from alignax import evaluation, reduce
 from alignax.advantages import groups
+from alignax.numerics import as_float
 from alignax.types import InputError
 
 # Beyond this the Beta law of the success rates is a spike, and its fit noise.
@@ -41,7 +42,7 @@ def length_weighted_centred(
       [0.75 -0.25]
     """
     rewards = groups.at_least_two(rewards)
-    weights = lengths.astype(jnp.float32)
+    weights = as_float(lengths)
     total = jnp.sum(weights, axis=-1, keepdims=True)
     return rewards - reduce.divide(
         jnp.sum(weights * rewards, axis=-1, keepdims=True), total
@@ -86,12 +87,12 @@ def token_group_standardised(
         raise InputError(f"fallback must be positive, got {fallback}")
     by_sequence = groups.group_standardised(rewards, eps=eps, ddof=0)
     centred = length_weighted_centred(rewards, lengths)
-    weights = lengths.astype(jnp.float32)
+    weights = as_float(lengths)
     variance = reduce.divide(
         jnp.sum(weights * centred**2, axis=-1, keepdims=True),
         jnp.sum(weights, axis=-1, keepdims=True),
     )
-    equal = jnp.ptp(rewards.astype(jnp.float32), axis=-1, keepdims=True) == 0
+    equal = jnp.ptp(as_float(rewards), axis=-1, keepdims=True) == 0
     by_token = jnp.where(equal, 0, centred / (jnp.sqrt(variance) + eps))
     extreme = jnp.max(jnp.abs(by_token), axis=-1, keepdims=True) >= fallback
     return jnp.where(extreme, by_sequence, by_token)
@@ -144,7 +145,7 @@ def beta_normalised(
 def _beta_parameters(rate: Float[Array, " G"]):
     mean = jnp.mean(rate)
     # One prompt says nothing about the spread: both parameters become 1.
-    variance = jnp.var(rate, ddof=1) if len(rate) > 1 else jnp.float32(1)
+    variance = jnp.var(rate, ddof=1) if len(rate) > 1 else 1
     spread = mean * (1 - mean)
     fitted = spread / jnp.maximum(variance, spread / CONCENTRATION)
     concentration = jnp.where(spread > 0, fitted, 0) - 1
@@ -182,7 +183,7 @@ def pass_at_k_weights(correct: Bool[Array, "*G K"], *, k: int) -> Float[Array, "
     if not 1 <= k <= n:
         raise InputError(f"k must be from 1 to the {n} completions, got {k}")
     if k == 1:
-        return correct.astype(jnp.float32) / n
+        return as_float(correct) / n
     right = jnp.sum(correct, axis=-1, keepdims=True)
     # Among the others of a wrong one, of which there is none where all are right.
     others = evaluation.pass_at_k(jnp.minimum(right, n - 1), n - 1, k=k - 1)
@@ -277,7 +278,7 @@ def semantic_shannon_entropy(
 
 
 def _cluster_mass(clusters: Array, logp: Array):
-    logp = jax.nn.log_softmax(jax.lax.stop_gradient(logp.astype(jnp.float32)), axis=-1)
+    logp = jax.nn.log_softmax(jax.lax.stop_gradient(as_float(logp)), axis=-1)
     same = clusters[..., :, None] == clusters[..., None, :]
     inside = jnp.where(same, logp[..., None, :], -jnp.inf)
     mass = jax.nn.logsumexp(inside, axis=-1)
@@ -297,7 +298,7 @@ def linear_decay(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
       >>> print(linear_decay(jnp.array([0.25])))
       [0.75]
     """
-    return 1 - x.astype(jnp.float32)
+    return 1 - as_float(x)
 
 
 def semantic_entropy_scaled(
@@ -335,5 +336,5 @@ def semantic_entropy_scaled(
     """
     if not most > 0:
         raise InputError(f"most must be positive, got {most}")
-    share = jax.lax.stop_gradient(entropy.astype(jnp.float32)) / most
+    share = jax.lax.stop_gradient(as_float(entropy)) / most
     return groups.group_centred(rewards) * form(alpha * share)[..., None]

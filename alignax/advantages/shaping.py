@@ -7,11 +7,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from alignax import reduce
+from alignax.numerics import as_float
 from alignax.types import InputError, Stateful
 
 
 def _constant(x: Array) -> Array:
-    return jax.lax.stop_gradient(x.astype(jnp.float32))
+    return jax.lax.stop_gradient(as_float(x))
 
 
 def multiplicative(

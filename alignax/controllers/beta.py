@@ -238,7 +238,8 @@ def dual_ascent_kl(
 ) -> Stateful:
     """The Lagrange multiplier of ``KL ≤ target``, ascended in its logarithm.
 
-    ``log β ← log β + rate · (KL − target)/target``, within bounds.
+    ``log β ← log β + rate · clip((KL − target)/target, −1, 1)``, within bounds: above
+    twice the target one batch moves β no faster.
 
     Args:
       beta: the multiplier to start with, within ``bounds``.

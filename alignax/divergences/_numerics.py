@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from alignax.numerics import exp
+from alignax.numerics import exp, expm1
 
 _SERIES_TERMS = 14
 
@@ -13,7 +13,7 @@ _SERIES_TERMS = 14
 def exp_expm1(l: Float[Array, "..."], x: Float[Array, "..."]) -> Float[Array, "..."]:
     """``e^l (e^x - 1)``; the exponents are added before the limit applies."""
     small = x < 1
-    near = exp(l) * jnp.expm1(jnp.where(small, x, 0))
+    near = exp(l) * expm1(jnp.where(small, x, 0))
     return jnp.where(small, near, exp(l + x) - exp(l))
 
 

@@ -54,7 +54,7 @@ def sinkhorn(
     def rows_of(g: Float[Array, " M"]):
         return -jax.nn.logsumexp(scaled + g[None, :] - columns, axis=1)
 
-    g = jnp.zeros(scaled.shape[1], scaled.dtype)
+    g = jnp.zeros_like(scaled[0])
     if num_iterations > 1:
         g, _ = jax.lax.scan(iterate, g, length=num_iterations - 1)
     f = rows_of(g)

@@ -127,6 +127,8 @@ def pseudo_reward(
     logp: Float[Array, "*batch"],
     log_target: Float[Array, "*batch"],
     log_z: Float[Array, "*batch"] | Float[Array, ""],
+    *,
+    impossible: float = 70.0,
 ) -> Float[Array, "*batch"]:
     """The reward whose policy gradient descends a divergence to a target (f-DPG).
 
@@ -134,8 +136,8 @@ def pseudo_reward(
     ``-grad D_f(pi || p) = E_pi[pseudo_reward * grad log pi]``.
 
     Value: minus the centred ``f'``; peers that drop constants differ by +1
-      (reverse KL) or -1 (forward KL), which a baseline absorbs. Ratios beyond
-      ``e^70`` count as that, and so does a target of probability zero.
+      (reverse KL) or -1 (forward KL), which a baseline absorbs. A
+      sample that the target excludes counts as a ratio of ``e^impossible``.
     Gradient: none; the result is stopped.
 
     Args:
@@ -143,6 +145,8 @@ def pseudo_reward(
       logp: log-probabilities of samples under the policy.
       log_target: log of the unnormalised target ``P``; may be ``-inf``.
       log_z: log of its normaliser, see ``targets.running_log_normaliser``.
+      impossible: nats; above the log-ratios of the other samples, or an excluded
+        one is not the worst.
 
     Returns:
       One reward a sample, float32 or wider.
@@ -158,9 +162,9 @@ def pseudo_reward(
       Array(1.5, dtype=float32)
     """
     log_target = as_float(log_target)
-    impossible = jnp.isneginf(log_target)
-    l = as_float(logp) - jnp.where(impossible, 0, log_target) + as_float(log_z)
-    l = jnp.clip(jnp.where(impossible, 70.0, l), -70.0, 70.0)
+    excluded = jnp.isneginf(log_target)
+    l = as_float(logp) - jnp.where(excluded, 0, log_target) + as_float(log_z)
+    l = jnp.where(excluded, impossible, l)
     return jax.lax.stop_gradient(-div.f_prime(l))
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from alignax.divergences._numerics import excess, support_log_softmax
-from alignax.numerics import as_float
+from alignax.numerics import as_float, varying_as
 from alignax.types import InputError
 
 
@@ -181,7 +181,7 @@ def information_projection(
         trials = multipliers[None] + halvings[:, None] * direction[None]
         return trials[jnp.argmin(jax.vmap(objective)(trials))]
 
-    start = jnp.zeros_like(moments)
+    start = varying_as(jnp.zeros_like(moments), fixed)
     solution = jax.lax.stop_gradient(jax.lax.fori_loop(0, num_iterations, step, start))
     # A last step with the solution held fixed carries the implicit derivatives.
     solution = solution + newton(solution, logp_ref, features, moments)

@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from alignax import logprobs
+from alignax.divergences import reverse_kl
+from alignax.divergences.vocabulary import perspective
 from alignax.estimators import _common, sequence
 from alignax.types import InputError
 
@@ -39,7 +41,7 @@ def rao_blackwell(
 
     Returns:
       ``[..., T]`` float32, zero where masked; +inf where the policy leaves the
-      reference's support.
+      reference's support, the gradient there being that of the remaining terms.
 
     Reference:
       Amini, Vieira and Cotterell, "Better Estimation of the KL Divergence Between
@@ -50,8 +52,7 @@ def rao_blackwell(
       >>> print(rao_blackwell(logits, jnp.zeros((1, 2)), jnp.array([True])).round(3))
       [0.693]
     """
-    logp, logp_ref = _log_laws(logits, logits_ref, mask)
-    return jnp.sum(_terms(logp, logp_ref), axis=-1)
+    return jnp.sum(_divergence_terms(*_log_laws(logits, logits_ref, mask)), axis=-1)
 
 
 def rao_blackwell_surrogate(
@@ -196,9 +197,10 @@ def top_k_bucket(
     """
     logp, logp_ref = _log_laws(logits, logits_ref, mask)
     kept = _likeliest(logp, k)
-    head = jnp.sum(jnp.where(kept, _terms(logp, logp_ref), 0), axis=-1)
-    tail = _log_tail(logp, kept)
-    return head + _terms(tail, _log_tail(logp_ref, kept))
+    terms = _divergence_terms(logp, logp_ref)
+    head = jnp.sum(jnp.where(kept, terms, 0), axis=-1)
+    tail = _divergence_terms(_log_tail(logp, kept), _log_tail(logp_ref, kept))
+    return head + tail
 
 
 def top_k_sampled_tail(
@@ -214,7 +216,10 @@ def top_k_sampled_tail(
     ``Σ_{v ∈ top} π_v l_v + 1{y ∉ top} l_y``: the tail corrected by its own sample.
 
     Value: unbiased for ``KL_t``, and for the sequence KL(π‖ρ) when summed over
-      tokens; of less variance than k1, and k1 for no tokens in the top.
+      tokens. With ``X = l`` for tokens of the top and 0 for others, ``H = E X`` and
+      ``T`` what the tail adds to ``KL_t``, its variance is k1's less
+      ``Var X − 2 H T``: below k1's if head and tail are of opposite signs, above it
+      where two large terms of one sign are parted (π = (½, ½), k = 1).
     Gradient: of the token-myopic KL(π‖ρ), unbiased, for tokens from the policy.
 
     Args:
@@ -241,15 +246,19 @@ def top_k_sampled_tail(
     """
     logp, logp_ref = _log_laws(logits, logits_ref, mask)
     kept = _likeliest(logp, k)
+    covered = logp_ref > -jnp.inf
     inside = kept & (logp > -jnp.inf)
-    safe = jnp.where(inside, logp, 0)
-    ratio = jax.lax.stop_gradient(safe - jnp.where(inside, logp_ref, 0))
+    both = inside & covered
+    safe = jnp.where(both, logp, 0)
+    ratio = jax.lax.stop_gradient(safe - jnp.where(both, logp_ref, 0))
     # ∇Σπl = Σπl∇log π over the whole vocabulary: l is constant in both parts.
-    head = jnp.sum(jnp.where(inside, jnp.exp(safe) * ratio, 0), axis=-1)
+    head = jnp.sum(jnp.where(both, jnp.exp(safe) * ratio, 0), axis=-1)
     in_tail = mask & ~_take(kept, tokens)
-    taken = jnp.where(in_tail, _take(logp, tokens), 0)
-    l = taken - jnp.where(in_tail, _take(logp_ref, tokens), 0)
-    return head + _common.attach(l, l, taken)
+    counted = in_tail & _take(covered, tokens)
+    taken = jnp.where(counted, _take(logp, tokens), 0)
+    l = taken - jnp.where(counted, _take(logp_ref, tokens), 0)
+    off = jnp.any(inside & ~covered, axis=-1) | (in_tail & ~counted)
+    return head + _common.attach(l, l, taken) + jnp.where(off, jnp.inf, 0)
 
 
 def top_k_bucket_surrogate(
@@ -342,13 +351,27 @@ def _log_laws(
     return logp, jax.lax.stop_gradient(logp_ref)
 
 
+def _divergence_terms(
+    logp: Float[Array, "*shape"], logp_ref: Float[Array, "*shape"]
+) -> Float[Array, "*shape"]:
+    """``π log π/ρ − π + ρ``: of one sum with ``π log π/ρ``, and none is negative."""
+    supports = logp > -jnp.inf, logp_ref > -jnp.inf
+    laws = (
+        jnp.where(support, x, 0)
+        for support, x in zip(supports, (logp, logp_ref), strict=True)
+    )
+    return perspective(reverse_kl(), *laws, *supports)
+
+
 def _terms(
     logp: Float[Array, "*shape"], logp_ref: Float[Array, "*shape"]
 ) -> Float[Array, "*shape"]:
-    """``π log π/ρ``, 0 where π is 0."""
+    """``π log π/ρ``, 0 where π is 0; infinite and without gradient where ρ alone is."""
     inside = logp > -jnp.inf
-    logp = jnp.where(inside, logp, 0)
-    return jnp.where(inside, jnp.exp(logp) * (logp - logp_ref), 0)
+    both = inside & (logp_ref > -jnp.inf)
+    logp = jnp.where(both, logp, 0)
+    ratio = logp - jnp.where(both, logp_ref, 0)
+    return jnp.where(both, jnp.exp(logp) * ratio, jnp.where(inside, jnp.inf, 0))
 
 
 def _likeliest(logp: Float[Array, "*B V"], k: int) -> Bool[Array, "*B V"]:

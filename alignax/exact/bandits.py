@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
+from alignax.numerics import varying_as
 from alignax.types import InputError
 
 State = Float[Array, "C K"]
@@ -113,7 +114,7 @@ def log_barrier(*, learning_rate: float) -> Learner:
             more = jnp.sum(1 / (middle + gaps)) > 1
             return jnp.where(more, middle, lower), jnp.where(more, upper, middle)
 
-        ends = jnp.ones((), gaps.dtype), jnp.full((), len(gaps), gaps.dtype)
+        ends = jnp.ones_like(gaps[0]), jnp.full_like(gaps[0], len(gaps))
         lower, upper = jax.lax.fori_loop(0, 50, halve, ends)
         return jax.nn.log_softmax(-jnp.log((lower + upper) / 2 + gaps))
 
@@ -250,7 +251,7 @@ def play(
         logp = learner.logp(state, context)
         return learner.update(state, context, losses), logp
 
-    state = learner.init(num_contexts, losses.shape[1])
+    state = varying_as(learner.init(num_contexts, losses.shape[1]), losses, contexts)
     return jax.lax.scan(step, state, (losses, contexts))[1]
 
 
@@ -291,6 +292,7 @@ def play_bandit(
         return learner.update(state, context, estimate), (logp, arm)
 
     state = learner.init(num_contexts, losses.shape[1])
+    state = varying_as(state, losses, contexts, key)
     keys = jax.random.split(key, len(losses))
     return jax.lax.scan(step, state, (losses, contexts, keys))[1]
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from alignax.divergences import Divergence
-from alignax.games.game import KL, Game, column, divergence_optimum
-from alignax.numerics import as_float
+from alignax.games.game import KL, Game, check_game, column, divergence_optimum
+from alignax.numerics import as_float, varying_as
 from alignax.types import InputError
 
 # Proximal steps, each of a few Newton steps. Random games of 30 outcomes take about
@@ -52,19 +52,22 @@ def regularised_equilibrium(
       >>> print(f"{jnp.exp(regularised_equilibrium(game))[1]:.4f}")
       0.4458
     """
-    if isinstance(game.beta, (int, float)) and not game.beta > 0:
-        raise InputError(f"beta must be positive, got {game.beta}")
     if div.log_inverse is None:
         raise InputError(
             f"div must have a strictly convex f for the equilibrium to be unique, got "
             f"{div}; reverse_kl() or a mix() with it would do"
         )
+    check_game(game)
     preference, logp_ref = as_float(game.preference), as_float(game.logp_ref)
+    dtype = jnp.result_type(preference, logp_ref)
+    preference, logp_ref = preference.astype(dtype), logp_ref.astype(dtype)
     beta = column(game.beta, logp_ref)[..., 0]
     solve = jnp.vectorize(
         functools.partial(_equilibrium, div), signature="(n,n),(n),()->(n)"
     )
-    return solve(preference, logp_ref, beta)
+    logp = solve(preference, logp_ref, jnp.where(beta > 0, beta, 1))
+    # A traced strength cannot be refused.
+    return jnp.where(beta[..., None] > 0, logp, jnp.nan)
 
 
 def _respond(div: Divergence, dual: Float[Array, " N"], logp_ref: Float[Array, " N"]):
@@ -99,7 +102,8 @@ def _newton(div, payoff, logp_ref, start, target, temperature, tolerance):
     def step(carry):
         dual, (logp, error, size), count, _ = carry
         slope = payoff @ _response_jacobian(div, logp, logp_ref) / temperature
-        dual = dual - jnp.linalg.solve(jnp.eye(len(error)) - slope, error)
+        identity = jnp.eye(len(error), dtype=error.dtype)
+        dual = dual - jnp.linalg.solve(identity - slope, error)
         new = residual(dual - jnp.mean(dual))
         return dual, new, count + 1, new[-1] < 0.9 * size
 
@@ -108,6 +112,7 @@ def _newton(div, payoff, logp_ref, start, target, temperature, tolerance):
         return improving & (size > tolerance) & (count < 12)
 
     start = (start, residual(start), 0, True)
+    start = varying_as(start, payoff, logp_ref, target, temperature)
     dual, (_, _, size), _, _ = jax.lax.while_loop(going, step, start)
     return dual, size
 
@@ -146,6 +151,7 @@ def _dual(div, preference, logp_ref, beta):
 
     dual = jnp.zeros_like(logp_ref)
     carry = dual, jnp.full_like(beta, 4.0), distance(dual), 0
+    carry = varying_as(carry, payoff, logp_ref, beta)
     return jax.lax.while_loop(going, step, carry)[0]
 
 

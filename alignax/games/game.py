@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Num
 
 from alignax import divergences, targets
 from alignax.numerics import as_float
-from alignax.types import Leaf
+from alignax.types import InputError, Leaf
 
 KL = divergences.reverse_kl()
 
@@ -40,6 +41,53 @@ class Game(NamedTuple):
     preference: Leaf
     logp_ref: Leaf
     beta: Leaf
+
+
+def check_preference(preference: Float[Array, "*batch N N"]) -> None:
+    """Refuses what is no preference matrix; traced arrays pass.
+
+    Args:
+      preference: ``[..., N, N]``.
+
+    Raises:
+      InputError: an entry is outside [0, 1] or ``P + Pᵀ`` is not 1, beyond rounding.
+    """
+    if isinstance(preference, jax.core.Tracer):
+        return
+    table = np.asarray(preference, np.float64)
+    rounding = max(1e-4, 4 * float(jnp.finfo(preference.dtype).eps))
+    skew = np.abs(table + np.swapaxes(table, -1, -2) - 1)
+    if not (skew <= rounding).all():
+        raise InputError(
+            "preference must have P + Pᵀ = 1, as P[i, j] is the probability that i is "
+            f"preferred to j; got a matrix that misses it by {np.max(skew):.3g}. "
+            "preference_matrix() makes a model's answers so; of a payoff A = −Aᵀ in "
+            "[−½, ½], ½ + A would do"
+        )
+    if not ((table >= -rounding) & (table <= 1 + rounding)).all():
+        raise InputError(
+            "preference must hold probabilities, got entries from "
+            f"{np.min(table):.3g} to {np.max(table):.3g}"
+        )
+
+
+def check_game(game: Game, *, regularised: bool = True) -> None:
+    """Refuses a game with a wrong matrix or strength; traced arrays pass.
+
+    Args:
+      game: any.
+      regularised: ``beta`` must not be 0 either.
+
+    Raises:
+      InputError: as of ``check_preference``, or ``beta`` is out of range.
+    """
+    check_preference(game.preference)
+    if isinstance(game.beta, jax.core.Tracer):
+        return
+    beta = np.asarray(game.beta)
+    if not (beta > 0 if regularised else beta >= 0).all():
+        least = "positive" if regularised else "at least 0"
+        raise InputError(f"beta must be {least}, got {game.beta}")
 
 
 def divergence_optimum(
@@ -121,11 +169,15 @@ def win_rate(
     Returns:
       ``[..., N]``, float32 or wider.
 
+    Raises:
+      InputError: ``preference`` is not a matrix of probabilities with ``P + Pᵀ = 1``.
+
     Example:
       >>> P = jnp.array([[0.5, 1.0], [0.0, 0.5]])
       >>> print(win_rate(P, jnp.log(jnp.array([0.5, 0.5]))))
       [0.75 0.25]
     """
+    check_preference(preference)
     return jnp.einsum("...ij,...j->...i", as_float(preference), jnp.exp(as_float(logp)))
 
 
@@ -218,6 +270,7 @@ def best_response(
       >>> print(f"{jnp.exp(best_response(game, half)[0])[0]:.4f}")
       0.7311
     """
+    check_game(game)
     rate = win_rate(game.preference, logp_opponent)
     logp_ref = as_float(game.logp_ref)
     beta = column(game.beta, rate)[..., 0]

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from alignax.games.equilibrium import regularised_equilibrium
-from alignax.games.game import Game, win_rate
+from alignax.games.game import Game, check_game, win_rate
 from alignax.games.mirror import entropic_step, geometric_mixture, proximal_step
 from alignax.numerics import as_float
 from alignax.types import InputError
@@ -99,6 +99,8 @@ def play(
       >>> play(sppo(eta=1.0), game, game.logp_ref, steps=3)[1].shape
       (3, 2)
     """
+
+    check_game(game, regularised=False)
 
     def step(state, _):
         state = solver.update(state, game)

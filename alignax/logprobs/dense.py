@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from alignax.numerics import as_float
+
 
 def log_softmax(logits: Float[Array, "*batch V"]) -> Float[Array, "*batch V"]:
     """``z − log Σ_v exp z_v`` in float32 at least.
@@ -22,8 +24,7 @@ def log_softmax(logits: Float[Array, "*batch V"]) -> Float[Array, "*batch V"]:
       >>> print(jnp.exp(log_softmax(jnp.array([0.0, 0.0, -jnp.inf]))))
       [0.5 0.5 0.]
     """
-    accumulator = jnp.promote_types(logits.dtype, jnp.float32)
-    return jax.nn.log_softmax(logits.astype(accumulator), axis=-1)
+    return jax.nn.log_softmax(as_float(logits), axis=-1)
 
 
 def token_logp(
@@ -33,7 +34,8 @@ def token_logp(
 
     Args:
       logits: ``[..., V]``, finite or −inf.
-      tokens: ``[...]`` in [0, V).
+      tokens: ``[...]``; one outside ``[0, V)``, as padding may be, counts as the
+        nearest that is inside.
 
     Returns:
       ``[...]`` in nats; −inf for a token outside the support.
@@ -44,6 +46,7 @@ def token_logp(
       [0.25]
     """
     logp = log_softmax(logits)
+    tokens = jnp.clip(tokens, 0, logits.shape[-1] - 1)
     return jnp.take_along_axis(logp, tokens[..., None], axis=-1)[..., 0]
 
 

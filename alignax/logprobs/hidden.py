@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
 
 from alignax import sampling
+from alignax.numerics import as_float, varying_as
 from alignax.types import InputError
 
 # Logits in a block at the most, 64 MiB in float32; of fewer, an eighth.
@@ -51,7 +52,8 @@ def from_hidden(
     Args:
       hidden: ``[N, D]``; only the positions whose log-probability is wanted.
       head: ``[V, D]``; tied heads are the embedding.
-      tokens: ``[N]`` or ``[N, K]``, below V.
+      tokens: ``[N]`` or ``[N, K]``; one outside ``[0, V)``, as padding may be, counts
+        as the nearest that is inside.
       temperature: divides the logits; one for all, or one a row, without gradient.
       support: ``[N, ⌈V / 8⌉]``, what ``sampling.support_bits`` took down of the law
         that sampled: others have no probability. None for all tokens.
@@ -59,13 +61,16 @@ def from_hidden(
       block_size: columns at a time; by default what makes 2^24 logits, or an
         eighth of them.
       axis_name: inside ``shard_map``, the axis that the head's rows are split over;
-        every device has all of the other arrays, and gets all results.
+        along it every device has all of the other arrays, and gets all results.
 
     Returns:
       log-probabilities, entropy, log-normaliser and the support's log-mass.
 
+    Gradient: by reverse mode; ``jax.jvp`` and ``jax.jacfwd`` are refused by JAX.
+
     Raises:
-      InputError: a number out of range.
+      InputError: a number out of range, or a gradient with ``axis_name`` under
+        ``shard_map(check_vma=False)``, where the head's would be a share of the truth.
 
     Reference:
       Wijmans et al., "Cut Your Losses in Large-Vocabulary Language Models",
@@ -79,7 +84,9 @@ def from_hidden(
     """
     settings = _settings(hidden, head, soft_cap, block_size, axis_name)
     law = _law(settings, head, temperature, support)
+    devices = 1 if axis_name is None else jax.lax.axis_size(axis_name)
     flat = tokens.reshape(len(tokens), math.prod(tokens.shape[1:]))
+    flat = jnp.clip(flat, 0, len(head) * devices - 1)
     logp, *others = _stats(settings, law, hidden, head, flat)
     return TokenStats(logp.reshape(tokens.shape), *others)
 
@@ -93,7 +100,7 @@ class _Settings(NamedTuple):
 class _Law(NamedTuple):
     """What makes the sampled law of the softmax, without gradient."""
 
-    scale: Array | None
+    scale: Array | float | None
     """One over the temperature, ``[N, 1]`` or ``[]``; None for 1."""
     support: Array | None
 
@@ -109,11 +116,10 @@ def _law(
         shards = 1 if axis is None else jax.lax.axis_size(axis)
         support = sampling.checked_support(support, len(head) * shards)
     if isinstance(temperature, jax.Array):
-        return _Law(1 / temperature.astype(jnp.float32)[:, None], support)
+        return _Law(1 / as_float(temperature)[:, None], support)
     if not temperature > 0:
         raise InputError(f"temperature must be positive, got {temperature}")
-    scale = None if temperature == 1 else jnp.float32(1 / temperature)
-    return _Law(scale, support)
+    return _Law(None if temperature == 1 else 1 / temperature, support)
 
 
 def _settings(
@@ -146,6 +152,11 @@ def _first(settings: _Settings, head: Array) -> Array:
     return jax.lax.axis_index(settings.axis_name) * len(head)
 
 
+def _wide(hidden: Array, head: Array) -> jnp.dtype:
+    """What is accumulated in."""
+    return jnp.promote_types(jnp.result_type(hidden, head), jnp.float32)
+
+
 def _steps(settings: _Settings, head: Array) -> Array:
     return jnp.arange(-(-len(head) // settings.block))
 
@@ -157,9 +168,10 @@ def _scores(settings: _Settings, law: _Law, hidden: Array, head: Array, step: Ar
     """
     start = jnp.minimum(step * settings.block, len(head) - settings.block)
     rows = jax.lax.dynamic_slice_in_dim(head, start, settings.block)
-    logits = jnp.einsum(
-        "nd,vd->nv", hidden, rows, preferred_element_type=jnp.float32
-    ).astype(jnp.float32)
+    wide = _wide(hidden, head)
+    logits = jnp.einsum("nd,vd->nv", hidden, rows, preferred_element_type=wide).astype(
+        wide
+    )
     fresh = start + jnp.arange(settings.block) >= step * settings.block
     return start, rows, _shape(settings, law, logits), fresh
 
@@ -167,13 +179,16 @@ def _scores(settings: _Settings, law: _Law, hidden: Array, head: Array, step: Ar
 def _shape(settings: _Settings, law: _Law, logits: Array) -> Array:
     if settings.soft_cap is not None:
         logits = settings.soft_cap * jnp.tanh(logits / settings.soft_cap)
-    return logits if law.scale is None else logits * law.scale
+    if law.scale is None:
+        return logits
+    return logits * jnp.asarray(law.scale, logits.dtype)
 
 
 def _slope(settings: _Settings, law: _Law, shaped: Array, gradient: Array) -> Array:
     """The gradient before ``_shape``."""
     if law.scale is not None:
-        gradient, shaped = gradient * law.scale, shaped / law.scale
+        scale = jnp.asarray(law.scale, shaped.dtype)
+        gradient, shaped = gradient * scale, shaped / scale
     if settings.soft_cap is not None:
         gradient = gradient * (1 - jnp.square(shaped / settings.soft_cap))
     return gradient
@@ -237,14 +252,15 @@ def _stats_forward(settings, law, hidden, head, tokens):
         return (top, total, weighted, jnp.where(here, found, taken), whole), None
 
     rows = len(hidden)
-    nothing = jnp.full(rows, -jnp.inf, jnp.float32), jnp.zeros(rows, jnp.float32)
+    wide = _wide(hidden, head)
+    nothing = jnp.full(rows, -jnp.inf, wide), jnp.zeros(rows, wide)
     start = (
         *nothing,
-        jnp.zeros(rows, jnp.float32),
-        jnp.full(tokens.shape, -jnp.inf, jnp.float32),
+        jnp.zeros(rows, wide),
+        jnp.full(tokens.shape, -jnp.inf, wide),
         nothing if truncated else None,
     )
-    start = _varying(settings, start)
+    start = _varying(settings, start, law, hidden, head, tokens)
     (*masses, taken, whole), _ = jax.lax.scan(pass_over, start, _steps(settings, head))
 
     def together(top, *masses):
@@ -269,17 +285,36 @@ def _stats_forward(settings, law, hidden, head, tokens):
     return (logp, entropy, lse, lse - lse_whole), residuals
 
 
-def _varying(settings: _Settings, tree: Any) -> Any:
-    """Constants as values that differ by device, where they will come to."""
-    if settings.axis_name is None:
-        return tree
-    return jax.lax.pcast(tree, settings.axis_name, to="varying")
+def _varying(settings: _Settings, tree: Any, *inputs: Any) -> Any:
+    """Constants as values that differ by device, where the inputs or the head's
+    rows do."""
+    if settings.axis_name is not None:
+        inputs = *inputs, jax.lax.axis_index(settings.axis_name)
+    return varying_as(tree, *inputs)
 
 
-def _zeros(settings: _Settings, hidden: Array, head: Array):
+def _zeros(settings: _Settings, hidden: Array, head: Array, *inputs: Any):
     """Where the gradients of hidden states and head are gathered."""
-    to_hidden = _varying(settings, jnp.zeros(hidden.shape, jnp.float32))
-    return to_hidden, jnp.zeros_like(head)
+    zeros = jnp.zeros(hidden.shape, _wide(hidden, head)), jnp.zeros_like(head)
+    return _varying(settings, zeros, hidden, head, *inputs)
+
+
+def _added(gradient: Array, primal: Array) -> Array:
+    """A gradient summed over the devices on which what it belongs to is the same."""
+    same = jax.typeof(gradient).mat.varying - jax.typeof(primal).mat.varying
+    gradient = jax.lax.psum(gradient, tuple(same)) if same else gradient
+    return gradient.astype(primal.dtype)
+
+
+def _refuse_unchecked(settings: _Settings) -> None:
+    axis = settings.axis_name
+    if axis and axis not in jax.typeof(jax.lax.axis_index(axis)).mat.varying:
+        raise InputError(
+            f"axis_name={axis!r} has a gradient under shard_map's own checks alone: "
+            "with check_vma=False nothing tells whether the results' cotangents are "
+            "whole or each device's share, and the head's gradient could silently be "
+            "a fraction of the truth; leave check_vma=True"
+        )
 
 
 def _accumulate(settings, carry, gradient, hidden, rows, start, fresh):
@@ -289,13 +324,13 @@ def _accumulate(settings, carry, gradient, hidden, rows, start, fresh):
         "nv,vd->nd",
         gradient.astype(rows.dtype),
         rows,
-        preferred_element_type=jnp.float32,
+        preferred_element_type=to_hidden.dtype,
     )
     new = jnp.einsum(
         "nv,nd->vd",
         gradient.astype(hidden.dtype),
         hidden,
-        preferred_element_type=jnp.float32,
+        preferred_element_type=to_hidden.dtype,
     ).astype(to_head.dtype)
     old = jax.lax.dynamic_slice_in_dim(to_head, start, settings.block)
     # Each row of the head is made once; the overlap is there already.
@@ -334,11 +369,14 @@ def _stats_backward(settings, residuals, cotangents):
         carry = (to_hidden, to_head)
         return _accumulate(settings, carry, gradient, hidden, rows, start, fresh), None
 
-    zeros = _zeros(settings, hidden, head)
+    zeros = _zeros(settings, hidden, head, law, tokens, cotangents)
     (to_hidden, to_head), _ = jax.lax.scan(pass_over, zeros, _steps(settings, head))
-    if settings.axis_name is not None:
-        to_hidden = jax.lax.psum(to_hidden, settings.axis_name)
-    return None, to_hidden.astype(hidden.dtype), to_head, None
+    return None, _added(to_hidden, hidden), _added(to_head, head), None
 
 
-_stats.defvjp(_stats_forward, _stats_backward)
+def _stats_differentiated(settings, *arrays):
+    _refuse_unchecked(settings)
+    return _stats_forward(settings, *arrays)
+
+
+_stats.defvjp(_stats_differentiated, _stats_backward)

@@ -10,9 +10,11 @@ from alignax.divergences import Divergence
 from alignax.divergences.vocabulary import perspective
 from alignax.logprobs.hidden import (
     _accumulate,
+    _added,
     _inside,
     _Law,
     _law,
+    _refuse_unchecked,
     _scores,
     _settings,
     _slope,
@@ -59,11 +61,12 @@ def divergence_from_hidden(
 
     Value: exact.
 
-    Gradient: exact, to the policy's hidden states and head. The reference is held
-    fixed: it gets none.
+    Gradient: exact, to the policy's hidden states and head, by reverse mode alone.
+    The reference is held fixed: it gets none.
 
     Raises:
-      InputError: the vocabularies differ in size, or a number is out of range.
+      InputError: the vocabularies differ in size, a number is out of range, or as of
+        ``from_hidden`` a gradient under ``shard_map(check_vma=False)``.
 
     Example:
       >>> from alignax import divergences
@@ -125,7 +128,8 @@ def _forward(div, settings, law, hidden, head, hidden_ref, head_ref):
         (direct,) = back(jnp.ones_like(more))
         return (value + more, slope + jnp.sum(direct, axis=-1)), None
 
-    zeros = _varying(first, (jnp.zeros_like(lse), jnp.zeros_like(lse)))
+    zeros = jnp.zeros_like(lse, jnp.result_type(lse, lse_ref)), jnp.zeros_like(lse)
+    zeros = _varying(first, zeros, law, hidden, head, hidden_ref, head_ref)
     (value, slope), _ = jax.lax.scan(pass_over, zeros, _steps(first, head))
     if first.axis_name is not None:
         value, slope = jax.lax.psum((value, slope), first.axis_name)
@@ -135,7 +139,7 @@ def _forward(div, settings, law, hidden, head, hidden_ref, head_ref):
 def _backward(div, settings, residuals, cotangent):
     law, hidden, head, hidden_ref, head_ref, lse, lse_ref, slope = residuals
     first, second = settings
-    weight = _varying(first, cotangent)
+    weight = _varying(first, cotangent, law, hidden, head, hidden_ref, head_ref)
 
     def pass_over(carry, step):
         to_hidden, to_head = carry
@@ -153,11 +157,14 @@ def _backward(div, settings, residuals, cotangent):
             first, (to_hidden, to_head), gradient, hidden, rows, start, fresh
         ), None
 
-    zeros = _zeros(first, hidden, head)
+    zeros = _zeros(first, hidden, head, law, hidden_ref, head_ref, cotangent)
     (to_hidden, to_head), _ = jax.lax.scan(pass_over, zeros, _steps(first, head))
-    if first.axis_name is not None:
-        to_hidden = jax.lax.psum(to_hidden, first.axis_name)
-    return None, to_hidden.astype(hidden.dtype), to_head, None, None
+    return None, _added(to_hidden, hidden), _added(to_head, head), None, None
 
 
-_divergence.defvjp(_forward, _backward)
+def _differentiated(div, settings, *arrays):
+    _refuse_unchecked(settings[0])
+    return _forward(div, settings, *arrays)
+
+
+_divergence.defvjp(_differentiated, _backward)

@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from alignax import targets
-from alignax.numerics import as_float
+from alignax.numerics import as_float, varying_as
 from alignax.preference._checks import positive
 from alignax.types import InputError
 
@@ -193,4 +193,5 @@ def rejection_sample(
 
     zero = jnp.int32(0)
     start = (zero, zero, jnp.zeros(size, bool), jnp.zeros(count, jnp.int32))
+    start = varying_as(start, rewards, key)
     return jax.lax.while_loop(going, visit, start)[3]

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from alignax import reduce
+from alignax.numerics import as_float
 from alignax.types import InputError
 
 
@@ -250,4 +251,4 @@ def widest_subset(
 
 
 def _constant(x: Array) -> Array:
-    return jax.lax.stop_gradient(x.astype(jnp.float32))
+    return jax.lax.stop_gradient(as_float(x))

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from alignax.numerics import as_float
 from alignax.types import InputError, Stateful
 
 
@@ -121,7 +122,7 @@ def replay_sample(
             f"got {count}, {most_age}, {decay}"
         )
     usable = (buffer.age >= 0) & (buffer.age <= most_age)
-    weights = buffer.age * jnp.log1p(jnp.float32(-decay))
+    weights = buffer.age * jnp.log1p(-decay)
     scores = weights + jax.random.gumbel(key, buffer.age.shape)
     order = jnp.argsort(jnp.where(usable, -scores, jnp.inf))[:count]
     return jax.tree.map(lambda x: x[order], buffer.rows), usable[order]
@@ -199,7 +200,7 @@ def age_weights(age: Int[Array, "*B"], *, rate: float) -> Float[Array, "*B"]:
     """
     if not 0 < rate < 1:
         raise InputError(f"rate must be in (0, 1), got {rate}")
-    weights = rate * jnp.exp(age * jnp.log1p(jnp.float32(-rate)))
+    weights = rate * jnp.exp(age * jnp.log1p(-rate))
     return jnp.where(age >= 0, weights, 0)
 
 
@@ -242,9 +243,7 @@ def objective_weights(
         raise InputError(f"temperature must be positive, got {temperature}")
     if alpha is not None and not 0 <= alpha <= 1:
         raise InputError(f"alpha must be None or in [0, 1], got {alpha}")
-    recent, earlier = (
-        jax.lax.stop_gradient(x.astype(jnp.float32)) for x in (recent, earlier)
-    )
+    recent, earlier = (jax.lax.stop_gradient(as_float(x)) for x in (recent, earlier))
     now, before = jnp.mean(recent, axis=-1), jnp.mean(earlier, axis=-1)
     change = now / jnp.maximum(before, 1e-8)
     unrest = jnp.std(recent, axis=-1) / jnp.maximum(now + before, 1e-8)

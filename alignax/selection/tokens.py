@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from alignax import reduce
+from alignax.numerics import as_float
 from alignax.types import InputError
 
 
@@ -123,7 +124,7 @@ def critical_tokens(
     if k < 1:
         raise InputError(f"k must be positive, got {k}")
     k = min(k, entropy.shape[-1])
-    scores = jnp.where(eligible, entropy.astype(jnp.float32), -jnp.inf)
+    scores = jnp.where(eligible, as_float(entropy), -jnp.inf)
     top, index = jax.lax.top_k(scores, k)
     logits = jnp.where(jnp.isfinite(top), 0.0, -jnp.inf)
     some = jnp.any(eligible, axis=-1)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from alignax import reduce, sampling
+from alignax.numerics import as_float
 from alignax.types import InputError
 
 
@@ -44,7 +45,7 @@ def entropy_target_surrogate(
     """
     if target < 0:
         raise InputError(f"target must not be negative, got {target}")
-    sign = jax.lax.stop_gradient(jnp.sign(mean.astype(jnp.float32) - target))
+    sign = jax.lax.stop_gradient(jnp.sign(as_float(mean) - target))
     return jnp.where(mask, sign * (reduce.masked(entropy, mask) - target), 0)
 
 
@@ -166,7 +167,7 @@ def adaptive_clip(
             "need clip_low, clip_high, strength >= 0 and clip_low (1 + strength) <= 1, "
             f"got {clip_low}, {clip_high}, {strength}"
         )
-    level = jax.lax.stop_gradient(level.astype(jnp.float32))
+    level = jax.lax.stop_gradient(as_float(level))
     low = clip_low * (1 - strength * jnp.minimum(level, 0))
     return low, clip_high * (1 + strength * jnp.maximum(level, 0))
 
@@ -200,5 +201,5 @@ def masked_policy_logits(
       >>> print(jax.nn.softmax(masked_policy_logits(logits, logits, p=0.6)))
       [0.5714 0.4286 0. 0.]
     """
-    kept = sampling.top_p(jax.lax.stop_gradient(logits_mask.astype(jnp.float32)), p=p)
-    return jnp.where(jnp.isfinite(kept), logits.astype(jnp.float32), -jnp.inf)
+    kept = sampling.top_p(jax.lax.stop_gradient(as_float(logits_mask)), p=p)
+    return jnp.where(jnp.isfinite(kept), as_float(logits), -jnp.inf)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from alignax import reduce
+from alignax.numerics import as_float
 from alignax.types import InputError
 
 
@@ -138,8 +139,8 @@ def token_gradient(
       >>> print(jax.grad(loss)(jnp.zeros(2)))
       [1. 1.]
     """
-    logp = logp.astype(jnp.float32)
-    value = jax.lax.stop_gradient(log_ratios.astype(jnp.float32))
+    logp = as_float(logp)
+    value = jax.lax.stop_gradient(as_float(log_ratios))
     return value + (logp - jax.lax.stop_gradient(logp))
 
 
@@ -215,9 +216,9 @@ def mixture_logp(
       >>> print(jnp.exp(mixture_logp(logps, weights, jnp.array([True]))))
       [0.375]
     """
-    logps = jax.lax.stop_gradient(logps.astype(jnp.float32))
+    logps = jax.lax.stop_gradient(as_float(logps))
     logps = jnp.where(mask[None], logps, 0)
-    shares = jnp.log(weights.astype(jnp.float32) / jnp.sum(weights))
+    shares = jnp.log(as_float(weights) / jnp.sum(weights))
     shares = jnp.expand_dims(shares, range(1, logps.ndim))
     return jnp.where(mask, jax.nn.logsumexp(logps + shares, axis=0), 0)
 

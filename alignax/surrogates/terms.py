@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from alignax import divergences, logprobs, numerics, reduce
+from alignax.numerics import as_float
 from alignax.surrogates.regression import rebel_surrogate
 from alignax.types import InputError
 
@@ -50,7 +51,7 @@ def one_token_rollout_surrogate(
             f"samples and temperature must be positive, got {samples}, {temperature}"
         )
     logp = logprobs.log_softmax(logits)
-    scaled = jax.lax.stop_gradient(logits.astype(jnp.float32)) / temperature
+    scaled = jax.lax.stop_gradient(as_float(logits)) / temperature
     drawn = jax.random.categorical(key, scaled, shape=(samples, *labels.shape))
     drawn = jnp.moveaxis(drawn, 0, -1)
     rewards = jnp.where(drawn == labels[..., None], 1.0, other)
@@ -92,7 +93,7 @@ def one_token_exact_surrogate(
     """
     if not temperature > 0:
         raise InputError(f"temperature must be positive, got {temperature}")
-    logits = logits.astype(jnp.float32)
+    logits = as_float(logits)
     logp = logprobs.log_softmax(logits)
     drawn = jax.lax.stop_gradient(jax.nn.softmax(logits / temperature))
     position = jnp.broadcast_to(jnp.arange(logits.shape[-1]), logits.shape)
@@ -139,7 +140,7 @@ def forward_exploration_surrogate(
     """
     logp = reduce.masked(logp, mask)
     fixed = jax.lax.stop_gradient(logp)
-    share = jax.lax.stop_gradient(share.astype(jnp.float32))[..., None]
+    share = jax.lax.stop_gradient(as_float(share))[..., None]
     log_u = share * jax.lax.stop_gradient(reduce.masked(logp_ref, mask)) - fixed
     u = numerics.exp(log_u)
     value = u * log_u - u + 1
@@ -215,5 +216,5 @@ def product_of_experts_logits(
     base = logprobs.log_softmax(logits)
     inside = base > -jnp.inf
     logs = jnp.where(inside[None], logprobs.log_softmax(experts), 0)
-    mixed = jnp.einsum("p,p...->...", weights.astype(jnp.float32), logs)
+    mixed = jnp.einsum("p,p...->...", as_float(weights), logs)
     return jnp.where(inside, base + mixed, -jnp.inf)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from alignax import logprobs, reduce
+from alignax.numerics import as_float
 from alignax.types import InputError
 
 
@@ -135,7 +136,7 @@ def soft_minimum(
     """
     if not temperature > 0:
         raise InputError(f"temperature must be positive, got {temperature}")
-    scaled = [-x.astype(jnp.float32) / temperature for x in (first, second)]
+    scaled = [-as_float(x) / temperature for x in (first, second)]
     return -temperature * (jnp.logaddexp(*scaled) - jnp.log(2.0))
 
 
@@ -169,9 +170,9 @@ def dueling_values(
     """
     if not temperature > 0:
         raise InputError(f"temperature must be positive, got {temperature}")
-    logits = logits.astype(jnp.float32)
+    logits = as_float(logits)
     gaps = logits - jnp.max(logits, axis=-1, keepdims=True)
-    return temperature * gaps + values.astype(jnp.float32)[..., None]
+    return temperature * gaps + as_float(values)[..., None]
 
 
 def conservative_targets(
@@ -214,5 +215,5 @@ def conservative_targets(
         raise InputError(f"discount must be in [0, 1], got {discount}")
     action = jnp.argmax(logprobs.log_softmax(next_logits), axis=-1)
     chosen = jnp.take_along_axis(next_values, action[..., None], axis=-1)[..., 0]
-    following = jnp.where(ended, 0, chosen.astype(jnp.float32))
-    return jax.lax.stop_gradient(rewards.astype(jnp.float32) + discount * following)
+    following = jnp.where(ended, 0, as_float(chosen))
+    return jax.lax.stop_gradient(as_float(rewards) + discount * following)

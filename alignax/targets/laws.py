@@ -186,7 +186,7 @@ def constrained_optimum(
     # In units of the rewards' range one bracket serves all.
     scale = jnp.where(top > low, top - low, 1)
     gaps = jnp.where(support, (rewards - top) / scale, 0)
-    budget = jnp.broadcast_to(jnp.asarray(kl, gaps.dtype), gaps.shape[:-1])
+    budget = jnp.zeros_like(scale[..., 0]) + jnp.asarray(kl, gaps.dtype)
 
     def spent(eta, logp_ref, gaps):
         return _kl(_tilt(logp_ref, eta[..., None] * gaps)[0], logp_ref)

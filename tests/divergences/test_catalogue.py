@@ -302,3 +302,16 @@ def test_mix_is_the_sum():
 def test_refusals_name_the_argument(call, argument):
     with pytest.raises(InputError, match=argument):
         call()
+
+
+@heavy(DIVERGENCES)
+def test_float32_slopes_far_below_the_reference(name):
+    """df/dl = u f'(u), small there, and autodiff has it to its own digits."""
+    div = DIVERGENCES[name]
+    l = jnp.array([-60.0, -30.0, -20.0, -10.0, -3.0], jnp.float32)
+    found = jax.vmap(jax.grad(div.f))(l)
+    with jax.enable_x64(True):
+        wide = jnp.asarray(np.asarray(l), jnp.float64)
+        expected = jnp.exp(wide) * div.f_prime(wide)
+        near = jnp.abs(div.f_prime(wide)) < 1e8  # no tangent has taken over
+    np.testing.assert_allclose(found[near], expected[near], rtol=1e-4)

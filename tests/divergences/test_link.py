@@ -195,11 +195,20 @@ def test_check_3b_sensitivity_to_the_normaliser(div, ratio):
 
 
 def test_impossible_target_has_a_floor():
-    """P = 0: disco's reward is -inf; ours is that of a ratio of e^70."""
+    """P = 0: disco's reward is -inf; ours is that of a ratio of e^70, or as told.
+    Samples that the target can produce are not clipped, long ones neither."""
     reward = dv.pseudo_reward(
         dv.reverse_kl(), jnp.array([-1.0]), jnp.array([-jnp.inf]), jnp.array([0.5])
     )
     np.testing.assert_allclose(reward, -70.0)
+    rewards = dv.pseudo_reward(
+        dv.reverse_kl(),
+        jnp.array([-1.0, -400.0, -900.0]),
+        jnp.array([-jnp.inf, -600.0, -500.0]),
+        jnp.array(0.0),
+        impossible=500.0,
+    )
+    np.testing.assert_allclose(rewards, [-500.0, -200.0, 400.0])
 
 
 def test_check_6h_score_weights():

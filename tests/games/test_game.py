@@ -218,3 +218,51 @@ def test_a_batch_of_games_is_measured_like_single_ones():
             one = jax.tree.map(lambda x, i=i: x[i], many)
             single = games.regularised_exploitability(one, logp[i])
             np.testing.assert_allclose(whole[i], single, rtol=1e-12)
+
+
+CYCLE = games.rock_paper_scissors()
+
+
+@pytest.mark.parametrize(
+    ("preference", "beta", "match"),
+    [
+        (5 * (CYCLE - 0.5) + 0.5, 0.5, "from -2 to 3"),
+        (CYCLE - 0.5, 0.5, "misses it by 1"),
+        (CYCLE.at[0, 1].set(0.3), 0.5, "misses it"),
+        (CYCLE.at[0, 1].set(jnp.nan), 0.5, "misses it"),
+        (CYCLE, jnp.array(-0.1), "beta must be"),
+    ],
+)
+def test_what_is_no_game_is_refused(preference, beta, match):
+    """A payoff in the preference's place, one that is not antisymmetric, a strength."""
+    logp = jnp.log(jnp.full(3, 1 / 3))
+    game = games.Game(preference, logp, beta)
+    with pytest.raises(InputError, match=match):
+        games.regularised_equilibrium(game)
+    with pytest.raises(InputError, match=match):
+        games.best_response(game, logp)
+    with pytest.raises(InputError, match=match):
+        games.play(games.mirror_descent(eta=1.0), game, logp, steps=1)
+    if "beta" not in match:
+        with pytest.raises(InputError, match=match):
+            games.win_rate(preference, logp)
+
+
+def test_a_traced_strength_that_is_not_positive_is_nan():
+    solve = jax.jit(
+        lambda beta: games.regularised_equilibrium(
+            games.Game(CYCLE, jnp.log(jnp.full(3, 1 / 3)), beta)
+        )
+    )
+    assert np.isnan(solve(-0.5)).all()
+    assert np.isfinite(solve(0.5)).all()
+
+
+def test_a_float32_game_where_float64_is_enabled():
+    with jax.enable_x64(True):
+        game = games.Game(
+            jnp.float32(CYCLE), jnp.log(jnp.full(3, 1 / 3, "float32")), 0.5
+        )
+        logp = games.regularised_equilibrium(game)
+        assert logp.dtype == jnp.float32
+        np.testing.assert_allclose(jnp.exp(logp), 1 / 3, rtol=1e-5)
