@@ -62,6 +62,11 @@ ROWS = [
         args=(values,),
         grad=(),
     ),
+    Row(
+        name="numerics.varying_as",
+        fn=lambda x: x + numerics.varying_as(jnp.ones_like(x), x),
+        args=(values,),
+    ),
     Row(name="numerics.exp", fn=numerics.exp, args=(60 * values,)),
     Row(name="numerics.expm1", fn=numerics.expm1, args=(60 * values,)),
     Row(

@@ -216,10 +216,9 @@ def top_k_sampled_tail(
     ``Σ_{v ∈ top} π_v l_v + 1{y ∉ top} l_y``: the tail corrected by its own sample.
 
     Value: unbiased for ``KL_t``, and for the sequence KL(π‖ρ) when summed over
-      tokens. With ``X = l`` for tokens of the top and 0 for others, ``H = E X`` and
-      ``T`` what the tail adds to ``KL_t``, its variance is k1's less
-      ``Var X − 2 H T``: below k1's if head and tail are of opposite signs, above it
-      where two large terms of one sign are parted (π = (½, ½), k = 1).
+      tokens. Its variance is k1's less ``Var X − 2 H T``, with ``X = l`` in the top
+      and 0 elsewhere, ``H`` and ``T`` the shares of top and tail in ``KL_t``: less than
+      k1's where they differ in sign, more where two large terms of one are parted.
     Gradient: of the token-myopic KL(π‖ρ), unbiased, for tokens from the policy.
 
     Args:
@@ -356,11 +355,8 @@ def _divergence_terms(
 ) -> Float[Array, "*shape"]:
     """``π log π/ρ − π + ρ``: of one sum with ``π log π/ρ``, and none is negative."""
     supports = logp > -jnp.inf, logp_ref > -jnp.inf
-    laws = (
-        jnp.where(support, x, 0)
-        for support, x in zip(supports, (logp, logp_ref), strict=True)
-    )
-    return perspective(reverse_kl(), *laws, *supports)
+    finite = jnp.where(supports[0], logp, 0), jnp.where(supports[1], logp_ref, 0)
+    return perspective(reverse_kl(), *finite, *supports)
 
 
 def _terms(

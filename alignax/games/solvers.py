@@ -99,12 +99,10 @@ def play(
       >>> play(sppo(eta=1.0), game, game.logp_ref, steps=3)[1].shape
       (3, 2)
     """
-
     check_game(game, regularised=False)
 
     def step(state, _):
-        state = solver.update(state, game)
-        return state, state.logp
+        return (state := solver.update(state, game)), state.logp
 
     return jax.lax.scan(step, solver.init(game, logp), length=steps)
 

@@ -260,9 +260,8 @@ def test_a_traced_strength_that_is_not_positive_is_nan():
 
 def test_a_float32_game_where_float64_is_enabled():
     with jax.enable_x64(True):
-        game = games.Game(
-            jnp.float32(CYCLE), jnp.log(jnp.full(3, 1 / 3, "float32")), 0.5
-        )
+        uniform = jnp.log(jnp.full(3, 1 / 3, jnp.float32))
+        game = games.Game(jnp.float32(CYCLE), uniform, 0.5)
         logp = games.regularised_equilibrium(game)
         assert logp.dtype == jnp.float32
         np.testing.assert_allclose(jnp.exp(logp), 1 / 3, rtol=1e-5)
