@@ -17,6 +17,8 @@ logp = -jnp.abs(logits)
 logp_ref = -jnp.abs(logits_ref)
 points = jax.random.normal(keys[3], (8, 3))
 
+MADE = dv.from_f("made", lambda l: jnp.exp(l) * l)
+
 
 def of(use, div, *, masked_by):
     """``use`` of one divergence, its mask the last positional argument."""
@@ -124,6 +126,11 @@ ROWS = [
         fn=partial(dv.pseudo_reward, dv.neyman()),
         args=(logp, logp_ref, 0.1 * logits),
         estimator=True,
+    ),
+    Row(
+        name="divergences.from_f",
+        fn=lambda l: MADE.f(l.astype(jnp.float32)),
+        args=(logits,),
     ),
     Row(
         name="divergences.score_weight",

@@ -16,8 +16,8 @@ pseudo-reward (f-DPG)           ``pseudo_reward``
 distillation                    ``exact(div, student, teacher)``, ``score_weight``
 ==============================  =================================================
 
-A new divergence is one constructor, like those of ``catalogue.py``, or a
-:func:`mix`.
+A new divergence is its ``f`` given to :func:`from_f`, or a :func:`mix`;
+``testing.check_divergence`` tells what is wrong with one.
 """
 
 from alignax.divergences.amari import (
@@ -47,6 +47,7 @@ from alignax.divergences.conventions import (
     amari_from_tsallis,
     from_trl,
 )
+from alignax.divergences.definition import from_f
 from alignax.divergences.link import (
     preference_link,
     preference_loss,
@@ -76,6 +77,7 @@ __all__ = [
     "chi2_kl",
     "exact",
     "forward_kl",
+    "from_f",
     "from_trl",
     "gaussian_kl",
     "information_projection",

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from alignax.divergences._numerics import excess, exp_expm1
-from alignax.divergences.value import Divergence, scale
+from alignax.divergences.value import Divergence, number, scale
 from alignax.numerics import exp, expm1, exponent_limit
 from alignax.types import InputError
 
@@ -53,8 +53,8 @@ def alpha(alpha: float) -> Divergence:
 
     Example:
       >>> from alignax import divergences as dv
-      >>> dv.alpha(0.5) == dv.alpha(0.5), dv.swap(dv.alpha(0.5)).parameters
-      (True, (-0.5,))
+      >>> dv.alpha(0.5) == dv.alpha(0.5), dv.swap(dv.alpha(0.5))
+      (True, alpha(-0.5))
     """
     order = float(alpha)
     if not math.isfinite(order):
@@ -103,8 +103,7 @@ def _alpha(order: float) -> Divergence:
 
     f_zero = 1 / b if b > 0 else math.inf
     return Divergence(
-        name="alpha",
-        parameters=(order,),
+        name=f"alpha({number(order)})",
         f=f,
         f_prime=lambda l: _box_cox(l, -a),
         uf2=lambda l: exp(-a * l),
@@ -132,7 +131,7 @@ def _box_cox(l: _Elementwise, power: float) -> _Elementwise:
 def _named(div: Divergence, name: str, dual: str) -> Divergence:
     """``div`` under a name of its own, which the dual of the dual gets back."""
     return dataclasses.replace(
-        div, name=name, parameters=(), dual=lambda: _named(div.dual(), dual, name)
+        div, name=name, dual=lambda: _named(div.dual(), dual, name)
     )
 
 

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from alignax.divergences._numerics import support_log_softmax
-from alignax.divergences.value import Divergence, on_graph
+from alignax.divergences._solved import on_graph
+from alignax.divergences.value import Divergence
 from alignax.divergences.vocabulary import perspective
 from alignax.numerics import as_float
 from alignax.types import InputError

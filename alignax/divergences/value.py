@@ -2,20 +2,17 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
-from alignax.numerics import exp
+from alignax.divergences._solved import ElementWise, bisected_inverse, solved_conjugate
 from alignax.types import InputError
-
-ElementWise = Callable[[Float[Array, "..."]], Float[Array, "..."]]
 
 
 @jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Divergence:
     r"""An f-divergence ``D_f(pi || rho) = E_rho f(u)``, ``u = pi / rho``.
 
@@ -25,14 +22,14 @@ class Divergence:
     finite for every finite ``l``: an exponential beyond ``e^40`` (float32) goes
     on as its tangent.
 
-    Two divergences are equal, and hash alike, when ``name`` and ``parameters``
-    are: the functions do not count. It is therefore a good static argument of
-    ``jax.jit`` (no retracing), and being a pytree without leaves it may as well
-    be an ordinary one. Give a divergence of your own a name of its own.
+    Two divergences are equal, and hash alike, when their names are: the functions
+    do not count. It is therefore a good static argument of ``jax.jit`` (no
+    retracing), and being a pytree without leaves it may as well be an ordinary one.
+    Give a divergence of your own a name of its own.
 
     Attributes:
-      name: the constructor.
-      parameters: its arguments, hashable.
+      name: the constructor with its numbers, as printed: ``alpha(0.5)``,
+        ``0.5*reverse_kl+2*pearson``.
       f: ``f(e^l)``.
       f_prime: ``f'(e^l)``.
       uf2: ``u f''(u) = d f'(e^l) / dl``: the gradient weight of f-DPO, the
@@ -50,16 +47,30 @@ class Divergence:
     """
 
     name: str
-    parameters: tuple[Hashable, ...] = ()
-    f: ElementWise = dataclasses.field(compare=False, repr=False)
-    f_prime: ElementWise = dataclasses.field(compare=False, repr=False)
-    uf2: ElementWise = dataclasses.field(compare=False, repr=False)
-    log_inverse: ElementWise | None = dataclasses.field(compare=False, repr=False)
-    conjugate: ElementWise = dataclasses.field(compare=False, repr=False)
-    dual: Callable[[], "Divergence"] = dataclasses.field(compare=False, repr=False)
-    slopes: tuple[float, float] = dataclasses.field(compare=False, repr=False)
-    curvature: float = dataclasses.field(compare=False, repr=False)
-    f_zero: float = dataclasses.field(compare=False, repr=False)
+    f: ElementWise = dataclasses.field(compare=False)
+    f_prime: ElementWise = dataclasses.field(compare=False)
+    uf2: ElementWise = dataclasses.field(compare=False)
+    log_inverse: ElementWise | None = dataclasses.field(compare=False)
+    conjugate: ElementWise = dataclasses.field(compare=False)
+    dual: Callable[[], "Divergence"] = dataclasses.field(compare=False)
+    slopes: tuple[float, float] = dataclasses.field(compare=False)
+    curvature: float = dataclasses.field(compare=False)
+    f_zero: float = dataclasses.field(compare=False)
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def number(x: float) -> str:
+    """A number in a name: exact, without a needless point."""
+    return repr(float(x)).removesuffix(".0")
+
+
+def _times(factor: float, div: Divergence) -> str:
+    if factor == 1:
+        return div.name
+    name = f"({div.name})" if "+" in div.name else div.name
+    return f"{number(factor)}*{name}"
 
 
 def swap(div: Divergence) -> Divergence:
@@ -76,7 +87,7 @@ def swap(div: Divergence) -> Divergence:
     Example:
       >>> from alignax import divergences as dv
       >>> dv.swap(dv.pearson())
-      Divergence(name='neyman', parameters=())
+      neyman
     """
     return div.dual()
 
@@ -106,8 +117,7 @@ def scale(div: Divergence, factor: float) -> Divergence:
         return div
     inverse = div.log_inverse
     return Divergence(
-        name="scale",
-        parameters=(div, c),
+        name=_times(c, div),
         f=lambda l: c * div.f(l),
         f_prime=lambda l: c * div.f_prime(l),
         uf2=lambda l: c * div.uf2(l),
@@ -199,78 +209,16 @@ def mix(divergences: Sequence[Divergence], weights: Sequence[float]) -> Divergen
     curvature = sum(w * d.curvature for d, w in terms)
     inverse = None
     if any(d.log_inverse is not None for d, _ in terms):
-        inverse = _bisected_inverse(f_prime, uf2, slopes, math.isfinite(curvature))
+        inverse = bisected_inverse(f_prime, uf2, slopes, math.isfinite(curvature))
     return Divergence(
-        name="mix",
-        parameters=terms,
+        name="+".join(_times(w, d) for d, w in terms),
         f=f,
         f_prime=f_prime,
         uf2=uf2,
         log_inverse=inverse,
-        conjugate=(
-            _numerical_conjugate(f, f_prime, inverse, slopes, f_zero)
-            if inverse is not None
-            else lambda x: _kinked_conjugate(x, slopes)
-        ),
+        conjugate=solved_conjugate(f, inverse, slopes, f_zero),
         dual=lambda: mix([d.dual() for d, _ in terms], [w for _, w in terms]),
         slopes=slopes,
         curvature=curvature,
         f_zero=f_zero,
     )
-
-
-def _bisected_inverse(
-    f_prime: ElementWise, uf2: ElementWise, slopes: tuple[float, float], smooth: bool
-) -> ElementWise:
-    """The inverse of an increasing ``f'``, on log-ratios up to a thousand."""
-
-    def inverse(x: Float[Array, "..."]) -> Float[Array, "..."]:
-        target = jax.lax.stop_gradient(x)
-        limit = jnp.full_like(x, 1024.0)
-
-        def halve(_, bracket):
-            low, high = bracket
-            middle = (low + high) / 2
-            right = f_prime(middle) < target
-            return jnp.where(right, middle, low), jnp.where(right, high, middle)
-
-        steps = 36 if x.dtype.itemsize == 4 else 66
-        low, high = jax.lax.fori_loop(0, steps, halve, (-limit, limit))
-        root = jax.lax.stop_gradient((low + high) / 2)
-        moves = (x > slopes[0]) & (x < slopes[1])
-        if not smooth:
-            moves = moves & on_graph(f_prime(root), target)
-        # The value is the root's; the derivative 1 / uf2, and 0 at a kink.
-        step = jnp.where(moves, x - target, 0) / jnp.where(moves, uf2(root), 1)
-        root = root + step
-        root = jnp.where(x <= slopes[0], -jnp.inf, root)
-        return jnp.where(x >= slopes[1], jnp.inf, root)
-
-    return inverse
-
-
-def on_graph(slope: Float[Array, "..."], x: Float[Array, "..."]):
-    """Whether ``f'`` takes the value ``x``, or jumps over it (at a kink)."""
-    return jnp.abs(slope - x) <= 1e-3 * (1 + jnp.abs(x))
-
-
-def _numerical_conjugate(
-    f: ElementWise,
-    f_prime: ElementWise,
-    inverse: ElementWise,
-    slopes: tuple[float, float],
-    f_zero: float,
-) -> ElementWise:
-    def conjugate(x: Float[Array, "..."]) -> Float[Array, "..."]:
-        root = jax.lax.stop_gradient(inverse(x))
-        inside = jnp.isfinite(root)
-        root = jnp.where(inside, root, 0)
-        # At the optimal u, held fixed: the derivative is u (the envelope).
-        value = jnp.where(inside, x, 0) * exp(root) - f(root)
-        return jnp.where(inside, value, jnp.where(x <= slopes[0], -f_zero, jnp.inf))
-
-    return conjugate
-
-
-def _kinked_conjugate(x: Float[Array, "..."], slopes: tuple[float, float]):
-    return jnp.where(x <= slopes[1], jnp.where(x >= slopes[0], x, slopes[0]), jnp.inf)

@@ -246,14 +246,36 @@ def test_maps_between_alpha_conventions(s):
         )
 
 
-def test_equality_hash_and_no_retracing():
-    """A divergence is a value: equal by parameters, one trace for equal ones."""
+def test_equality_and_hash():
+    """A divergence is a value: equal by name."""
     assert dv.reverse_kl() == dv.reverse_kl()
     assert dv.alpha(0.5) == dv.alpha(0.5) != dv.alpha(0.25)
     assert hash(dv.jensen_shannon(0.3)) == hash(dv.jensen_shannon(0.3))
     assert dv.scale(dv.pearson(), 2.0) == dv.scale(dv.pearson(), 2.0) != dv.pearson()
     assert dv.swap(dv.chi2_kl(0.5)) == dv.swap(dv.chi2_kl(0.5))
-    assert repr(dv.alpha(0.5)) == "Divergence(name='alpha', parameters=(0.5,))"
+    assert repr(dv.alpha(0.5)) == "alpha(0.5)"
+
+
+def test_combinations_have_names_of_their_own():
+    """A name is the key of a plot: no two combinations share it, and it says what
+    they are."""
+    kls, tv = [dv.reverse_kl(), dv.forward_kl()], dv.total_variation()
+    named = {
+        "0.5*reverse_kl+0.5*forward_kl": dv.mix(kls, [0.5, 0.5]),
+        "reverse_kl+0.1*forward_kl": dv.mix(kls, [1.0, 0.1]),
+        "2*total_variation": dv.scale(tv, 2.0),
+        "2*(0.5*reverse_kl+0.5*forward_kl)": dv.scale(dv.mix(kls, [0.5, 0.5]), 2.0),
+        "4*squared_hellinger": dv.normalise(dv.squared_hellinger()),
+        "2*jensen_shannon(0.75)+pearson": dv.swap(
+            dv.mix([dv.jensen_shannon(0.25), dv.neyman()], [2.0, 1.0])
+        ),
+        "chi2_kl(0.2)": dv.chi2_kl(0.2),
+        "jeffreys": dv.swap(dv.jeffreys()),
+    }
+    assert {div.name: div for div in named.values()} == named
+
+
+def test_no_retracing():
 
     traces = []
 
