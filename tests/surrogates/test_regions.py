@@ -133,7 +133,7 @@ def test_a_sure_token_is_finite_with_its_gradient():
 
         return [
             (value(new, div), jax.grad(lambda x, div=div: value(x, div).sum())(new))
-            for div in DIVERGENCES.values()
+            for div in (dv.reverse_kl(), dv.forward_kl(), dv.pearson(), dv.neyman())
         ]
 
     for value, gradient in run(new):
@@ -187,7 +187,7 @@ def test_dppo_lets_rare_tokens_move_and_holds_likely_ones():
     mask, advantages = jnp.ones((1, 2), bool), jnp.array([[1.0, -1.0]])
 
     def gradient(rule):
-        return jax.grad(lambda x: rule(x - old).sum())(new)
+        return jax.jit(jax.grad(lambda x: rule(x - old).sum()))(new)
 
     def dppo(ratios):
         moved = surrogates.binary_divergence(dv.total_variation(), new, old, mask)
@@ -278,9 +278,9 @@ def test_drpo_is_the_official_loss():
     np.testing.assert_allclose(gradient, expected, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("drift", [-60.0, 60.0, 300.0])
-def test_extreme_ratios_keep_a_finite_pull(drift):
-    ones, mask = jnp.ones(2), jnp.array([True, False])
+def test_extreme_ratios_keep_a_finite_pull():
+    drifts = jnp.array([-300.0, -60.0, 60.0, 300.0, 60.0])
+    ones, mask = jnp.ones(5), jnp.arange(5) < 4
 
     @jax.jit
     def run(x):
@@ -291,10 +291,11 @@ def test_extreme_ratios_keep_a_finite_pull(drift):
 
         return [jax.value_and_grad(loss)(x, DIVERGENCES[name]) for name in SMOOTH]
 
-    for value, gradient in run(drift * ones):
+    for value, gradient in run(drifts):
         assert np.isfinite(value)
         assert np.isfinite(gradient).all()
-        assert gradient[1] == 0
+        assert (np.asarray(gradient)[2:4] > 0).all(), "back from above"
+        assert gradient[4] == 0
 
 
 def test_bad_numbers_are_refused():

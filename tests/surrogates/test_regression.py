@@ -138,6 +138,7 @@ def test_a_whole_completion_is_regressed_once():
     ratios = jnp.array([[0.1, 0.2, 9.0], [-0.4, 9.0, 9.0]])
     target = jnp.array([[0.5] * 3, [-0.5] * 3])
 
+    @jax.jit
     def loss(x):
         level = surrogates.sequence_log_ratio(x, mask)
         values = surrogates.regression_surrogate(
@@ -189,8 +190,7 @@ def test_rebel_is_its_paper_and_its_code():
     np.testing.assert_allclose(eta**2 * actual, code, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("drift", [-300.0, -40.0, 40.0, 300.0])
-def test_extreme_ratios_are_finite(drift):
+def test_extreme_ratios_are_finite():
     @jax.jit
     def run(x):
         def loss(x, div):
@@ -200,7 +200,7 @@ def test_extreme_ratios_are_finite(drift):
 
         return [jax.value_and_grad(loss)(x, div) for div in ALL.values()]
 
-    for value, gradient in run(jnp.full(5, drift)):
+    for value, gradient in run(jnp.array([-300.0, -40.0, 40.0, 300.0, 0.0])):
         assert np.isfinite(value)
         assert np.isfinite(gradient).all()
 
