@@ -36,12 +36,8 @@ def regulariser(algorithm) -> str:
         return ""
     chosen = algorithm.regulariser
     samples = "" if chosen.samples == "policy" else f" of {chosen.samples} rows"
-    parameters = ", ".join(
-        str(getattr(x, "name", x)) for x in chosen.divergence.parameters
-    )
-    name = chosen.divergence.name + (f"({parameters})" if parameters else "")
     return (
-        f"{name}, {chosen.level}, {chosen.form}, in the {chosen.place}{samples}; "
+        f"{chosen.divergence}, {chosen.level}, {chosen.form}, in the {chosen.place}{samples}; "
         f"β {algorithm.beta:g}"
     )
 

@@ -13,7 +13,7 @@ import pytest
 
 import alignax
 from alignax import algorithms, divergences
-from alignax.algorithms import compose, stages
+from alignax.algorithms import compose, stages, values
 from alignax.types import Rollout, Scored
 from tests.algorithm_batch import (
     ALGORITHMS,
@@ -488,6 +488,8 @@ def read(text):
     def value(node):
         if isinstance(node, ast.Constant):
             return node.value
+        if isinstance(node, ast.List):
+            return [value(x) for x in node.elts]
         if isinstance(node, ast.UnaryOp):
             return -value(node.operand)
         if isinstance(node, ast.Name):
@@ -500,6 +502,20 @@ def read(text):
         return value(node.func)(*map(value, node.args), **given)
 
     return value(ast.parse(text, mode="eval").body)
+
+
+@pytest.mark.parametrize(
+    "div",
+    [
+        divergences.normalise(divergences.squared_hellinger()),
+        divergences.mix(
+            [divergences.alpha(0.5), divergences.scale(divergences.neyman(), 1e-5)],
+            [1.0, 0.25],
+        ),
+    ],
+)
+def test_printed_combination_of_divergences_is_the_combination(div):
+    assert read(values.printed(div)) == div
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

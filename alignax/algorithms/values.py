@@ -1,6 +1,7 @@
 """Functions with their settings, as values: equal and printed by what they do."""
 
 import dataclasses
+import re
 import types
 from collections.abc import Callable
 from typing import Any
@@ -54,8 +55,7 @@ def printed(value: Any) -> str:
       one line.
     """
     if isinstance(value, Divergence):
-        given = [printed(x) for x in value.parameters]
-        return f"divergences.{value.name}({', '.join(given)})"
+        return _divergence(value.name)
     if isinstance(value, Reference):
         given = [f"{name}={printed(x)}" for name, x in value.settings]
         return f"references.{value.name}({', '.join(given)})"
@@ -74,3 +74,23 @@ def printed(value: Any) -> str:
         ]
         return f"{type(value).__name__}({', '.join(given)})"
     return repr(value)
+
+
+def _divergence(name: str) -> str:
+    """The calls that a divergence's name stands for: ``2*pearson`` is a ``scale``."""
+    terms = re.split(r"\+(?![^(]*\))", name)
+    pairs = [re.fullmatch(r"(?:([\d.e-]+)\*)?(.+)", term).groups("1") for term in terms]
+
+    def call(inner):
+        if inner[0] == "(":
+            return _divergence(inner[1:-1])
+        if "*" in inner:
+            return _divergence(inner)
+        return f"divergences.{inner}" + "()" * (not inner.endswith(")"))
+
+    made = [call(inner) for _, inner in pairs]
+    if len(pairs) > 1:
+        weights = ", ".join(weight for weight, _ in pairs)
+        return f"divergences.mix([{', '.join(made)}], [{weights}])"
+    weight = pairs[0][0]
+    return made[0] if weight == "1" else f"divergences.scale({made[0]}, {weight})"

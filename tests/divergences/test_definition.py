@@ -113,7 +113,7 @@ def test_a_divergence_of_ones_own_has_its_uses(name):
 
 
 def test_overflow_goes_on_as_a_tangent_in_float32():
-    """e^{2l} is too large from 20 on: f and f' stay finite and rising, with gradients."""
+    """e^{2l} is too large from 20 on: f and f' stay finite and rise, with gradients."""
     made = made_of("pearson")
     l = jnp.array([-1e4, -300.0, -60.0, 30.0, 60.0, 300.0, 1e4])
     f, slope = made.f(l), made.f_prime(l)
