@@ -1,6 +1,6 @@
 """The two loops behind ``rollout.generate``, and what they share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -114,7 +114,7 @@ def _empty(
     }
 
 
-Ends = int | tuple[int, ...] | None
+Ends = int | Sequence[int] | None
 """Which token, or any of which, ends a completion."""
 
 
