@@ -90,7 +90,7 @@ def _divergence(name: str) -> str:
 
     made = [call(inner) for _, inner in pairs]
     if len(pairs) > 1:
-        weights = ", ".join(weight for weight, _ in pairs)
+        weights = ", ".join(str(float(weight)) for weight, _ in pairs)
         return f"divergences.mix([{', '.join(made)}], [{weights}])"
     weight = pairs[0][0]
-    return made[0] if weight == "1" else f"divergences.scale({made[0]}, {weight})"
+    return made[0] if weight == "1" else f"divergences.scale({made[0]}, {float(weight)})"
