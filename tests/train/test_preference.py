@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from alignax import controllers, exact, references
 from alignax import divergences as dv
@@ -369,6 +370,19 @@ def test_beta_is_traced_and_the_controller_and_the_reference_move():
     np.testing.assert_allclose(second["beta"], expected, rtol=1e-6)
     assert abs(second["beta"] / first["beta"] - 1) > 0.1
     assert step._cache_size() == 1
+
+
+@pytest.mark.parametrize("name", ["kto", "aot"])
+def test_pairs_over_devices(name):
+    """The rows shared out: KTO's anchor and AOT's ranks are still the whole batch's."""
+    mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
+    spread = jax.device_put(PAIRS, NamedSharding(mesh, PartitionSpec("data")))
+    expected, metrics = descend(pf.LOSSES[name])
+    found, others = descend(pf.LOSSES[name], spread)
+    close(found, expected)
+    np.testing.assert_allclose(
+        [others[key] for key in metrics], list(metrics.values()), rtol=1e-5
+    )
 
 
 def test_what_a_step_refuses():
