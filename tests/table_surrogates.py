@@ -141,6 +141,7 @@ ROWS = [
     decision("sequence_keep", LOGP**2, bound={"low": 0.1, "high": 2.0}),
     decision("drifted", LOGP, OLD, ADVANTAGES, bound={"threshold": 0.1}),
     masked("mismatch", LOGP, OLD, grad=(), rowwise=False),
+    masked("ratio_tail", LOGP, OLD, grad=(), rowwise=False),
     Row(
         name="surrogates.entropy_target_surrogate",
         fn=lambda h, m: surrogates.entropy_target_surrogate(

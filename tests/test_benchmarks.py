@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from alignax.models import functional
-from benchmarks import decode, grpo_step, timing, tunix_peer
+from benchmarks import decode, grpo_step, precision, timing, tunix_peer
 from tests.models.cases import CONFIGS, random_params, random_tokens
 
 
@@ -55,6 +55,29 @@ def test_a_step_and_its_limit(monkeypatch):
     for name in ("loss", "grad_norm", "entropy"):
         np.testing.assert_allclose(frugal[name], plain[name], rtol=1e-3)
     assert all(jnp.isfinite(x) for x in grpo_step.products(**shape)())
+
+
+@pytest.mark.slow
+def test_the_table_of_precisions():
+    """Of both scorers: ratios of 1 in float32, and nearly so in float16."""
+    config = dataclasses.replace(CONFIGS["llama"], num_layers=1)
+    names = ("float32", "float16, both")
+    text = precision.main(
+        config,
+        spread=1.0,
+        groups=2,
+        completions=2,
+        prompt=3,
+        tokens=4,
+        precisions=names,
+    )
+    lines = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    assert [line[0][2:] for line in lines[2:]] == list(names)
+    for line, close in zip(lines[2:], (1e-3, 1e-2), strict=True):
+        for mean, outside, largest in (line[1:4], line[4:7]):
+            assert abs(float(mean) - 1) < close
+            assert outside == "0.00 %"
+            assert float(largest) < 2 * close
 
 
 def test_a_peer_that_fails_is_not_waited_for(monkeypatch, tmp_path):

@@ -34,6 +34,7 @@ from alignax.surrogates.entropy import (
     masked_policy_logits,
 )
 from alignax.surrogates.ratios import (
+    RatioTail,
     blind_mixture_logp,
     clipped_log_ratio,
     continuous_log_ratio,
@@ -41,6 +42,7 @@ from alignax.surrogates.ratios import (
     geometric_token_log_ratio,
     log_ratio,
     mixture_logp,
+    ratio_tail,
     sequence_log_ratio,
     token_gradient,
 )
@@ -84,6 +86,7 @@ from alignax.surrogates.weights import (
 
 __all__ = [
     "Mismatch",
+    "RatioTail",
     "adaptive_clip",
     "binary_divergence",
     "blind_mixture_logp",
@@ -124,6 +127,7 @@ __all__ = [
     "prefix_budget",
     "product_of_experts_logits",
     "ratio_surrogate",
+    "ratio_tail",
     "rebel_surrogate",
     "regression_surrogate",
     "sapo_surrogate",

@@ -4,11 +4,13 @@ A level is a map of token log-ratios; a sequence's is the same at each of its to
 so that one rule and one reduction serve all. Its gradient reaches every token.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from alignax import reduce
+from alignax import numerics, reduce
 from alignax.numerics import as_float
 from alignax.types import InputError
 
@@ -38,6 +40,50 @@ def log_ratio(
     """
     old = jax.lax.stop_gradient(reduce.masked(logp_old, mask))
     return reduce.masked(logp, mask) - old
+
+
+class RatioTail(NamedTuple):
+    """Of token ratios that should be 1; fractions add over microbatches."""
+
+    mean: reduce.Fraction
+    outside: reduce.Fraction
+    """The share outside [0.9, 1.1]."""
+    largest: Float[Array, ""]
+    """The largest distance of a log-ratio from 0, in nats."""
+
+
+def ratio_tail(
+    logp: Float[Array, "B T"],
+    logp_behaviour: Float[Array, "B T"],
+    mask: Bool[Array, "B T"],
+) -> RatioTail:
+    """What to report at the first update of a rollout, where the policy is its sampler.
+
+    The mean of ``π/μ`` over μ's tokens is 1 where both are distributions over the same
+    tokens, however coarse: another mean says that another one was scored. A tail
+    around 1 is rounding.
+
+    Args:
+      logp: ``[B, T]`` of the policy; no gradient.
+      logp_behaviour: ``[B, T]`` of the sampler.
+      mask: ``[B, T]``, True on generated tokens.
+
+    Returns:
+      a ``RatioTail`` of float32 scalars.
+
+    Example:
+      >>> mask, old = jnp.ones((1, 4), bool), jnp.zeros((1, 4))
+      >>> tail = ratio_tail(jnp.log(jnp.array([[1.2, 0.8, 1.0, 1.0]])), old, mask)
+      >>> print(reduce.divide(*tail.mean), reduce.divide(*tail.outside))
+      1.0 0.5
+    """
+    ratios = jax.lax.stop_gradient(log_ratio(logp, logp_behaviour, mask))
+    outside = jnp.abs(jnp.expm1(ratios)) > 0.1
+    return RatioTail(
+        mean=reduce.token_mean(numerics.exp(ratios), mask),
+        outside=reduce.token_mean(outside.astype(jnp.float32), mask),
+        largest=jnp.max(jnp.abs(ratios)),
+    )
 
 
 def sequence_log_ratio(

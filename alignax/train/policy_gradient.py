@@ -144,13 +144,13 @@ def _loss_fn(algorithm, score, values_of, divergence, reference, params, batch):
     ratios = jax.lax.stop_gradient(ratios)
     slope = jax.grad(lambda r: jnp.sum(rows.weights * algorithm.rule(r, rows)))(ratios)
     held = (slope == 0) & (rows.advantages * rows.weights != 0)
-    outside = jnp.abs(jnp.expm1(ratios)) > 0.1
+    tail = surrogates.ratio_tail(scores.logp, batch["logp_old"], rows.mask)
     aux = {
         "entropy": reduce.token_mean(scores.entropy, rows.mask),
         "clipped": reduce.token_mean(held.astype(jnp.float32), rows.mask),
         "mass": reduce.token_mean(jnp.exp(scores.log_mass), rows.mask),
-        "ratio": reduce.token_mean(jnp.exp(ratios), rows.mask),
-        "ratio_outside": reduce.token_mean(outside.astype(jnp.float32), rows.mask),
+        "ratio": tail.mean,
+        "ratio_outside": tail.outside,
     }
     if critic is not None:
         values = algorithms.pooled(algorithm.critic, extra["values"], rows.mask)
@@ -191,7 +191,10 @@ def make_step(
       ``reward``, ``kl`` (k3 summed over each completion, nats), ``entropy`` (nats a
       token), ``clipped`` (share of tokens without a gradient of the policy term),
       ``ratio`` and ``ratio_outside`` (mean, and share of tokens out of [0.9, 1.1], at
-      the first update: 1 and 0 on-policy), ``flat`` and ``steep``
+      the first update: 1 and 0 on-policy), ``sampler_ratio``, ``sampler_outside`` and
+      ``sampler_largest`` (the same of ``logp_old`` to the sampler's own, and the
+      largest difference in nats: 1, 0 and 0 where it is not scored again), ``flat``
+      and ``steep``
       (``regularisers.pull``), ``mass`` and ``mass_ref`` (what a truncation keeps of
       the policy's and of the reference's probability), ``length``, ``tokens``,
       ``finished``, ``signal`` (share of groups whose rewards differ), ``no_signal`` and
@@ -323,6 +326,12 @@ def describe(algorithm: Algorithm, scored: Scored) -> dict[str, Array]:
         "length": jnp.mean(jnp.sum(mask, axis=-1, dtype=jnp.float32)),
         "beta": jnp.asarray(scored.beta, jnp.float32),
     }
+    behaviour = scored.rollout.logp_behaviour
+    if behaviour is not None:
+        tail = surrogates.ratio_tail(scored.logp_old, behaviour, mask)
+        metrics["sampler_ratio"] = reduce.divide(*tail.mean)
+        metrics["sampler_outside"] = reduce.divide(*tail.outside)
+        metrics["sampler_largest"] = tail.largest
     if scored.rollout.finished is not None:
         metrics["finished"] = jnp.mean(scored.rollout.finished.astype(jnp.float32))
     if scored.right is not None:

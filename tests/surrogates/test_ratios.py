@@ -182,6 +182,23 @@ def test_mismatch_of_extreme_ratios_is_finite():
     assert np.isfinite(jnp.stack(surrogates.mismatch(logp, 0 * logp, mask))).all()
 
 
+def test_the_tail_of_ratios_adds_over_microbatches():
+    ratios = np.array([[1.0, 1.09, 0.8, 7.0], [0.92, 1.3, 9.0, 9.0]])
+    mask = jnp.array([[True, True, True, False], [True, True, False, False]])
+    old = jnp.full(mask.shape, -2.0)
+    logp = jnp.log(jnp.asarray(ratios, jnp.float32)) + old
+    whole = surrogates.ratio_tail(logp, old, mask)
+    close(whole.mean[0], 1 + 1.09 + 0.8 + 0.92 + 1.3, 1e-5)
+    assert whole.mean[1] == whole.outside[1] == 5
+    assert whole.outside[0] == 2
+    close(whole.largest, np.log(1.3), 1e-5)
+    rows = [[x[i : i + 1] for x in (logp, old, mask)] for i in range(2)]
+    parts = [surrogates.ratio_tail(*row) for row in rows]
+    for name in ("mean", "outside"):
+        summed = sum(np.array(getattr(part, name)) for part in parts)
+        close(summed, np.array(getattr(whole, name)), 1e-6)
+
+
 @pytest.mark.parametrize(
     "call",
     [
