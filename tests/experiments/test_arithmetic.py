@@ -324,6 +324,7 @@ def run_steps(problem, place, shardings=None, steps=2):
     return state, history
 
 
+@pytest.mark.slow
 def test_whole_step_on_eight_devices_equals_one(problem):
     """Sampling, reference, update: a 4 × 2 mesh, parameters split by their axes."""
     model, config, params, _, _ = problem

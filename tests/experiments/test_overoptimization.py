@@ -17,6 +17,7 @@ def results():
     return overoptimization.curves(TINY)
 
 
+@pytest.mark.slow
 def test_golds_own_kl_optima_are_above_everybody(results):
     """At each KL no law has more gold reward than the tilt by gold itself."""
     frontier = results["gold itself, KL"]

@@ -15,6 +15,7 @@ from alignax import preference as pf
 from alignax.pipeline import data
 from alignax.train import pairs, preference, supervised
 from alignax.types import HiddenOutput, InputError, ModelOutput, Supervised
+from tests.close import EPS
 
 VOCAB, HORIZON, BETA = 3, 3, 0.4
 APPLY = exact.make_tabular_apply(vocab_size=VOCAB, horizon=HORIZON)
@@ -222,7 +223,7 @@ def test_kto_of_labels():
     margin = ratios[GOOD].mean() - ratios[~GOOD].mean()
     np.testing.assert_allclose(metrics["margin"], margin, rtol=1e-5)
     right = np.where(GOOD, ratios > anchor, ratios < anchor).mean()
-    np.testing.assert_allclose(metrics["accuracy"], right)
+    np.testing.assert_allclose(metrics["accuracy"], right, rtol=4 * EPS)
     np.testing.assert_allclose(metrics["forward_kl"], -ratios.mean(), rtol=1e-5)
 
 
