@@ -92,5 +92,5 @@ def _divergence(name: str) -> str:
     if len(pairs) > 1:
         weights = ", ".join(str(float(weight)) for weight, _ in pairs)
         return f"divergences.mix([{', '.join(made)}], [{weights}])"
-    weight = pairs[0][0]
-    return made[0] if weight == "1" else f"divergences.scale({made[0]}, {float(weight)})"
+    weight = float(pairs[0][0])
+    return made[0] if weight == 1 else f"divergences.scale({made[0]}, {weight})"

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from alignax.divergences._numerics import excess, exp_expm1
-from alignax.divergences.value import Divergence, number, scale
+from alignax.divergences.value import Divergence, scale
 from alignax.numerics import exp, expm1, exponent_limit
 from alignax.types import InputError
 
@@ -103,7 +103,7 @@ def _alpha(order: float) -> Divergence:
 
     f_zero = 1 / b if b > 0 else math.inf
     return Divergence(
-        name=f"alpha({number(order)})",
+        name=f"alpha({order})",
         f=f,
         f_prime=lambda l: _box_cox(l, -a),
         uf2=lambda l: exp(-a * l),

@@ -29,7 +29,7 @@ from jaxtyping import Array, Bool, Float
 
 from alignax.divergences._numerics import exp_expm1, log_excess, log_omega
 from alignax.divergences.amari import forward_kl, pearson, reverse_kl
-from alignax.divergences.value import Divergence, mix, number
+from alignax.divergences.value import Divergence, mix
 from alignax.numerics import exp, expm1
 from alignax.types import InputError
 
@@ -115,7 +115,7 @@ def _jensen_shannon(w: float, v: float) -> Divergence:
         return jnp.where(inside, w * (log_w - log_gap), jnp.inf)
 
     return Divergence(
-        name=f"jensen_shannon({number(w)})",
+        name=f"jensen_shannon({w})",
         f=f,
         f_prime=f_prime,
         uf2=lambda l: w * v * jnp.exp(-jnp.logaddexp(log_w, log_v + l)),
@@ -196,7 +196,7 @@ def chi2_kl(gamma: float = 1.0) -> Divergence:
     both = mix([pearson(), reverse_kl()], [0.5, g])
     return dataclasses.replace(
         both,
-        name=f"chi2_kl({number(g)})",
+        name=f"chi2_kl({g})",
         log_inverse=log_inverse,
         conjugate=conjugate,
         dual=lambda: dataclasses.replace(both.dual(), dual=lambda: chi2_kl(g)),

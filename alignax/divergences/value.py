@@ -61,16 +61,11 @@ class Divergence:
         return self.name
 
 
-def number(x: float) -> str:
-    """A number in a name: exact, without a needless point."""
-    return repr(float(x)).removesuffix(".0")
-
-
 def _times(factor: float, div: Divergence) -> str:
     if factor == 1:
         return div.name
     name = f"({div.name})" if "+" in div.name else div.name
-    return f"{number(factor)}*{name}"
+    return f"{str(factor).removesuffix('.0')}*{name}"
 
 
 def swap(div: Divergence) -> Divergence:
