@@ -19,7 +19,7 @@ token losses are summed: the tests enumerate it.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -66,9 +66,10 @@ class Regulariser:
     def __post_init__(self):
         names = {"level": Level, "form": Form, "place": Place, "samples": Samples}
         for name, allowed in names.items():
-            if getattr(self, name) not in allowed.__args__:
+            choices = get_args(allowed)
+            if getattr(self, name) not in choices:
                 raise InputError(
-                    f"{name} must be one of {', '.join(allowed.__args__)}, got "
+                    f"{name} must be one of {', '.join(choices)}, got "
                     f"{getattr(self, name)!r}"
                 )
         if self.k < 1:

@@ -22,7 +22,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alignax.algorithms import METHODS
 from alignax.models import functional
 from alignax.pipeline import rollout as rollouts
 from alignax.train import options, policy_gradient
@@ -69,7 +68,7 @@ def by_alignax(
     again, and a compiler without the CPU backend's newer and larger way of fusing.
     """
     completions = batch.rewards.shape[1]
-    algorithm, tx = METHODS["grpo"].algorithm, options.optimiser(RL())
+    algorithm, tx = options.method_of("grpo"), options.optimiser(RL())
     hidden_fn = functional.make_hidden(
         SMALL, remat="block" if frugal else "none", scan=frugal
     )

@@ -126,7 +126,12 @@ def main() -> None:
     tables = "\n".join(table(gap, rows) for gap, rows in found.items())
     near, far = GAPS
     series = {
-        f"{NAMES[name]}, ρ at {gap:g}": (DISTANCES, [std for _, std in cells], None, None)
+        f"{NAMES[name]}, ρ at {gap:g}": (
+            DISTANCES,
+            [std for _, std in cells],
+            None,
+            None,
+        )
         for gap, rows in found.items()
         for name, cells in rows.items()
         if name != "myopic_weighted_k3_surrogate"

@@ -1,6 +1,7 @@
 """What a method asks of the sampler, the scorer and the task."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -62,7 +63,8 @@ def needs(algorithm: Algorithm) -> frozenset[str]:
     full = Scored(rollout=rollout, rewards=pairs, logp_old=tokens, **optional)
 
     def refuses(name):
-        scored = dataclasses.replace(full, **{name: None})
+        without: dict[str, Any] = {name: None}
+        scored = dataclasses.replace(full, **without)
         try:
             jax.eval_shape(lambda scored: prepare(algorithm, scored), scored)
         except InputError:

@@ -79,7 +79,7 @@ def printed(value: Any) -> str:
 def _divergence(name: str) -> str:
     """The calls that a divergence's name stands for: ``2*pearson`` is a ``scale``."""
     terms = re.split(r"\+(?![^(]*\))", name)
-    pairs = [re.fullmatch(r"(?:([\d.e-]+)\*)?(.+)", term).groups("1") for term in terms]
+    pairs = [re.findall(r"^(?:([\d.e-]+)\*)?(.+)$", term)[0] for term in terms]
 
     def call(inner):
         if inner[0] == "(":

@@ -240,7 +240,8 @@ def _stats_forward(settings, law, hidden, head, tokens):
         start, _, logits, fresh = _scores(settings, law, hidden, head, step)
         logits = jnp.where(fresh[None], logits, -jnp.inf)
         if truncated:
-            whole = _grown(*whole, logits)[:2]
+            whole_top, whole_total = whole
+            whole = _grown(whole_top, whole_total, logits)[:2]
             kept = _inside(settings, law, head, start)
             logits = jnp.where(kept, logits, -jnp.inf)
         top, total, old, mass = _grown(top, total, logits)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -260,7 +260,7 @@ def completion_hidden(
     return jnp.concatenate([first, rest.hidden], axis=1), out
 
 
-def _law(rollout: Rollout) -> dict[str, Array]:
+def _law(rollout: Rollout) -> dict[str, Any]:
     """What ``logprobs.from_hidden`` asks of the distribution that sampled."""
     options, length = {}, rollout.tokens.shape[1]
     if rollout.temperature is not None:

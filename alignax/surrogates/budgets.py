@@ -152,7 +152,7 @@ def prefix_budget(
     weights = jnp.where(mask, jnp.broadcast_to(steps, mask.shape), 0)
     moved = weights * moved
     slack = budget * weights - moved
-    before = jax.lax.cumsum(slack, axis=slack.ndim - 1) - slack
+    before = jnp.cumsum(slack, axis=-1) - slack
     return moved, jnp.where(mask, bound + jnp.minimum(before, 0), 0)
 
 

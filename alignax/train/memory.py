@@ -87,9 +87,8 @@ def update(
 
 def _stored(scored: Scored) -> Scored:
     """What of a record is replayed: a task's own fields are of their step."""
-    kept = {"rollout", "rewards", "logp_old", "logp_ref", "entropy", "values"}
-    names = {field.name for field in dataclasses.fields(scored)}
-    return dataclasses.replace(scored, **dict.fromkeys(names - kept))
+    kept = ("rollout", "rewards", "logp_old", "logp_ref", "entropy", "values")
+    return Scored(**{name: getattr(scored, name) for name in kept})
 
 
 def _grouped(scored: Scored) -> Scored:

@@ -152,7 +152,7 @@ def _loss_fn(algorithm, score, values_of, divergence, reference, params, batch):
         "ratio": tail.mean,
         "ratio_outside": tail.outside,
     }
-    if critic is not None:
+    if critic is not None and algorithm.critic is not None:
         values = algorithms.pooled(algorithm.critic, extra["values"], rows.mask)
         error = jnp.square(reduce.masked(values, rows.mask) - rows.returns)
         aux["value_error"] = reduce.token_mean(error, rows.mask)
@@ -216,8 +216,8 @@ def make_step(
     wanted = regulariser is not None and regulariser.over_vocabulary
     if wanted and divergence is None:
         raise InputError(
-            f"divergence must be given: the regulariser's form {regulariser.form} sums "
-            "over the vocabulary; rollout.divergence_by_logits makes it of a model"
+            "divergence must be given: the regulariser sums over the vocabulary; "
+            "rollout.divergence_by_logits makes it of a model"
         )
     if algorithm.on_policy and updates != 1:
         raise InputError(

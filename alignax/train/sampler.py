@@ -331,7 +331,7 @@ def make_sampler(
             logp_old = reduce.masked(scores.logp, mask)
             fields["entropy"] = reduce.masked(scores.entropy, mask)
         by_reference = score(reference, rollout)
-        if plan.last == "demonstration":
+        if demonstrated is not None and plan.last == "demonstration":
             # Nobody of ours drew them: the denominator is the method's to choose.
             rollout = dataclasses.replace(
                 rollout,

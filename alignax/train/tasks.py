@@ -14,7 +14,7 @@ from alignax.pipeline import data, rewards
 from alignax.train.options import Parts
 from alignax.types import InputError, Prompts, Rollout, TrainState
 
-Judge = Callable[[Rollout, np.ndarray], dict[str, np.ndarray]]
+Judge = Callable[[Rollout, np.ndarray], dict[str, Any]]
 """``(rollout, record numbers [N]) -> fields``: ``rewards [N]``, and what else a
 task knows of each: ``right``, ``clusters``, ``confidence``, ``reward_version``."""
 
