@@ -508,6 +508,8 @@ def read(text):
     "div",
     [
         divergences.normalise(divergences.squared_hellinger()),
+        divergences.scale(divergences.chi2_kl(1.0), 0.5),
+        divergences.alpha(-3.0),
         divergences.mix(
             [divergences.alpha(0.5), divergences.scale(divergences.neyman(), 1e-5)],
             [1.0, 0.25],

@@ -86,6 +86,7 @@ def _divergence(name: str) -> str:
             return _divergence(inner[1:-1])
         if "*" in inner:
             return _divergence(inner)
+        inner = re.sub(r"(?<=[(, ])(-?\d+)(?=[,)])", r"\1.0", inner)
         return f"divergences.{inner}" + "()" * (not inner.endswith(")"))
 
     made = [call(inner) for _, inner in pairs]
