@@ -45,10 +45,6 @@ def optimum(rewards, logits_ref, support, *, div):
     return jnp.exp(logp), multiplier, value
 
 
-def link(use, div):
-    return lambda a, b, c, d: use(div, a, b, c, d, beta=0.1)
-
-
 def projection(logits_ref, features):
     projected, multipliers = dv.information_projection(
         logits_ref, features, jnp.array([0.1, 0.0, -0.1])
@@ -111,16 +107,6 @@ ROWS = [
     ),
     masked_row("renyi", lambda p, q, w: dv.renyi(p, q, order=1.7, where=w)),
     masked_row("cauchy_schwarz", lambda p, q, w: dv.cauchy_schwarz(p, q, where=w)),
-    Row(
-        name="divergences.preference_link",
-        fn=link(dv.preference_link, dv.chi2_kl()),
-        args=(logp, logp_ref, logits, logits_ref),
-    ),
-    Row(
-        name="divergences.preference_loss",
-        fn=link(dv.preference_loss, dv.forward_kl()),
-        args=(logp, logp_ref, logits, logits_ref),
-    ),
     Row(
         name="divergences.pseudo_reward",
         fn=partial(dv.pseudo_reward, dv.neyman()),

@@ -11,7 +11,7 @@ from samples of either side     ``policy_sample_value``, ``reference_sample_valu
 as losses on these samples      ``policy_sample_surrogate``,
                                 ``reference_sample_surrogate``
 regularised-optimal policy      ``regularised_optimum(div, rewards, logp_ref, beta=)``
-preference link (f-DPO)         ``preference_link``, ``preference_loss``
+pairs (f-DPO)                   ``preference.f_dpo(div, pair, beta=)``
 pseudo-reward (f-DPG)           ``pseudo_reward``
 distillation                    ``exact(div, student, teacher)``, ``score_weight``
 ==============================  =================================================
@@ -49,8 +49,6 @@ from alignax.divergences.conventions import (
 )
 from alignax.divergences.definition import from_f
 from alignax.divergences.link import (
-    preference_link,
-    preference_loss,
     pseudo_reward,
     score_weight,
 )
@@ -90,8 +88,6 @@ __all__ = [
     "pearson",
     "policy_sample_surrogate",
     "policy_sample_value",
-    "preference_link",
-    "preference_loss",
     "pseudo_reward",
     "reference_sample_surrogate",
     "reference_sample_value",

@@ -17,7 +17,7 @@ def from_trl(f_divergence_type: str, *, coefficient: float = 1.0) -> Divergence:
       coefficient: TRL's ``f_alpha_divergence_coef``, of the last one.
 
     Returns:
-      A divergence, for ``preference_link`` and ``preference.f_dpo``.
+      A divergence, for ``preference.f_dpo``.
 
     Raises:
       InputError: the name is none of these.

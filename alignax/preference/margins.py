@@ -26,8 +26,7 @@ def implicit_reward(
 ) -> Float[Array, "*batch"]:
     """``β f'(π/ρ)``: the reward, up to a constant a prompt, that π is optimal for.
 
-    With the reverse KL, ``β log π/ρ``. ``divergences.preference_link`` is the
-    difference of two.
+    With the reverse KL, ``β log π/ρ``. ``divergence_margin`` is the difference of two.
 
     Args:
       div: a divergence whose ``f'`` goes to minus infinity at ratio 0.
@@ -87,8 +86,8 @@ def divergence_margin(
 ) -> Float[Array, "..."]:
     """f-DPO's and χPO's margin ``β f'(π(w)/ρ(w)) − β f'(π(l)/ρ(l))``.
 
-    ``divergences.preference_link`` of a ``Pair``: with ``chi2_kl()`` and
-    ``clip = 2 R_max`` it is χPO's.
+    With ``chi2_kl()`` and ``clip = 2 R_max`` it is χPO's; its gradient differs from
+    one divergence to another by ``u f''`` alone.
 
     Args:
       div: a divergence whose ``f'`` goes to minus infinity at ratio 0.
@@ -111,10 +110,14 @@ def divergence_margin(
       >>> print(divergence_margin(dv.reverse_kl(), pair, beta=0.5))
       1.0
     """
-    ref_w, ref_l = jax.lax.stop_gradient((pair.ref_w, pair.ref_l))
-    return dv.preference_link(
-        div, pair.logp_w, pair.logp_l, ref_w, ref_l, beta=beta, clip=clip
-    )
+    if clip is not None:
+        positive(clip=clip)
+    margin = implicit_reward(div, pair.logp_w, pair.ref_w, beta=beta)
+    margin = margin - implicit_reward(div, pair.logp_l, pair.ref_l, beta=beta)
+    if clip is None:
+        return margin
+    ends = clip * jax.lax.stop_gradient(jnp.sign(margin))
+    return jnp.where(jnp.abs(margin) < clip, margin, ends)
 
 
 def normalised_margin(pair: Pair) -> Float[Array, "..."]:

@@ -6,6 +6,7 @@ The definitions come from textbooks and scipy and share no line with alignax.
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import settings
@@ -14,6 +15,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import rel_entr
 
 from alignax import divergences as dv
+from alignax import preference as pf
 
 # The reference's fixture: policy, reference, rewards.
 PI = np.array([0.5, 0.25, 0.15, 0.10])
@@ -109,3 +111,9 @@ def softmax(x):
 
 
 exact = jax.jit(dv.exact)
+
+
+def margin(div, logp_w, logp_l, ref_w, ref_l, **options):
+    """Of pairs, from whole completions' log-probabilities."""
+    pair = pf.Pair(logp_w, logp_l, ref_w, ref_l, *[jnp.ones_like(logp_w)] * 2)
+    return pf.divergence_margin(div, pair, **options)

@@ -16,6 +16,7 @@ from tests.divergences.cases import (
     RHO,
     SMOOTH,
     heavy,
+    margin,
     x64,
 )
 
@@ -50,10 +51,10 @@ def loss_and_slopes(div, w, l):
     zero = jnp.zeros_like(w)
 
     def loss(w, l):
-        return dv.preference_loss(div, w, l, zero, zero, beta=0.1)
+        return jax.nn.softplus(-margin(div, w, l, zero, zero, beta=0.1))
 
     value, slopes = jax.value_and_grad(loss, argnums=(0, 1))(w, l)
-    return dv.preference_link(div, w, l, zero, zero, beta=1.0), value, *slopes
+    return margin(div, w, l, zero, zero, beta=1.0), value, *slopes
 
 
 @pytest.mark.parametrize("name", CHECK_2F)
@@ -74,13 +75,13 @@ def test_check_2g_chi_po():
         phi = np.asarray(div.f_prime(jnp.array([W, L]))) + 1
         np.testing.assert_allclose(phi, [6.6094379124, -1.1362943611], atol=1e-10)
         found = loss_and_slopes(div, jnp.array(W), jnp.array(L))
-        margin, loss, up, down = map(np.asarray, found)
-    np.testing.assert_allclose(0.1 * margin, 0.7745732274, atol=1e-10)
+        size, loss, up, down = map(np.asarray, found)
+    np.testing.assert_allclose(0.1 * size, 0.7745732274, atol=1e-10)
     np.testing.assert_allclose(loss, 0.3790529845, atol=1e-10)
     np.testing.assert_allclose([up, down], [-0.18929439, 0.03943633], atol=1e-8)
 
     def clipped(w):
-        return dv.preference_link(
+        return margin(
             div, w, jnp.float32(L), jnp.float32(0), jnp.float32(0), beta=0.5, clip=2.0
         )
 
@@ -97,22 +98,22 @@ def test_no_link_where_the_optimum_is_sparse(name):
     mix with a KL is a link again."""
     div, zero = DIVERGENCES[name], jnp.zeros(())
     if name == "mix_with_tv":
-        assert np.isfinite(dv.preference_link(div, *[zero] * 4, beta=1.0))
+        assert np.isfinite(margin(div, *[zero] * 4, beta=1.0))
         return
     with pytest.raises(InputError, match=r"f'\(0\)"):
-        dv.preference_link(div, *[zero] * 4, beta=1.0)
+        margin(div, *[zero] * 4, beta=1.0)
 
 
 @pytest.mark.parametrize("option", [{"beta": 0.0}, {"beta": 1.0, "clip": 0.0}])
 def test_link_refuses_bad_numbers(option):
     with pytest.raises(InputError, match="must be positive"):
-        dv.preference_link(dv.reverse_kl(), *[jnp.zeros(())] * 4, **option)
+        margin(dv.reverse_kl(), *[jnp.zeros(())] * 4, **option)
 
 
 @jax.jit
 def margins_at_the_optimum(div, rewards, ref):
     logp, _, _ = dv.regularised_optimum(div, rewards, ref, beta=0.6)
-    return dv.preference_link(div, logp[:-1], logp[1:], ref[:-1], ref[1:], beta=0.6)
+    return margin(div, logp[:-1], logp[1:], ref[:-1], ref[1:], beta=0.6)
 
 
 @heavy(LINKS)
@@ -120,14 +121,14 @@ def test_the_link_finds_the_regularised_optimum(name):
     """At the optimum of a reward, margins are reward differences."""
     div = LINKS[name]
     with x64():
-        margin = margins_at_the_optimum(div, jnp.array(REWARDS), jnp.log(RHO))
-    np.testing.assert_allclose(margin, REWARDS[:-1] - REWARDS[1:], atol=1e-9)
+        found = margins_at_the_optimum(div, jnp.array(REWARDS), jnp.log(RHO))
+    np.testing.assert_allclose(found, REWARDS[:-1] - REWARDS[1:], atol=1e-9)
 
 
 @jax.jit
 def link_slope(div, w):
     zero = jnp.zeros_like(w)
-    return jax.grad(lambda w: dv.preference_link(div, w, zero, zero, zero, beta=0.1))(w)
+    return jax.grad(lambda w: margin(div, w, zero, zero, zero, beta=0.1))(w)
 
 
 @heavy(LINKS)

@@ -11,7 +11,7 @@ import pytest
 
 from alignax import divergences as dv
 from alignax.types import InputError
-from tests.divergences.cases import PI, RHO, exact, jsd, kl, x64
+from tests.divergences.cases import PI, RHO, exact, jsd, kl, margin, x64
 
 
 @pytest.mark.parametrize("beta", [0.1, 0.9])
@@ -59,9 +59,7 @@ def test_the_js_of_fdpo_is_twice_the_divergence():
 
 @jax.jit
 def link_and_slope(div, w, zero):
-    return jax.value_and_grad(
-        lambda w: dv.preference_link(div, w, zero, zero, zero, beta=0.1)
-    )(w)
+    return jax.value_and_grad(lambda w: margin(div, w, zero, zero, zero, beta=0.1))(w)
 
 
 @pytest.mark.parametrize("l", [-30.0, -79.0, -81.0, -150.0, -1000.0])
@@ -135,7 +133,7 @@ def test_a_choice_of_divergence_is_never_ignored():
     """TRL's Liger path ignores f: every divergence must give its own loss."""
     w, l, zero = jnp.float32(1.5), jnp.float32(-0.7), jnp.float32(0)
     losses = {
-        float(dv.preference_loss(div, w, l, zero, zero, beta=0.3))
+        float(margin(div, w, l, zero, zero, beta=0.3))
         for div in (
             dv.reverse_kl(),
             dv.forward_kl(),
