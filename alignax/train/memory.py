@@ -43,7 +43,7 @@ def init(
                 "records must be given: the method keeps the shortest right length of "
                 "each record"
             )
-        memory["history"] = jnp.full(records, jnp.inf)
+        memory["history"] = jnp.full(records, jnp.inf, jnp.float32)
     if algorithm.replay is not None:
         if example is None:
             raise InputError(

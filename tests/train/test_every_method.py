@@ -113,6 +113,10 @@ def test_method_trains(name):
     assert all(np.isfinite(list(values.values())).all() for values in seen)
     assert not any(values["skipped"] for values in seen)
     assert abs(seen[0]["ratio"] - 1) < 1e-4
+    if name == "gtpo (official code)":
+        # It drops completions of more than 0.7 nats a token: all of this model's.
+        assert [values["no_signal"] for values in seen] == [1, 1, 1]
+        return
     moved = jax.tree.map(lambda x, y: float(jnp.abs(x - y).max()), state.params, PARAMS)
     assert max(jax.tree.leaves(moved)) > 1e-4
     assert int(state.step) == 3
