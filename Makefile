@@ -9,7 +9,8 @@ PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 # An older processor: other vectors, other roundings.
 ISA ?= AVX2
 ROUNDED := tests/models tests/test_logprobs.py tests/pipeline/test_scores.py \
-  tests/pipeline/test_rollout.py tests/pipeline/test_update.py tests/surrogates \
+  tests/pipeline/test_rollout.py tests/pipeline/test_sampled_law.py \
+  tests/pipeline/test_update.py tests/surrogates \
   tests/advantages tests/preference tests/test_algorithms.py
 
 .PHONY: demo test test-isa test-slow test-parity test-notebooks lint docs clean
