@@ -9,7 +9,7 @@ import pytest
 
 from alignax.models import functional
 from benchmarks import decode, grpo_step, precision, timing, tunix_peer
-from tests.models.cases import CONFIGS, random_params, random_tokens
+from tests.models.cases import CONFIGS, needs_float16, random_params, random_tokens
 
 
 def test_programs_take_turns():
@@ -60,6 +60,7 @@ def test_a_step_and_its_limit(monkeypatch):
 @pytest.mark.slow
 def test_the_table_of_precisions():
     """Of both scorers: ratios of 1 in float32, and nearly so in float16."""
+    needs_float16()
     config = dataclasses.replace(CONFIGS["llama"], num_layers=1)
     names = ("float32", "float16, both")
     text = precision.main(

@@ -91,7 +91,8 @@ class DecoderConfig:
     """Of the parameters: float32, bfloat16 or float16."""
     dtype: str = "float32"
     """Of the computation between them; logits, softmax and the inside of norms are
-    float32. float16 has three bits more than bfloat16, and no number above 65,504."""
+    float32. float16 has three bits more than bfloat16 and no number above 65,504; on a
+    CPU it needs F16C, which x86 has had since 2013."""
     residual_dtype: str | None = None
     """Of the stream that layers add to; None for ``dtype``."""
     head_dtype: str | None = None

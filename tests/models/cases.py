@@ -8,6 +8,7 @@ import functools
 
 import jax
 import numpy as np
+import pytest
 
 from alignax.models import functional
 from alignax.models.decoder import DecoderConfig
@@ -74,6 +75,15 @@ def jitted(config):
     """The model compiled: one compilation is faster than many small ones."""
     static = ("cache_length", "logits_from")
     return jax.jit(functional.make_apply(config), static_argnames=static)
+
+
+def needs_float16():
+    """Skip where XLA has no float16: on a CPU without F16C, as under SSE4_2."""
+    try:
+        x = jax.jit(lambda x: x.astype("float16") * 2)(np.ones(9, np.float32))
+        np.asarray(x)
+    except jax.errors.JaxRuntimeError:
+        pytest.skip("this processor has no conversions to float16")
 
 
 def random_params(config, seed=0):

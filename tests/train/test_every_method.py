@@ -159,6 +159,10 @@ def test_options_train(changes):
     for _ in range(2):
         state, metrics = step(state, PROMPTS)
         assert abs(float(metrics["ratio"]) - 1) < 1e-4
+        assert float(metrics["ratio_outside"]) == 0
+        # The policy is its own sampler, and scored as it sampled.
+        assert abs(float(metrics["sampler_ratio"]) - 1) < 1e-4
+        assert float(metrics["sampler_largest"]) < 1e-3
         assert np.isfinite(list(map(float, metrics.values()))).all()
     assert parts.step._cache_size() == 1
 
