@@ -7,9 +7,8 @@
 use                             function
 ==============================  =================================================
 exact, over a vocabulary        ``exact(div, logits, logits_ref)``
-from samples of either side     ``policy_sample_value``, ``reference_sample_value``
-as losses on these samples      ``policy_sample_surrogate``,
-                                ``reference_sample_surrogate``
+from samples of either side     ``estimators.f_from_policy``, ``f_from_reference``
+as losses on these samples      ``estimators.myopic_f_surrogate`` and the like
 regularised-optimal policy      ``regularised_optimum(div, rewards, logp_ref, beta=)``
 pairs (f-DPO)                   ``preference.f_dpo(div, pair, beta=)``
 pseudo-reward (f-DPG)           ``pseudo_reward``
@@ -53,12 +52,6 @@ from alignax.divergences.link import (
     score_weight,
 )
 from alignax.divergences.optimum import regularised_optimum
-from alignax.divergences.sampled import (
-    policy_sample_surrogate,
-    policy_sample_value,
-    reference_sample_surrogate,
-    reference_sample_value,
-)
 from alignax.divergences.tilting import gaussian_kl, information_projection, kl_dro
 from alignax.divergences.value import Divergence, mix, normalise, scale, swap
 from alignax.divergences.vocabulary import cauchy_schwarz, exact, renyi
@@ -86,11 +79,7 @@ __all__ = [
     "neyman",
     "normalise",
     "pearson",
-    "policy_sample_surrogate",
-    "policy_sample_value",
     "pseudo_reward",
-    "reference_sample_surrogate",
-    "reference_sample_value",
     "regularised_optimum",
     "renyi",
     "reverse_kl",

@@ -71,9 +71,13 @@ from alignax.estimators.control import (
     estimated_control_variate,
     optimal_coefficient,
 )
-from alignax.estimators.myopic import (
+from alignax.estimators.generators import (
+    f_from_policy,
+    f_from_reference,
     myopic_f_reference_surrogate,
     myopic_f_surrogate,
+)
+from alignax.estimators.myopic import (
     myopic_forward_k3_surrogate,
     myopic_k2_surrogate,
     myopic_kl_surrogate,
@@ -85,8 +89,6 @@ from alignax.estimators.myopic import (
 from alignax.estimators.off_policy import sequence_weighted_k3_surrogate
 from alignax.estimators.pointwise import (
     absolute,
-    f_from_policy,
-    f_from_reference,
     forward_k1,
     forward_k3,
     k1,

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from alignax import divergences, logprobs, numerics, reduce
 from alignax.divergences.vocabulary import perspective
-from alignax.estimators import _common, weights
+from alignax.estimators import _common, generators, weights
 from alignax.types import InputError
 
 
@@ -200,76 +200,6 @@ def myopic_forward_k3_surrogate(
     return _common.attach(numerics.expm1(-l) + l, pull, reduce.masked(logp, mask))
 
 
-def myopic_f_surrogate(
-    divergence: divergences.Divergence,
-    logp: Float[Array, "*B T"],
-    logp_ref: Float[Array, "*B T"],
-    mask: Bool[Array, "*B T"],
-) -> Float[Array, "*B T"]:
-    """Any f-divergence of tokens: ``∇ = f'(u)·∇log π`` with ``u = π/ρ``.
-
-    Value: ``f(u)/u``, unbiased for the sum of the tokens' D_f(π‖ρ) at the policy's
-      prefixes.
-    Gradient: of the token-myopic D_f(π‖ρ), unbiased, for tokens from the policy.
-
-    Args:
-      divergence: an element of ``alignax.divergences``.
-      logp: ``[..., T]`` of the taken tokens, differentiated.
-      logp_ref: ``[..., T]`` under the reference; no gradient.
-      mask: ``[..., T]``, True on generated tokens.
-
-    Returns:
-      ``[..., T]`` float32, not negative in value, zero where masked.
-
-    Reference:
-      Go et al., "Aligning Language Models with Preferences through f-divergence
-      Minimization", arXiv 2302.08215, theorem 1.
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> logp, mask, div = jnp.zeros(1), jnp.array([True]), divergences.pearson()
-      >>> loss = lambda x: myopic_f_surrogate(div, x, logp - 1, mask).sum()
-      >>> print(jax.grad(loss)(logp).round(1))
-      [3.4]
-    """
-    return divergences.policy_sample_surrogate(divergence, logp, logp_ref, mask=mask)
-
-
-def myopic_f_reference_surrogate(
-    divergence: divergences.Divergence,
-    logp: Float[Array, "*B T"],
-    logp_ref: Float[Array, "*B T"],
-    mask: Bool[Array, "*B T"],
-) -> Float[Array, "*B T"]:
-    """Any f-divergence of tokens on stored samples of the *reference*: ``f(u)``.
-
-    Value: unbiased for the sum of the tokens' D_f(π‖ρ) at the reference's prefixes.
-    Gradient: of the same, unbiased: neither samples nor prefixes move with the
-      policy. For the forward KL that is the sequence KL(ρ‖π).
-
-    Args:
-      divergence: an element of ``alignax.divergences``.
-      logp: ``[..., T]`` of the taken tokens, differentiated.
-      logp_ref: ``[..., T]`` under the reference, stored with the samples; no
-        gradient.
-      mask: ``[..., T]``, True on sampled tokens.
-
-    Returns:
-      ``[..., T]`` float32, not negative, zero where masked.
-
-    Reference:
-      Li et al., "The Choice of Divergence", arXiv 2509.07430 (DPH-RL).
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> logp, mask = jnp.log(jnp.array([2.0])), jnp.array([True])
-      >>> div = divergences.pearson()
-      >>> print(myopic_f_reference_surrogate(div, logp, 0 * logp, mask))
-      [1.]
-    """
-    return divergences.reference_sample_surrogate(divergence, logp, logp_ref, mask=mask)
-
-
 def off_policy_myopic_kl_surrogate(
     logp: Float[Array, "*B T"],
     logp_ref: Float[Array, "*B T"],
@@ -372,7 +302,7 @@ def myopic_top_k_f_surrogate(
         return jnp.take_along_axis(x, tokens[..., None], axis=-1)[..., 0]
 
     in_tail = mask & ~taken(kept)
-    tail = divergences.policy_sample_surrogate(
+    tail = generators.myopic_f_surrogate(
         divergence, taken(logp), taken(logp_ref), mask=in_tail
     )
     return jnp.where(mask, head, 0) + tail

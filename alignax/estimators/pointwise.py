@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from alignax import divergences, numerics
+from alignax import numerics
 from alignax.estimators import _common
 
 
@@ -197,74 +197,3 @@ def forward_k3(
     """
     l = _common.log_ratio(logp, logp_ref, mask)
     return numerics.expm1(l) - l
-
-
-def f_from_policy(
-    divergence: divergences.Divergence,
-    logp: Float[Array, "*shape"],
-    logp_ref: Float[Array, "*shape"],
-    mask: Bool[Array, "*shape"] | None = None,
-) -> Float[Array, "*shape"]:
-    """``f(u)/u`` with ``u = π/ρ``, on samples of the policy.
-
-    The dual generator at ``1/u``. The reverse KL gives k3; the forward KL gives
-    ``v log v − v + 1`` with ``v = 1/u`` (RAPO).
-
-    Value: unbiased for D_f(π‖ρ), never negative. Summed over tokens: for the sum
-      of the tokens' divergences at the policy's prefixes, which is the
-      divergence of sequences for the reverse KL only.
-    Gradient: none; the result is detached. The loss is ``myopic_f_surrogate``.
-
-    Args:
-      divergence: an element of ``alignax.divergences``.
-      logp: ``[..., T]`` of the taken tokens, sampled from the policy.
-      logp_ref: ``[..., T]`` under the reference.
-      mask: ``[..., T]``, True on generated tokens; none: all count.
-
-    Returns:
-      ``[..., T]`` float32, not negative, zero where masked.
-
-    Reference:
-      Deng et al., "Unlocking Reasoning Capabilities in LLMs via Reinforcement
-      Learning Exploration", arXiv 2510.03865 (the forward KL).
-
-    Example:
-      >>> logp, ref = jnp.zeros(2), jnp.array([0.0, jnp.log(2.0)])
-      >>> print(f_from_policy(divergences.forward_kl(), logp, ref).round(3))
-      [0. 0.386]
-    """
-    return divergences.policy_sample_value(divergence, logp, logp_ref, mask=mask)
-
-
-def f_from_reference(
-    divergence: divergences.Divergence,
-    logp: Float[Array, "*shape"],
-    logp_ref: Float[Array, "*shape"],
-    mask: Bool[Array, "*shape"] | None = None,
-) -> Float[Array, "*shape"]:
-    """``f(u)`` with ``u = π/ρ``, on samples of the *reference*.
-
-    Value: unbiased for D_f(π‖ρ), never negative. Summed over tokens: for the sum
-      of the tokens' divergences at the reference's prefixes, which is the
-      divergence of sequences for the forward KL only.
-    Gradient: none; the result is detached. The loss is
-      ``myopic_f_reference_surrogate``.
-
-    Args:
-      divergence: an element of ``alignax.divergences``.
-      logp: ``[..., T]`` of the taken tokens, sampled from the reference.
-      logp_ref: ``[..., T]`` under the reference.
-      mask: ``[..., T]``, True on sampled tokens; none: all count.
-
-    Returns:
-      ``[..., T]`` float32, not negative, zero where masked.
-
-    Reference:
-      Li et al., "The Choice of Divergence", arXiv 2509.07430 (DPH-RL).
-
-    Example:
-      >>> div = divergences.pearson()
-      >>> print(f_from_reference(div, jnp.array([0.0, jnp.log(2.0)]), jnp.zeros(2)))
-      [0. 1.]
-    """
-    return divergences.reference_sample_value(divergence, logp, logp_ref, mask=mask)

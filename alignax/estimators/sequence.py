@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from alignax import divergences, numerics, reduce
-from alignax.estimators import _common, myopic, weights
+from alignax.estimators import _common, generators, myopic, weights
 
 
 def sequence_kl_surrogate(
@@ -304,7 +304,7 @@ def sequence_f_surrogate(
       5.524
     """
     whole, whole_ref = _sums(logp, logp_ref, mask)
-    loss = divergences.policy_sample_surrogate(divergence, whole, whole_ref)
+    loss = generators.myopic_f_surrogate(divergence, whole, whole_ref)
     return _spread(loss, mask)
 
 
@@ -336,7 +336,7 @@ def sequence_f_reference_surrogate(
       1.0
     """
     whole, whole_ref = _sums(logp, logp_ref, mask)
-    loss = divergences.reference_sample_surrogate(divergence, whole, whole_ref)
+    loss = generators.myopic_f_reference_surrogate(divergence, whole, whole_ref)
     return _spread(loss, mask)
 
 

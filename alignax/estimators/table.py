@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from alignax import divergences
 from alignax.estimators import (
     control,
+    generators,
     myopic,
     off_policy,
     pointwise,
@@ -200,7 +201,7 @@ def _myopic_losses() -> dict[str, Estimator]:
             sampled_from=BEHAVIOUR,
         ),
         **_rows(
-            (m.myopic_f_surrogate, MYOPIC_F, MYOPIC_F, 2, "alignax"),
+            (generators.myopic_f_surrogate, MYOPIC_F, MYOPIC_F, 2, "alignax"),
             divergence=chi2,
         ),
         **_rows(
@@ -210,7 +211,13 @@ def _myopic_losses() -> dict[str, Estimator]:
             k=2,
         ),
         **_rows(
-            (m.myopic_f_reference_surrogate, REFERENCE_F, REFERENCE_F, 2, "DPH-RL"),
+            (
+                generators.myopic_f_reference_surrogate,
+                REFERENCE_F,
+                REFERENCE_F,
+                2,
+                "DPH-RL",
+            ),
             sampled_from=REFERENCE,
             divergence=chi2,
         ),
@@ -246,10 +253,11 @@ def _values() -> dict[str, Estimator]:
             k=2,
         ),
         **_rows(
-            (p.f_from_policy, MYOPIC_F, ZERO, 4, "RAPO (forward KL)"), divergence=chi2
+            (generators.f_from_policy, MYOPIC_F, ZERO, 4, "RAPO (forward KL)"),
+            divergence=chi2,
         ),
         **_rows(
-            (p.f_from_reference, REFERENCE_F, ZERO, 4, "DPH-RL"),
+            (generators.f_from_reference, REFERENCE_F, ZERO, 4, "DPH-RL"),
             sampled_from=REFERENCE,
             divergence=chi2,
         ),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from alignax import divergences as dv
+from alignax import estimators as es
 from tests.close import EPS
 from tests.divergences.cases import (
     BEHAVIOUR,
@@ -35,12 +36,10 @@ def expectations(div, logits, logp_ref, log_b):
     b, rho = jnp.exp(log_b), jnp.exp(logp_ref)
 
     def policy(**options):
-        return lambda z: dv.policy_sample_surrogate(
-            div, log_softmax(z), logp_ref, **options
-        )
+        return lambda z: es.myopic_f_surrogate(div, log_softmax(z), logp_ref, **options)
 
     def reference(**options):
-        return lambda z: dv.reference_sample_surrogate(
+        return lambda z: es.myopic_f_reference_surrogate(
             div, log_softmax(z), logp_ref, **options
         )
 
@@ -87,8 +86,8 @@ def test_check_1f_forward_kl_from_reference_samples():
     """Reference, CHECK 1.a and 1.f: k3 and k3f, their means and variances."""
     with x64():
         p, q = jnp.log(PI), jnp.log(RHO)
-        k3f = np.asarray(dv.reference_sample_value(dv.forward_kl(), p, q))
-        k3 = np.asarray(dv.policy_sample_value(dv.reverse_kl(), p, q))
+        k3f = np.asarray(es.f_from_reference(dv.forward_kl(), p, q))
+        k3 = np.asarray(es.f_from_policy(dv.reverse_kl(), p, q))
     np.testing.assert_allclose(RHO @ k3f, 0.5568893971096877)
     np.testing.assert_allclose(RHO @ k3f**2 - (RHO @ k3f) ** 2, 0.4346371182)
     np.testing.assert_allclose(PI @ k3, 0.6179033308496216)
@@ -99,7 +98,7 @@ def test_check_1f_forward_kl_from_reference_samples():
 def test_values_are_non_negative_and_stopped(name):
     div = DIVERGENCES[name]
     logp, logp_ref = jnp.array([-90.0, -1.0, 0.0]), jnp.array([0.0, -1.0, -90.0])
-    for estimate in (dv.policy_sample_value, dv.reference_sample_value):
+    for estimate in (es.f_from_policy, es.f_from_reference):
 
         def total(x, estimate=estimate):
             return estimate(div, x, logp_ref).sum()
@@ -112,7 +111,7 @@ def test_values_are_non_negative_and_stopped(name):
 
 gradients = {
     surrogate: jax.jit(jax.grad(surrogate, argnums=1))
-    for surrogate in (dv.policy_sample_surrogate, dv.reference_sample_surrogate)
+    for surrogate in (es.myopic_f_surrogate, es.myopic_f_reference_surrogate)
 }
 
 
@@ -125,12 +124,12 @@ def test_far_from_the_reference_the_gradient_pulls_back(name):
     def slope(surrogate, logp):
         return gradients[surrogate](div, jnp.float32(logp), jnp.float32(-100.0))
 
-    for surrogate in (dv.policy_sample_surrogate, dv.reference_sample_surrogate):
+    for surrogate in (es.myopic_f_surrogate, es.myopic_f_reference_surrogate):
         for logp in (0.0, -25.0, -75.0):
             up = slope(surrogate, logp)
             assert np.isfinite(up)
             assert up > 0  # above the reference: the loss falls with logp
-    down = slope(dv.policy_sample_surrogate, -190.0)
+    down = slope(es.myopic_f_surrogate, -190.0)
     assert np.isfinite(down)
     assert down < 0
 
@@ -139,9 +138,9 @@ def test_no_mass_on_the_other_side():
     """A policy sample impossible under the reference: infinite for the reverse KL,
     f_dual(0) where that is finite."""
     logp, logp_ref = jnp.zeros(1), jnp.array([-jnp.inf])
-    assert dv.policy_sample_value(dv.reverse_kl(), logp, logp_ref) == np.inf
+    assert es.f_from_policy(dv.reverse_kl(), logp, logp_ref) == np.inf
     np.testing.assert_allclose(
-        dv.policy_sample_value(dv.jensen_shannon(), logp, logp_ref),
+        es.f_from_policy(dv.jensen_shannon(), logp, logp_ref),
         np.log(2) / 2,
         rtol=4 * EPS,
     )
@@ -149,7 +148,7 @@ def test_no_mass_on_the_other_side():
     @jax.jit
     @jax.grad
     def grad_of(x):
-        return dv.policy_sample_surrogate(dv.reverse_kl(), x, logp_ref).sum()
+        return es.myopic_f_surrogate(dv.reverse_kl(), x, logp_ref).sum()
 
     grad = grad_of(logp)
     assert np.isfinite(grad)
@@ -161,10 +160,10 @@ def test_masked_samples_are_zero(poison):
     mask = jnp.array([True, False])
     logp, other = jnp.array([-1.0, poison]), jnp.array([-2.0, poison])
     for estimate in (
-        dv.policy_sample_value,
-        dv.reference_sample_value,
-        dv.policy_sample_surrogate,
-        dv.reference_sample_surrogate,
+        es.f_from_policy,
+        es.f_from_reference,
+        es.myopic_f_surrogate,
+        es.myopic_f_reference_surrogate,
     ):
 
         def total(logp, other, estimate=estimate):
