@@ -9,6 +9,7 @@ forward passes. Nothing is timed: every machine should print nearly the same sha
 import dataclasses
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -37,7 +38,7 @@ SMALL = DecoderConfig(
     initializer_range=1 / 16,
 )
 WIDE = {"residual_dtype": "float32", "head_dtype": "float32"}
-PRECISIONS = {
+PRECISIONS: dict[str, dict[str, Any]] = {
     "float32": {},
     "bfloat16": {"dtype": "bfloat16"},
     "bfloat16, float32 head": {"dtype": "bfloat16", "head_dtype": "float32"},
