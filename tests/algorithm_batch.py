@@ -5,6 +5,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 from alignax import advantages, algorithms, reduce
 from alignax.types import Rollout, Scored
@@ -104,3 +105,21 @@ def compiled(name):
         return whole, jax.grad(split)(logp), rows
 
     return run
+
+
+# One of each kind of stage; the others, which combine the same, are slow tests.
+ALWAYS = {
+    *("grpo", "dapo", "rloo", "gpg", "remax", "tis", "rl_plus", "gspo", "gmpo"),
+    *("topr", "bnpo", "hapo", "kl_cov", "gtpo", "confucius3", "dph_rl", "trimpi"),
+}
+
+
+def each(names):
+    """Every name, those that need a compilation of their own as slow tests."""
+    return pytest.mark.parametrize(
+        "name",
+        [
+            pytest.param(name, marks=[] if name in ALWAYS else [pytest.mark.slow])
+            for name in names
+        ],
+    )

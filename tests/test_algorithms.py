@@ -1,9 +1,6 @@
 """Every composition: against updates written by hand, split in four, and degenerate."""
 
-import ast
-import dataclasses
 import functools
-import itertools
 from pathlib import Path
 
 import jax
@@ -11,9 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import alignax
 from alignax import algorithms, divergences
-from alignax.algorithms import compose, stages, values
 from alignax.types import Rollout, Scored
 from tests.algorithm_batch import (
     ALGORITHMS,
@@ -29,31 +24,12 @@ from tests.algorithm_batch import (
     K,
     T,
     compiled,
+    each,
     loss,
     scored,
-    several,
 )
-from tests.algorithm_checks import CHECKS
 
 ROOT = Path(__file__).parent.parent
-
-
-# One of each kind of stage; the others, which combine the same, are slow tests.
-ALWAYS = {
-    *("grpo", "dapo", "rloo", "gpg", "remax", "tis", "rl_plus", "gspo", "gmpo"),
-    *("topr", "bnpo", "hapo", "kl_cov", "gtpo", "confucius3", "dph_rl", "trimpi"),
-}
-
-
-def each(names):
-    """Every name, those that need a compilation of their own as slow tests."""
-    return pytest.mark.parametrize(
-        "name",
-        [
-            pytest.param(name, marks=[] if name in ALWAYS else [pytest.mark.slow])
-            for name in names
-        ],
-    )
 
 
 @each(ALGORITHMS)
@@ -88,108 +64,6 @@ def test_every_composition(name):
         (value, gradient), _, _ = run(logp, ENTROPY, data)
         assert np.isfinite(value)
         assert np.isfinite(gradient).all()
-
-
-def moved(tree, place):
-    """Each leaf that has rows, groups or rows and tokens, by ``place``."""
-
-    def leaf(x):
-        shape = getattr(x, "shape", ())
-        if shape[:1] == (B,):
-            return place(x)
-        if shape[:2] == (G, K):
-            return place(x.reshape(B, *shape[2:])).reshape(shape)
-        if shape[:1] == (G,):
-            return place(jnp.repeat(x, K, axis=0))[::K]
-        return x
-
-    return jax.tree.map(leaf, tree)
-
-
-def continuous():
-    """No ties, by which the order of rows would count."""
-    noise = 0.1 * jax.random.uniform(jax.random.key(2), (G, K))
-    return scored(rewards=REWARDS + noise, right=REWARDS > 0)
-
-
-def same(found, expected):
-    found, expected = np.asarray(found), np.asarray(expected)
-    size = np.linalg.norm(expected)
-    assert size > 0
-    assert np.linalg.norm(found - expected) <= 1e-5 * size
-
-
-# It draws by the token's place.
-BY_PLACE = {"clip_cov"}
-
-
-@each([name for name in ALGORITHMS if name not in BY_PLACE])
-def test_order_of_prompts_and_completions_is_nothing(name):
-    """Groups in another order, and completions within theirs."""
-    draw = np.random.default_rng(0)
-    inner = np.append(draw.permutation(K - 1), K - 1)
-    rows = (draw.permutation(G)[:, None] * K + inner).reshape(B)
-    run = compiled(name)
-    (value, gradient), _, _ = run(LOGP, ENTROPY, continuous())
-    logp, entropy, data = moved((LOGP, ENTROPY, continuous()), lambda x: x[rows])
-    (other, found), _, _ = run(logp, entropy, data)
-    # Terms of both signs add up to the value.
-    np.testing.assert_allclose(other, value, rtol=1e-5, atol=3e-5)
-    same(found, np.asarray(gradient)[rows])
-
-
-# Conflicts at the same place from the start or from the end; neighbours by place.
-AT_PLACES = {"gtpo", "gtpo (official code)", "pcpg"}
-
-
-@each([name for name in ALGORITHMS if name not in BY_PLACE | AT_PLACES])
-def test_tokens_of_others_inside_are_passed_over(name):
-    """A tool's answer after the second token of four: the same loss, and the same
-    gradient at the policy's own tokens."""
-    mask = MASK.at[:, -1].set(False)
-    places = jnp.array([0, 1, 4, 2, 3])  # where each column comes from
-
-    def spaced(x):
-        return x[:, places] if x.ndim > 1 and x.shape[1] == T else x
-
-    def data():
-        rollout = dataclasses.replace(continuous().rollout, attended=mask, trained=mask)
-        return dataclasses.replace(continuous(), rollout=rollout)
-
-    run = compiled(name)
-    (value, gradient), _, _ = run(LOGP, ENTROPY, data())
-    logp, entropy, other = moved((LOGP, ENTROPY, data()), spaced)
-    (found_value, found), _, _ = run(logp, entropy, other)
-    np.testing.assert_allclose(found_value, value, rtol=1e-5, atol=3e-5)
-    same(found, np.asarray(gradient)[:, places])
-
-
-@each([name for name in ALGORITHMS if name not in BY_PLACE])
-def test_padding_is_nothing(name):
-    """Three columns more, of NaN. The longest possible length is a number of two
-    methods: DAPO's penalty, left out here, and Dr. GRPO's denominator."""
-    algorithm = ALGORITHMS[name]
-    if algorithm.shape == stages.overlong:
-        algorithm = dataclasses.replace(algorithm, shape=ALGORITHMS["grpo"].shape)
-
-    def padded(x):
-        if x.ndim < 2 or x.shape[1] != T:
-            return x
-        missing = {"b": False, "i": 0, "u": 0}.get(x.dtype.kind, jnp.nan)
-        edges = [(0, 0), (0, 3), *[(0, 0)] * (x.ndim - 2)]
-        return jnp.pad(x, edges, constant_values=missing)
-
-    def gradient(logp, entropy, data):
-        values = several(algorithm, data.values)
-        rows = algorithms.prepare(algorithm, dataclasses.replace(data, values=values))
-        return jax.grad(loss, argnums=1)(algorithm, logp, entropy, rows)
-
-    batch = LOGP, ENTROPY, continuous()
-    expected, found = gradient(*batch), gradient(*moved(batch, padded))
-    if algorithm.reduction == stages.constant_length:
-        found = found * (T + 3) / T
-    same(found[:, :T], expected)
-    assert not found[:, T:].any()
 
 
 EQUAL_MEANS_NOTHING = [
@@ -449,77 +323,3 @@ def test_text_in_context_is_off_policy():
     ratio = np.asarray(rows.logp_old) - np.where(m, OLD, 0)
     assert not ratio[np.arange(B) % K < 2].any()
     assert np.abs(ratio[np.arange(B) % K >= 2]).max() > 0.1
-
-
-def test_every_method_has_a_check():
-    assert set(CHECKS) == set(algorithms.METHODS)
-
-
-@pytest.mark.parametrize("key", CHECKS)
-def test_the_check_exists(key):
-    file, function = CHECKS[key]
-    tree = ast.parse((ROOT / "tests" / file).read_text())
-    assert function in {x.name for x in tree.body if isinstance(x, ast.FunctionDef)}
-
-
-def test_document_is_the_table():
-    import importlib.util
-
-    path = ROOT / "docs" / "generate_algorithms.py"
-    spec = importlib.util.spec_from_file_location("generate_algorithms", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert (ROOT / "docs" / "algorithms.md").read_text() == module.text()
-
-
-def test_no_two_methods_are_equal():
-    """Each row and each variant is a composition of its own, or its paper is lost."""
-    same = [
-        pair
-        for pair in itertools.combinations(ALGORITHMS, 2)
-        if ALGORITHMS[pair[0]] == ALGORITHMS[pair[1]]
-    ]
-    assert not same
-
-
-def read(text):
-    """The value that a printed method stands for: calls of public names alone."""
-
-    def value(node):
-        if isinstance(node, ast.Constant):
-            return node.value
-        if isinstance(node, ast.List):
-            return [value(x) for x in node.elts]
-        if isinstance(node, ast.UnaryOp):
-            return -value(node.operand)
-        if isinstance(node, ast.Name):
-            return getattr(compose, node.id, None) or getattr(algorithms, node.id)
-        if isinstance(node, ast.Attribute):
-            room = getattr(algorithms, node.value.id, None)
-            return getattr(room or getattr(alignax, node.value.id), node.attr)
-        assert isinstance(node, ast.Call), ast.dump(node)
-        given = {x.arg: value(x.value) for x in node.keywords}
-        return value(node.func)(*map(value, node.args), **given)
-
-    return value(ast.parse(text, mode="eval").body)
-
-
-@pytest.mark.parametrize(
-    "div",
-    [
-        divergences.normalise(divergences.squared_hellinger()),
-        divergences.scale(divergences.chi2_kl(1.0), 0.5),
-        divergences.alpha(-3.0),
-        divergences.mix(
-            [divergences.alpha(0.5), divergences.scale(divergences.neyman(), 1e-5)],
-            [1.0, 0.25],
-        ),
-    ],
-)
-def test_printed_combination_of_divergences_is_the_combination(div):
-    assert read(values.printed(div)) == div
-
-
-@pytest.mark.parametrize("name", ALGORITHMS)
-def test_printed_method_is_the_method(name):
-    assert read(repr(ALGORITHMS[name])) == ALGORITHMS[name]

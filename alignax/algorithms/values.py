@@ -79,7 +79,8 @@ def printed(value: Any) -> str:
 def _divergence(name: str) -> str:
     """The calls that a divergence's name stands for: ``2*pearson`` is a ``scale``."""
     terms = re.split(r"\+(?![^(]*\))", name)
-    pairs = [re.findall(r"^(?:([\d.e-]+)\*)?(.+)$", term)[0] for term in terms]
+    found = [re.findall(r"^(?:([\d.e-]+)\*)?(.+)$", term)[0] for term in terms]
+    pairs = [(weight or "1", inner) for weight, inner in found]
 
     def call(inner):
         if inner[0] == "(":
