@@ -15,7 +15,7 @@ pseudo-reward (f-DPG)           ``pseudo_reward``
 distillation                    ``exact(div, student, teacher)``, ``score_weight``
 ==============================  =================================================
 
-A new divergence is its ``f`` given to :func:`from_f`, or a :func:`mix`;
+A new divergence is its ``f`` given to ``from_f``, or a ``mix``;
 ``testing.check_divergence`` tells what is wrong with one.
 """
 

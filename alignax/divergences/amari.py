@@ -17,10 +17,9 @@ _Elementwise = Float[Array, "..."]
 
 
 def alpha(alpha: float) -> Divergence:
-    r"""Amari's alpha-divergence, scaled to ``f''(1) = 1``.
+    """Amari's alpha-divergence, scaled to ``f''(1) = 1``.
 
-    .. math:: D = \frac{4}{1 - \alpha^2}
-       \Bigl(1 - \sum \pi^{(1 - \alpha)/2} \rho^{(1 + \alpha)/2}\Bigr)
+    ``D = 4/(1 − α²) · (1 − Σ π^{(1−α)/2} ρ^{(1+α)/2})``.
 
     ``-1`` is the reverse KL, ``1`` the forward KL, ``0`` four times the squared
     Hellinger distance, ``-3`` half of Pearson's and ``3`` half of Neyman's
@@ -32,9 +31,9 @@ def alpha(alpha: float) -> Divergence:
     ==================  =================  =======================================
     f-DPO, DPH-RL       ``a``              f = (u^(1-a) - (1-a) u - a) / (a (a-1))
     TRL                 ``c = 1 - a``      f' = (u^(c-1) - 1) / (c - 1), c = 1 - a
-    Cressie and Read    ``lambda = -a``    (sum pi (pi/rho)^l - 1) / (l (l + 1))
-    Tsallis             ``q = 1 - a``      T_q = (sum pi^q rho^(1-q) - 1) / (q - 1)
-    Renyi               ``q = 1 - a``      R_q = log(sum pi^q rho^(1-q)) / (q - 1)
+    Cressie and Read    ``lambda = -a``    (Σ π (π/ρ)^l - 1) / (l (l + 1))
+    Tsallis             ``q = 1 - a``      T_q = (Σ π^q ρ^(1-q) - 1) / (q - 1)
+    Renyi               ``q = 1 - a``      R_q = log(Σ π^q ρ^(1-q)) / (q - 1)
     ==================  =================  =======================================
 
     so that ``T_q = q D`` and ``R_q = log1p(q (q - 1) D) / (q - 1)``.
@@ -48,8 +47,9 @@ def alpha(alpha: float) -> Divergence:
     Raises:
       InputError: if alpha is not finite.
 
-    Reference: Amari, "Differential-Geometrical Methods in Statistics", 1985;
-    Wang et al., "Beyond Reverse KL", arXiv 2309.16240 (its ``a``).
+    Reference:
+      Amari, "Differential-Geometrical Methods in Statistics", 1985; Wang et al.,
+      "Beyond Reverse KL", arXiv 2309.16240 (its ``a``).
 
     Example:
       >>> from alignax import divergences as dv
@@ -136,7 +136,7 @@ def _named(div: Divergence, name: str, dual: str) -> Divergence:
 
 
 def reverse_kl() -> Divergence:
-    """The reverse KL divergence ``KL(pi || rho)``, the usual penalty of RLHF.
+    """The reverse KL divergence ``KL(π‖ρ)``, the usual penalty of RLHF.
 
     ``f(u) = u log u - u + 1``.
 
@@ -154,7 +154,7 @@ def reverse_kl() -> Divergence:
 
 
 def forward_kl() -> Divergence:
-    """The forward KL divergence ``KL(rho || pi)``, that of maximum likelihood.
+    """The forward KL divergence ``KL(ρ‖π)``, that of maximum likelihood.
 
     ``f(u) = u - 1 - log u``.
 
@@ -172,11 +172,11 @@ def forward_kl() -> Divergence:
 
 
 def pearson() -> Divergence:
-    """Pearson's chi-squared ``sum (pi - rho)^2 / rho``, ``f(u) = (u - 1)^2``.
+    """Pearson's chi-squared ``Σ (π - ρ)^2 / ρ``, ``f(u) = (u - 1)^2``.
 
-    Called chi2(pi || rho) in the literature on pessimism. Peers disagree on the
+    Called chi2(π‖ρ) in the literature on pessimism. Peers disagree on the
     names: disco's ``ReverseChiSquaredLoss`` is this one, its ``ChiSquaredLoss``
-    is :func:`neyman`.
+    is ``neyman``.
 
     Args: none.
 
@@ -192,12 +192,12 @@ def pearson() -> Divergence:
 
 
 def neyman() -> Divergence:
-    """Neyman's chi-squared ``sum (pi - rho)^2 / pi``, ``f(u) = (u - 1)^2 / u``.
+    """Neyman's chi-squared ``Σ (π - ρ)^2 / π``, ``f(u) = (u - 1)^2 / u``.
 
     Args: none.
 
     Returns:
-      The divergence, the dual of :func:`pearson`.
+      The divergence, the dual of ``pearson``.
 
     Example:
       >>> from alignax import divergences as dv
@@ -208,7 +208,7 @@ def neyman() -> Divergence:
 
 
 def squared_hellinger() -> Divergence:
-    """The squared Hellinger distance ``sum (√pi - √rho)^2 / 2``, in [0, 1].
+    """The squared Hellinger distance ``Σ (√π - √ρ)^2 / 2``, in [0, 1].
 
     ``f(u) = (√u - 1)^2 / 2``.
 

@@ -13,7 +13,7 @@ def sinkhorn(
 ) -> tuple[Float[Array, ""], Float[Array, "N M"]]:
     """Entropic optimal transport between two uniform point sets.
 
-    ``min_P <P, cost> + epsilon KL(P || uniform)`` over plans with uniform
+    ``min_P <P, cost> + epsilon KL(P‖uniform)`` over plans with uniform
     marginals. Each iteration fits the rows, then the columns; so the columns are
     exact, the rows at convergence. Nothing is exponentiated but bounded numbers:
     any ``epsilon > 0`` is safe.
@@ -30,7 +30,8 @@ def sinkhorn(
     Raises:
       InputError: if epsilon is not positive or there is no iteration.
 
-    Reference: Cuturi, "Sinkhorn Distances", arXiv 1306.0895.
+    Reference:
+      Cuturi, "Sinkhorn Distances", arXiv 1306.0895.
 
     Example:
       >>> import jax.numpy as jnp
@@ -87,10 +88,11 @@ def sinkhorn_divergence(
       ``0 < p <= 2``.
 
     Raises:
-      InputError: as :func:`sinkhorn`.
+      InputError: as ``sinkhorn``.
 
-    Reference: Feydy et al., "Interpolating between Optimal Transport and MMD
-    using Sinkhorn Divergences", arXiv 1810.08278, eq. 3.
+    Reference:
+      Feydy et al., "Interpolating between Optimal Transport and MMD using Sinkhorn
+      Divergences", arXiv 1810.08278, eq. 3.
 
     Example:
       >>> import jax.numpy as jnp
@@ -131,10 +133,11 @@ def sinkd(
       A scalar, of size N times a transport cost.
 
     Raises:
-      InputError: as :func:`sinkhorn`, or if the temperature is not positive.
+      InputError: as ``sinkhorn``, or if the temperature is not positive.
 
-    Reference: Cui et al., "Sinkhorn Distance Minimization for Knowledge
-    Distillation", arXiv 2402.17110, eq. 6.
+    Reference:
+      Cui et al., "Sinkhorn Distance Minimization for Knowledge Distillation", arXiv
+      2402.17110, eq. 6.
 
     Example:
       >>> import jax.numpy as jnp
@@ -156,15 +159,12 @@ def sinkd(
 def cauchy_schwarz_kernel(
     x: Float[Array, "N D"], y: Float[Array, "M D"], *, bandwidth: float
 ) -> Float[Array, ""]:
-    r"""The Cauchy-Schwarz divergence of two samples' kernel density estimates.
+    """The Cauchy-Schwarz divergence of two samples' kernel density estimates.
 
-    .. math:: D = \log \overline{K_{xx}} + \log \overline{K_{yy}}
-       - 2 \log \overline{K_{xy}}, \qquad
-       K = e^{-|x - y|^2 / (2\, \text{bandwidth}^2)}
-
-    the means over all pairs, the diagonals included: that of the densities
-    smoothed with variance ``bandwidth^2 / 2`` each. Natural logarithms, summed
-    in log space.
+    ``D = log mean K_xx + log mean K_yy − 2 log mean K_xy``,
+    ``K = e^{−|x − y|² / (2 bandwidth²)}``, the means over all pairs, the diagonals
+    included: that of the densities smoothed with variance ``bandwidth^2 / 2`` each.
+    Natural logarithms, summed in log space.
 
     Args:
       x: sample of the first law ``[N, D]``.
@@ -177,8 +177,9 @@ def cauchy_schwarz_kernel(
     Raises:
       InputError: if the bandwidth is not positive.
 
-    Reference: Yu et al., "Cauchy-Schwarz Divergence Information Bottleneck for
-    Regression", arXiv 2404.17951, eq. 13.
+    Reference:
+      Yu et al., "Cauchy-Schwarz Divergence Information Bottleneck for Regression",
+      arXiv 2404.17951, eq. 13.
 
     Example:
       >>> import jax.numpy as jnp

@@ -1,21 +1,21 @@
 """The named divergences.
 
-With ``pi`` the policy, ``rho`` the reference, ``u = pi / rho``; every ``f`` is
+With ``π`` the policy, ``ρ`` the reference, ``u = π / ρ``; every ``f`` is
 centred (``f(1) = f'(1) = 0``).
 
 =====================  ==============================  ========================  =======
-constructor            D(pi || rho)                    f(u)                      f''(1)
+constructor            D(π‖ρ)                          f(u)                      f''(1)
 =====================  ==============================  ========================  =======
-``reverse_kl()``       KL(pi || rho)                   u log u - u + 1           1
-``forward_kl()``       KL(rho || pi)                   u - 1 - log u             1
-``jensen_shannon(w)``  w KL(rho||m) + (1-w) KL(pi||m)  m = w rho + (1-w) pi      w(1-w)
+``reverse_kl()``       KL(π‖ρ)                         u log u - u + 1           1
+``forward_kl()``       KL(ρ‖π)                         u - 1 - log u             1
+``jensen_shannon(w)``  w KL(ρ‖m) + (1-w) KL(π‖m)       m = w ρ + (1-w) π         w(1-w)
 ``alpha(s)``           Amari's, see there              with a = (1 + s) / 2      1
-``pearson()``          sum (pi - rho)^2 / rho          (u - 1)^2                 2
-``neyman()``           sum (pi - rho)^2 / pi           (u - 1)^2 / u             2
-``squared_hellinger``  sum (√pi - √rho)^2 / 2          (√u - 1)^2 / 2            1/4
-``jeffreys()``         KL(pi||rho) + KL(rho||pi)       (u - 1) log u             2
-``chi2_kl(g)``         Pearson / 2 + g KL(pi || rho)   their sum                 1 + g
-``total_variation()``  sum |pi - rho| / 2              |u - 1| / 2               inf
+``pearson()``          Σ (π - ρ)^2 / ρ                 (u - 1)^2                 2
+``neyman()``           Σ (π - ρ)^2 / π                 (u - 1)^2 / u             2
+``squared_hellinger``  Σ (√π - √ρ)^2 / 2               (√u - 1)^2 / 2            1/4
+``jeffreys()``         KL(π‖ρ) + KL(ρ‖π)               (u - 1) log u             2
+``chi2_kl(g)``         Pearson / 2 + g KL(π‖ρ)         their sum                 1 + g
+``total_variation()``  Σ |π - ρ| / 2                   |u - 1| / 2               inf
 =====================  ==============================  ========================  =======
 
 This file has those that are not members of the alpha family; it is ``amari.py``.
@@ -39,10 +39,10 @@ _Elementwise = Float[Array, "..."]
 def jensen_shannon(weight: float = 0.5) -> Divergence:
     """The Jensen-Shannon divergence with any weight.
 
-    ``w KL(rho || m) + (1 - w) KL(pi || m)`` with ``m = w rho + (1 - w) pi``;
+    ``w KL(ρ‖m) + (1 - w) KL(π‖m)`` with ``m = w ρ + (1 - w) π``;
     at most the binary entropy of ``w``.
 
-    This is the true divergence, as in GKD (``rho`` the teacher, ``w`` its
+    This is the true divergence, as in GKD (``ρ`` the teacher, ``w`` its
     ``beta``). The "JS" of GANs, f-DPO and f-DPG is twice it:
     ``scale(jensen_shannon(), 2.0)``. As ``w -> 0`` it vanishes and ``JSD / w``
     tends to the forward KL; as ``w -> 1``, ``JSD / (1 - w)`` tends to the
@@ -58,8 +58,9 @@ def jensen_shannon(weight: float = 0.5) -> Divergence:
     Raises:
       InputError: if the weight is not inside (0, 1).
 
-    Reference: Agarwal et al., "On-Policy Distillation of Language Models",
-    arXiv 2306.13649, eq. 1.
+    Reference:
+      Agarwal et al., "On-Policy Distillation of Language Models", arXiv 2306.13649, eq.
+      1.
 
     Example:
       >>> from alignax import divergences as dv
@@ -81,7 +82,7 @@ def _jensen_shannon(w: float, v: float) -> Divergence:
     top = -v * log_v
 
     def share(l: _Elementwise) -> _Elementwise:
-        """log pi / m."""
+        """log π / m."""
         return -jnp.logaddexp(log_w - l, log_v)
 
     def f(l: _Elementwise) -> _Elementwise:
@@ -129,7 +130,7 @@ def _jensen_shannon(w: float, v: float) -> Divergence:
 
 
 def jeffreys() -> Divergence:
-    """Jeffreys' divergence ``KL(pi || rho) + KL(rho || pi)``, ``f = (u - 1) log u``.
+    """Jeffreys' divergence ``KL(π‖ρ) + KL(ρ‖π)``, ``f = (u - 1) log u``.
 
     Args: none.
 
@@ -174,8 +175,9 @@ def chi2_kl(gamma: float = 1.0) -> Divergence:
     Raises:
       InputError: if gamma is not positive and finite.
 
-    Reference: Huang et al., "Correcting the Mythos of KL-Regularization",
-    arXiv 2407.13399, Algorithm 1.
+    Reference:
+      Huang et al., "Correcting the Mythos of KL-Regularization", arXiv 2407.13399,
+      Algorithm 1.
 
     Example:
       >>> from alignax import divergences as dv
@@ -204,7 +206,7 @@ def chi2_kl(gamma: float = 1.0) -> Divergence:
 
 
 def total_variation() -> Divergence:
-    """Total variation ``sum |pi - rho| / 2``, ``f(u) = |u - 1| / 2``, in [0, 1].
+    """Total variation ``Σ |π - ρ| / 2``, ``f(u) = |u - 1| / 2``, in [0, 1].
 
     ``f'`` is -1/2 below ratio 1, +1/2 above and 0 at it: no inverse, no
     curvature, and the regularised optimum is a linear programme.

@@ -48,7 +48,7 @@ def amari_from_fdpo(a: float) -> float:
       a: 0 for the reverse KL, 1 for the forward KL.
 
     Returns:
-      The argument of :func:`alpha`.
+      The argument of ``alpha``.
 
     Example:
       >>> from alignax import divergences as dv
@@ -65,7 +65,7 @@ def amari_from_trl(coefficient: float) -> float:
       coefficient: 1 for the reverse KL, 0 for the forward KL.
 
     Returns:
-      The argument of :func:`alpha`.
+      The argument of ``alpha``.
 
     Example:
       >>> from alignax import divergences as dv
@@ -82,9 +82,10 @@ def amari_from_cressie_read(power: float) -> float:
       power: 1 for half of Pearson's chi-squared, 0 for the reverse KL.
 
     Returns:
-      The argument of :func:`alpha`.
+      The argument of ``alpha``.
 
-    Reference: Cressie and Read, "Multinomial Goodness-of-Fit Tests", 1984.
+    Reference:
+      Cressie and Read, "Multinomial Goodness-of-Fit Tests", 1984.
 
     Example:
       >>> from alignax import divergences as dv
@@ -104,7 +105,7 @@ def amari_from_tsallis(order: float) -> float:
       order: 1 for the reverse KL, 2 for Pearson's chi-squared.
 
     Returns:
-      The argument of :func:`alpha`.
+      The argument of ``alpha``.
 
     Example:
       >>> from alignax import divergences as dv

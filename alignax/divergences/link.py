@@ -18,8 +18,8 @@ def pseudo_reward(
 ) -> Float[Array, "*batch"]:
     """The reward whose policy gradient descends a divergence to a target (f-DPG).
 
-    ``-f'(pi / p)`` with ``p = P / Z``, so that
-    ``-grad D_f(pi || p) = E_pi[pseudo_reward * grad log pi]``.
+    ``-f'(π / p)`` with ``p = P / Z``, so that
+    ``-grad D_f(π‖p) = E_π[pseudo_reward * grad log π]``.
 
     Value: minus the centred ``f'``; peers that drop constants differ by +1
       (reverse KL) or -1 (forward KL), which a baseline absorbs. A
@@ -37,8 +37,9 @@ def pseudo_reward(
     Returns:
       One reward a sample, float32 or wider.
 
-    Reference: Go et al., "Aligning Language Models with Preferences through
-    f-divergence Minimization", arXiv 2302.08215, table 1.
+    Reference:
+      Go et al., "Aligning Language Models with Preferences through f-divergence
+      Minimization", arXiv 2302.08215, table 1.
 
     Example:
       >>> import jax.numpy as jnp
@@ -57,10 +58,9 @@ def pseudo_reward(
 def score_weight(
     div: Divergence, log_r: Float[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
-    r"""The weight of the score difference in f-distill.
+    """The weight of the score difference in f-distill.
 
-    .. math:: h(r) = r^2 f_\text{their}''(r) = u f''(u) \big|_{u = 1/r}, \qquad
-       r = p_\text{teacher} / p_\text{student}
+    ``h(r) = r² f_their''(r) = u f''(u)`` at ``u = 1/r``, ``r = p_teacher/p_student``.
 
     f-distill writes a divergence as ``E_student f_their(r)``, so its generator
     is the dual of ours; by this identity the weight is the same ``uf2`` that
@@ -74,8 +74,9 @@ def score_weight(
     Returns:
       The weights, positive, float32 or wider.
 
-    Reference: Xu et al., "One-step Diffusion Models with f-Divergence
-    Distribution Matching", arXiv 2502.15681, table 1.
+    Reference:
+      Xu et al., "One-step Diffusion Models with f-Divergence Distribution Matching",
+      arXiv 2502.15681, table 1.
 
     Example:
       >>> import jax.numpy as jnp

@@ -23,20 +23,19 @@ def regularised_optimum(
     beta: float | Float[Array, "*batch"],
     where: Bool[Array, "*batch K"] | None = None,
 ) -> tuple[Float[Array, "*batch K"], Float[Array, "*batch"], Float[Array, "*batch"]]:
-    r"""The regularised-optimal policy over K candidates, exactly.
+    """The regularised-optimal policy over K candidates, exactly.
 
-    .. math:: \pi^* = \arg\max_\pi\; E_\pi[r] - \beta D_f(\pi \| \rho), \qquad
-       \pi^*_i = \rho_i\, (f')^{-1}\!\Bigl(\frac{r_i - \lambda}{\beta}\Bigr)_+
+    ``π* = argmax E_π r − β D_f(π‖ρ)``, ``π*_i = ρ_i (f')⁻¹((r_i − λ)/β)₊``.
 
     The multiplier makes the probabilities sum to one. It is found by a fixed
     number of bisections on the log-ratio of the best candidate, which is between
-    0 and ``-log rho`` of it whatever the divergence, and which stays well scaled
+    0 and ``-log ρ`` of it whatever the divergence, and which stays well scaled
     where ``f'`` saturates. Divergences with a finite ``f'(0)`` (chi-squared,
     total variation) give sparse policies.
 
     Derivatives of any mode are the implicit ones, in closed form: with
-    ``w_i`` proportional to ``pi_i / uf2_i``, ``d multiplier = sum w_i dr_i``,
-    ``d log pi_i = (dr_i - d multiplier) / (beta uf2_i)``, ``d value = sum pi_i
+    ``w_i`` proportional to ``π_i / uf2_i``, ``d multiplier = Σ w_i dr_i``,
+    ``d log π_i = (dr_i - d multiplier) / (beta uf2_i)``, ``d value = Σ π_i
     dr_i - D d beta``; nothing is differentiated through the bisection.
 
     Args:
@@ -55,8 +54,9 @@ def regularised_optimum(
     Raises:
       InputError: if beta is a number and not positive.
 
-    Reference: Go et al., arXiv 2302.08215; Wang et al., arXiv 2309.16240,
-    theorem 1; Huang et al., arXiv 2407.13399, lemma F.2.
+    Reference:
+      Go et al., arXiv 2302.08215; Wang et al., arXiv 2309.16240, theorem 1; Huang et
+      al., arXiv 2407.13399, lemma F.2.
 
     Example:
       >>> import jax.numpy as jnp
@@ -198,7 +198,7 @@ def _optimum_jvp(div, primals, tangents):
     d_logp = jnp.where(alive, d_logp_ref + d_l, 0)
     d_multiplier = jnp.where(support.any(-1), anchor + drift + pull * leak, 0)
 
-    # The envelope: pi is held where it is; rho f*(f'(u)) = pi f'(u) - rho f(u).
+    # The envelope: π is held where it is; ρ f*(f'(u)) = π f'(u) - ρ f(u).
     terms = perspective(div, logp_safe, logp_ref, alive, support)
     d_value = (
         jnp.sum(pi * d_rewards, axis=-1)

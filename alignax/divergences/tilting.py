@@ -15,10 +15,9 @@ def gaussian_kl(
     mean_ref: Float[Array, "*batch"] | float = 0.0,
     log_variance_ref: Float[Array, "*batch"] | float = 0.0,
 ) -> Float[Array, "*batch"]:
-    r"""KL divergence between normal laws, one a coordinate.
+    """KL divergence between normal laws, one a coordinate.
 
-    .. math:: \tfrac12 \Bigl( \frac{(\mu - \mu_0)^2}{\sigma_0^2}
-       + e^\delta - 1 - \delta \Bigr), \qquad \delta = \log \sigma^2 / \sigma_0^2
+    ``½ ((μ − μ₀)²/σ₀² + e^δ − 1 − δ)``, ``δ = log σ²/σ₀²``.
 
     Args:
       mean: of the first law.
@@ -27,11 +26,12 @@ def gaussian_kl(
       log_variance_ref: its log-variance, default 0 (the standard normal).
 
     Returns:
-      KL(first || second) elementwise; sum over the coordinates of a diagonal
+      KL(first‖second) elementwise; sum over the coordinates of a diagonal
       Gaussian.
 
-    Reference: Kingma and Welling, "Auto-Encoding Variational Bayes",
-    arXiv 1312.6114, appendix B.
+    Reference:
+      Kingma and Welling, "Auto-Encoding Variational Bayes", arXiv 1312.6114, appendix
+      B.
 
     Example:
       >>> import jax.numpy as jnp
@@ -53,11 +53,9 @@ def kl_dro(
     strength: float,
     where: Bool[Array, "*batch N"] | None = None,
 ) -> tuple[Float[Array, "*batch"], Float[Array, "*batch N"]]:
-    r"""The worst case of a mean loss under reweighting, penalised by KL.
+    """The worst case of a mean loss under reweighting, penalised by KL.
 
-    .. math:: \max_w \sum_i w_i \ell_i - \lambda \mathrm{KL}(w \| 1/N)
-       = \lambda \log \frac1N \sum_i e^{\ell_i / \lambda}, \qquad
-       w = \mathrm{softmax}(\ell / \lambda)
+    ``max_w Σ w_i ℓ_i − λ KL(w‖1/N) = λ log (1/N) Σ e^{ℓ_i/λ}``, ``w = softmax(ℓ/λ)``.
 
     Between the mean (strength to infinity, plus ``var / (2 strength)``) and the
     maximum (strength to 0).
@@ -74,8 +72,9 @@ def kl_dro(
     Raises:
       InputError: if the strength is not positive.
 
-    Reference: Hu and Hong, "Kullback-Leibler Divergence Constrained
-    Distributionally Robust Optimization", 2013.
+    Reference:
+      Hu and Hong, "Kullback-Leibler Divergence Constrained Distributionally Robust
+      Optimization", 2013.
 
     Example:
       >>> import jax.numpy as jnp
@@ -113,14 +112,13 @@ def information_projection(
     ridge: float = 1e-6,
     where: Bool[Array, " K"] | None = None,
 ) -> tuple[Float[Array, " K"], Float[Array, " D"]]:
-    r"""The law closest to a reference among those with given moments.
+    """The law closest to a reference among those with given moments.
 
-    .. math:: p = \arg\min_{p: E_p[\phi] = \bar\mu} \mathrm{KL}(p \| \rho), \qquad
-       p_k \propto \rho_k e^{\lambda \cdot \phi_k}
+    ``p = argmin KL(p‖ρ)`` with ``E_p φ`` given, ``p_k ∝ ρ_k e^{λ·φ_k}``.
 
-    The multipliers minimise the convex ``log E_rho e^{lambda . phi} - lambda .
-    moments``, by Newton's method with halved steps. On samples, give their log
-    importance weights ``log rho - log b`` as ``logits_ref``.
+    The multipliers minimise the convex ``log E_ρ e^{λ·φ} −
+    λ·moments``, by Newton's method with halved steps. On samples, give their log
+    importance weights ``log ρ - log b`` as ``logits_ref``.
 
     Args:
       logits_ref: the reference's ``[K]``, normalised here; ``-inf`` excludes.
@@ -136,8 +134,9 @@ def information_projection(
       the multipliers ``[D]``. First derivatives are the implicit ones. Moments
       that cannot be met leave ``E_p[phi]`` as near as the iterations got.
 
-    Reference: Csiszár, "I-Divergence Geometry", 1975; Khalifa et al., "A
-    Distributional Approach to Controlled Text Generation", arXiv 2012.11635.
+    Reference:
+      Csiszár, "I-Divergence Geometry", 1975; Khalifa et al., "A Distributional Approach
+      to Controlled Text Generation", arXiv 2012.11635.
 
     Example:
       >>> import jax.numpy as jnp

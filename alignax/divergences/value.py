@@ -14,7 +14,7 @@ from alignax.types import InputError
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)
 class Divergence:
-    r"""An f-divergence ``D_f(pi || rho) = E_rho f(u)``, ``u = pi / rho``.
+    """An f-divergence ``D_f(π‖ρ) = E_ρ f(u)``, ``u = π / ρ``.
 
     ``f`` is convex and *centred*: ``f(1) = f'(1) = 0``, so that every sampled
     ``f(u)`` is non-negative. All functions are elementwise; those of ``l`` take
@@ -69,7 +69,7 @@ def _times(factor: float, div: Divergence) -> str:
 
 
 def swap(div: Divergence) -> Divergence:
-    """The divergence with its arguments exchanged: ``D(pi || rho) -> D(rho || pi)``.
+    """The divergence with its arguments exchanged: ``D(π‖ρ) -> D(ρ‖π)``.
 
     ``f_swap(u) = u f(1 / u)``.
 

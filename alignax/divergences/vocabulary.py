@@ -20,12 +20,10 @@ def exact(
     *,
     where: Bool[Array, "*batch V"] | None = None,
 ) -> Float[Array, "*batch"]:
-    r"""The divergence of two categorical distributions, by summation.
+    """The divergence of two categorical distributions, by summation.
 
-    .. math:: D_f(\pi \| \rho) = \sum_{v: \pi_v \le \rho_v} \rho_v f(u_v)
-       + \sum_{v: \pi_v > \rho_v} \pi_v f^\diamond(1 / u_v)
-
-    with the dual ``f^\diamond(t) = t f(1 / t)``: both sums only exponentiate
+    ``D_f(π‖ρ) = Σ ρ_v f(u_v)`` where ``π_v ≤ ρ_v``, and ``Σ π_v f°(1/u_v)`` elsewhere,
+    with the dual ``f°(t) = t f(1/t)``: both sums only exponentiate
     non-positive numbers, so that logits hundreds of nats apart stay finite in
     value and gradient (chi-squareds beyond ``e^40`` in float32 grow linearly in
     the log-ratio instead).
@@ -47,9 +45,10 @@ def exact(
       no mass and ``f`` says so (reverse KL off the reference's support); the
       gradient there is that of the remaining terms. 0 if no entry exists.
 
-    Reference: Csiszár, "Information-type measures of difference of probability
-    distributions", 1967; the use in distillation: Agarwal et al., "On-Policy
-    Distillation of Language Models", arXiv 2306.13649.
+    Reference:
+      Csiszár, "Information-type measures of difference of probability distributions",
+      1967; the use in distillation: Agarwal et al., "On-Policy Distillation of Language
+      Models", arXiv 2306.13649.
 
     Example:
       >>> import jax.numpy as jnp
@@ -69,9 +68,9 @@ def perspective(
     support: Bool[Array, "*batch V"],
     support_ref: Bool[Array, "*batch V"],
 ) -> Float[Array, "*batch V"]:
-    """The terms ``rho f(pi / rho)`` of a divergence, each non-negative.
+    """The terms ``ρ f(π / ρ)`` of a divergence, each non-negative.
 
-    The summand of :func:`exact`, shared with the regularised optimum.
+    The summand of ``exact``, shared with the regularised optimum.
 
     Args:
       div: the divergence.
@@ -110,9 +109,9 @@ def renyi(
     order: float,
     where: Bool[Array, "*batch V"] | None = None,
 ) -> Float[Array, "*batch"]:
-    r"""The Rényi divergence of two categorical distributions.
+    """The Rényi divergence of two categorical distributions.
 
-    .. math:: R_q(\pi \| \rho) = \frac{1}{q - 1} \log \sum_v \pi_v^q \rho_v^{1-q}
+    ``R_q(π‖ρ) = log(Σ_v π_v^q ρ_v^{1−q}) / (q − 1)``.
 
     Not an f-divergence, yet monotone in ``alpha(1 - 2 q)``. Order 1 is the
     reverse KL; near it, where the definition is 0 / 0, the formula through the
@@ -131,9 +130,9 @@ def renyi(
     Raises:
       InputError: if the order is not positive and finite.
 
-    Reference: Rényi, "On measures of entropy and information", 1961; van Erven
-    and Harremoës, "Rényi Divergence and Kullback-Leibler Divergence",
-    arXiv 1206.2459.
+    Reference:
+      Rényi, "On measures of entropy and information", 1961; van Erven and Harremoës,
+      "Rényi Divergence and Kullback-Leibler Divergence", arXiv 1206.2459.
 
     Example:
       >>> import jax.numpy as jnp
@@ -166,9 +165,9 @@ def cauchy_schwarz(
     *,
     where: Bool[Array, "*batch V"] | None = None,
 ) -> Float[Array, "*batch"]:
-    r"""The Cauchy-Schwarz divergence of two categorical distributions.
+    """The Cauchy-Schwarz divergence of two categorical distributions.
 
-    .. math:: D = \log \sum \pi^2 + \log \sum \rho^2 - 2 \log \sum \pi \rho
+    ``D = log Σ π² + log Σ ρ² − 2 log Σ πρ``.
 
     Symmetric, zero only for equal distributions, not an f-divergence. Natural
     logarithms (the reference implementation takes base 2).
@@ -181,8 +180,9 @@ def cauchy_schwarz(
     Returns:
       ``[...]`` in nats; infinite for disjoint supports.
 
-    Reference: Príncipe, "Information Theoretic Learning", 2010; Yu et al.,
-    "Cauchy-Schwarz Divergence Information Bottleneck", arXiv 2404.17951.
+    Reference:
+      Príncipe, "Information Theoretic Learning", 2010; Yu et al., "Cauchy-Schwarz
+      Divergence Information Bottleneck", arXiv 2404.17951.
 
     Example:
       >>> import jax.numpy as jnp
