@@ -4,8 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType, PartitionSpec
 
-from alignax import controllers, divergences, estimators, numerics, sampling
+from alignax import (
+    controllers,
+    divergences,
+    estimators,
+    exact,
+    games,
+    numerics,
+    sampling,
+)
 from alignax.types import InputError
 
 
@@ -110,3 +119,31 @@ def test_dual_ascent_holds_its_error_within_one():
     for kl in (12.0, 30.0):
         state = controller.update(controller.init(), jnp.float32(kl), 256)
         np.testing.assert_allclose(state.beta, 0.2 * np.exp(0.1), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["sinkd", "play", "play_bandit", "equilibrium"])
+def test_loops_under_shard_map(name):
+    """What is no row of the table: one world a device, under shard_map's checks."""
+    learner = exact.log_barrier(learning_rate=0.5)
+    contexts, key = jnp.zeros(4, int), jax.random.key(0)
+    functions = {
+        "sinkd": lambda x: divergences.sinkd(x, jnp.zeros_like(x)),
+        "play": lambda x: exact.play(learner, x, contexts, num_contexts=1),
+        "play_bandit": lambda x: exact.play_bandit(
+            learner, x, contexts, key, num_contexts=1
+        )[0],
+        "equilibrium": lambda x: games.regularised_equilibrium(
+            games.Game(games.bradley_terry(x[0]), x[1], 0.5)
+        ),
+    }
+    worlds = jax.random.uniform(jax.random.key(1), (8, 4, 3))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    sharded = jax.shard_map(
+        lambda x: functions[name](x[0])[None],
+        mesh=mesh,
+        in_specs=PartitionSpec("data"),
+        out_specs=PartitionSpec("data"),
+    )
+    found = jax.jit(sharded)(worlds)
+    expected = jnp.stack([functions[name](x) for x in worlds])
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
