@@ -10,6 +10,12 @@ from alignax import reduce
 from alignax.numerics import as_float
 from alignax.types import InputError
 
+__all__ = [
+    "calibration_error_equal_mass",
+    "calibration_error_equal_width",
+    "pass_at_k",
+]
+
 
 def pass_at_k(
     correct: Int[Array, "*batch"], samples: int | Int[Array, "*batch"], *, k: int

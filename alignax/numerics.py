@@ -13,6 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Shaped
 
+__all__ = [
+    "as_float",
+    "exp",
+    "expm1",
+    "exponent_limit",
+    "varying_as",
+]
+
 
 def as_float(x: Shaped[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
     """``x`` in float32, or in float64 if it came so.

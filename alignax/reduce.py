@@ -12,6 +12,18 @@ from jaxtyping import Array, Bool, Float, Num
 from alignax.numerics import as_float
 from alignax.types import InputError
 
+__all__ = [
+    "Fraction",
+    "constant_length_mean",
+    "divide",
+    "group_token_mean",
+    "group_tokens",
+    "masked",
+    "sequence_mean_token_mean",
+    "sequence_mean_token_sum",
+    "token_mean",
+]
+
 Fraction = tuple[Float[Array, ""], Float[Array, ""]]
 
 

@@ -11,6 +11,16 @@ from jaxtyping import Array, Float, Int, UInt8
 from alignax.numerics import as_float
 from alignax.types import InputError
 
+__all__ = [
+    "checked_support",
+    "inverse_cdf",
+    "restricted",
+    "support_bits",
+    "tempered",
+    "top_k",
+    "top_p",
+]
+
 
 def tempered(
     logits: Float[Array, "*batch V"], *, temperature: float

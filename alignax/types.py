@@ -29,6 +29,25 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import jax
 from jaxtyping import Array, Bool, Float, Int
 
+__all__ = [
+    "ApplyFn",
+    "Cache",
+    "Counters",
+    "HiddenFn",
+    "HiddenOutput",
+    "InputError",
+    "Metrics",
+    "ModelOutput",
+    "Params",
+    "Prompts",
+    "Rollout",
+    "RunError",
+    "Scored",
+    "Stateful",
+    "Supervised",
+    "TrainState",
+]
+
 Params = Any
 """A pytree of arrays; only ``alignax.models`` knows its structure."""
 
