@@ -15,7 +15,6 @@ from alignax.exact.bandits import (
 from alignax.exact.best_of_n import best_of_n, best_of_n_kl_bound
 from alignax.exact.binary import binary_best_of_n, binary_optimum
 from alignax.exact.laws import (
-    entropy,
     expectation,
     kl,
     objective,
@@ -37,7 +36,6 @@ __all__ = [
     "binary_best_of_n",
     "binary_optimum",
     "completion_logp",
-    "entropy",
     "enumerate_completions",
     "exp3_rate",
     "expectation",

@@ -32,22 +32,6 @@ def expectation(
     return jnp.sum(pi * jnp.where(possible, values, 0), axis=-1, where=possible)
 
 
-def entropy(logp: Float[Array, "*batch N"]) -> Float[Array, "*batch"]:
-    """``−Σ_y π(y) log π(y)`` in nats.
-
-    Args:
-      logp: ``[..., N]``.
-
-    Returns:
-      ``[...]``.
-
-    Example:
-      >>> print(f"{entropy(jnp.log(jnp.array([0.5, 0.5, 0.0]))):.4f}")
-      0.6931
-    """
-    return -expectation(logp, logp)
-
-
 def kl(
     logp: Float[Array, "*batch N"], logp_ref: Float[Array, "*batch N"]
 ) -> Float[Array, "*batch"]:

@@ -8,7 +8,7 @@ import scipy.integrate
 import scipy.stats
 
 from alignax import divergences as dv
-from alignax import exact
+from alignax import logprobs
 from tests.divergences.cases import PI, REWARDS, RHO, chi2, margin, x64
 
 LOG_PI, LOG_RHO = np.log(PI), np.log(RHO)
@@ -100,7 +100,7 @@ def test_check_5d_differential_information():
     np.testing.assert_allclose(
         q, [0.6233766234, 0.2337662338, 0.1038961039, 0.038961039], atol=1e-6
     )
-    np.testing.assert_allclose(exact.entropy(jnp.log(q)), 0.9960689366, atol=1e-6)
+    np.testing.assert_allclose(logprobs.entropy(jnp.log(q)), 0.9960689366, atol=1e-6)
     beta = 0.5
     rejected = RHO * (RHO / TEACHER) ** beta
     rejected /= rejected.sum()

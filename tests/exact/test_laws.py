@@ -8,7 +8,7 @@ import scipy.stats
 from jax.test_util import check_grads
 
 from alignax import divergences as dv
-from alignax import exact
+from alignax import exact, logprobs
 from alignax.types import InputError
 
 PI = np.array([0.5, 0.25, 0.15, 0.10])
@@ -29,7 +29,7 @@ def logs(*laws):
 def test_quantities_against_scipy():
     pi, rho = logs(PI, RHO)
     np.testing.assert_allclose(exact.expectation(pi, jnp.array(R)), PI @ R)
-    np.testing.assert_allclose(exact.entropy(pi), scipy.stats.entropy(PI))
+    np.testing.assert_allclose(logprobs.entropy(pi), scipy.stats.entropy(PI))
     np.testing.assert_allclose(exact.kl(pi, rho), scipy.stats.entropy(PI, RHO))
     np.testing.assert_allclose(exact.total_variation(pi, rho), 0.45)
 
@@ -45,7 +45,7 @@ def test_impossible_outcomes_count_nothing():
     pi = jnp.log(jnp.array([0.5, 0.5, 0.0]))
     values = jnp.array([1.0, 2.0, jnp.nan])
     np.testing.assert_allclose(exact.expectation(pi, values), 1.5)
-    np.testing.assert_allclose(exact.entropy(pi), np.log(2))
+    np.testing.assert_allclose(logprobs.entropy(pi), np.log(2))
     np.testing.assert_allclose(exact.kl(pi, jnp.log(jnp.full(3, 1 / 3))), np.log(1.5))
     assert exact.kl(jnp.log(jnp.full(3, 1 / 3)), pi) == jnp.inf
     for function in (exact.expectation, exact.kl, exact.policy_gradient):
@@ -134,7 +134,7 @@ def test_gradients_against_finite_differences():
         # The finite differences come as numpy arrays.
         pi, rho, r = map(jnp.asarray, (pi, rho, r))
         return (
-            exact.entropy(pi),
+            logprobs.entropy(pi),
             exact.kl(pi, rho),
             exact.total_variation(pi, rho),
             exact.objective(pi, rho, r, beta=0.3),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from alignax import exact
+from alignax import exact, logprobs
 from alignax.pipeline.rollout import generate
 from alignax.types import Prompts
 
@@ -75,7 +75,7 @@ def test_sample_means_are_the_exact_expectations(sampled):
     mean_length = exact.expectation(logp, jnp.tile(mask.sum(1) * 1.0, (2, 1)))
     for values, expected in (
         (lengths, mean_length),
-        (surprise, exact.entropy(logp)),
+        (surprise, logprobs.entropy(logp)),
     ):
         error = values.std(axis=1) / COMPLETIONS**0.5
         assert (jnp.abs(values.mean(axis=1) - expected) < 5 * error).all()
