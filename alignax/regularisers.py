@@ -19,6 +19,7 @@ token losses are summed: the tests enumerate it.
 """
 
 import dataclasses
+import math
 from typing import Literal, get_args
 
 import jax
@@ -119,7 +120,8 @@ def k1_in_reward() -> Regulariser:
 
 
 def k2_in_loss() -> Regulariser:
-    """``½ (log π/ρ)²`` in the loss: its gradient is the myopic reverse KL's."""
+    """What ``½ (log π/ρ)²`` in the loss descends: the myopic reverse KL. The gradient
+    is that of k2; the value is the divergence's own estimate."""
     return Regulariser(level="myopic", place="loss")
 
 
@@ -270,7 +272,8 @@ def pull(
         ratio, counts = jnp.sum(ratio, axis=-1), jnp.any(mask, axis=-1)
     div = regulariser.divergence
     # A divergence with a kink at 1 has no curvature to compare with: all of it is flat.
-    flat = (jnp.abs(ratio) > 1) & (div.uf2(ratio) < 0.01 * min(div.curvature, 1.0))
+    curvature = div.curvature if math.isfinite(div.curvature) else 1.0
+    flat = (jnp.abs(ratio) > 1) & (div.uf2(ratio) < 0.01 * curvature)
     steep = jnp.abs(div.f_prime(ratio)) > 1e3
     total = jnp.sum(counts, dtype=jnp.float32)
     return {

@@ -54,8 +54,11 @@ method = replace(algorithms.METHODS["dapo"].algorithm, regulariser=regulariser, 
 
 This page is written by `python docs/generate_regularisers.py`; a test compares it with
 the code. That the expected change of one whole step, from the record to the optimiser,
-is the gradient of the objective is enumerated for every row of the table of
-combinations and ten divergences in `tests/train/test_whole_step.py`.
+is the gradient of the objective is enumerated in `tests/train/test_whole_step.py`: for
+every row of the table of combinations, ten divergences on samples of the policy and
+four on those of the reference. It holds for samples of the policy that is updated. From
+the second update on a rollout, and on replayed rows, a divergence in the loss is not
+weighted for the policy's move; in the reward the ratio of the policy term does that.
 
 ## In short
 
@@ -87,7 +90,8 @@ The slope `f'(u)` at log-ratios `log u`, divided by the curvature `f''(1)`, so t
 columns compare: what weighs a sample's score, per unit of an equally strong β. *flat*:
 from 5 to 20 nats it grows by less than a tenth. *explodes*: above 10⁴ at 20 nats. Below
 the reference (negative) a slope that is bounded lets probabilities go to zero at finite
-cost.
+cost. Exponentials beyond e^40 go on as their tangent in float32: the largest entries of
+the last column are the library's, and smaller than `e^50`.
 
 """
 
@@ -99,7 +103,7 @@ Per token of vocabulary V and width D, beside what the policy term needs anyway:
 | form | reference | in the update | noise |
 |---|---|---|---|
 | sampled | one forward pass, once a rollout | nothing | of the token and of what follows |
-| exact | a forward pass in every update, with its head, V · D | the head's products again, in blocks: no logits of all tokens | of what follows alone; at level `myopic` of the prefixes alone |
+| exact | a forward pass in every update, with its head, V · D | a second forward and reverse pass of the policy, its head's products in blocks: no logits of all tokens | of what follows alone; at level `myopic` of the prefixes alone |
 | top_k | as exact | both models' logits | between the two |
 
 `exact` and `top_k` need the loss as their place, and at level `sequence` the reverse KL,

@@ -4,10 +4,11 @@
 
 Phase one teaches a decoder ``7+5-3=`` by maximum likelihood, from demonstrations of
 which a good part is off by one or two. That is the reference. Phase two optimises the
-policy by GRPO under a reverse KL, once for each ``beta``. A completion is right when
-it is the answer's digits and the end, nothing else; so the reference's probability p
-of being right is known exactly for each held-out problem, and with it the best that
-is possible: ``p e^{1/β} / (1 − p + p e^{1/β})`` at the optimum, ``1 − (1 − p)^n`` for
+policy by a policy gradient on groups of completions (``rl.method``) under a divergence
+from it, once for each ``beta``. A completion is right when it is the answer's digits
+and the end, nothing else; so the reference's probability p of being right is known
+exactly for each held-out problem, and with it the best that is possible under the
+reverse KL: ``p e^{1/β} / (1 − p + p e^{1/β})`` at the optimum, ``1 − (1 − p)^n`` for
 best-of-n.
 
 Written to ``out``: ``frontier.png``, ``metrics.jsonl`` (and TensorBoard), samples
@@ -33,7 +34,7 @@ from alignax.types import InputError, Rollout
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """GRPO on generated sums, with its frontier."""
+    """A policy gradient on generated sums, with its frontier."""
 
     out: Path = Path("runs/arithmetic")
     """Folder of all that is written."""
@@ -133,7 +134,7 @@ def score(rollout: Rollout, answers: list[str], tokenizer: data.Tokenizer) -> ja
     """1 for each completion that is its answer's tokens and the end, else 0."""
     group = len(rollout.tokens) // len(answers)
     keys = [[*tokenizer.encode(answer), tokenizer.eos_id] for answer in answers]
-    rows = zip(np.asarray(rollout.tokens), np.asarray(rollout.trained), strict=True)
+    rows = zip(np.asarray(rollout.tokens), np.asarray(rollout.attended), strict=True)
     right = [
         row[mask].tolist() == keys[i // group] for i, (row, mask) in enumerate(rows)
     ]
@@ -300,7 +301,7 @@ def draw_frontier(config: Config, log_p: jax.Array) -> None:
             metrics.column(rows, f"beta_{beta:g}/eval/{name}")[1]
             for name in ("kl", "kl_half", "reward")
         )
-        label = f"GRPO, β = {beta:g}"
+        label = f"{config.rl.method}, β = {beta:g}"
         runs.append(plots.Trajectory(label, kl, half, reward, np.zeros_like(reward)))
 
     def mean(point):

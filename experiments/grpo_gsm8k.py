@@ -1,4 +1,4 @@
-"""GRPO on GSM8K's grade-school problems, from a JSON-lines file.
+"""Policy gradients on GSM8K's grade-school problems, from a JSON-lines file.
 
     python -m experiments.grpo_gsm8k --data train.jsonl --out runs/gsm8k
     python -m experiments.grpo_gsm8k --data train.jsonl --model path/to/Qwen2.5-0.5B
@@ -26,12 +26,12 @@ from alignax.pipeline import checkpoint, data, metrics, plots, rewards
 from alignax.train import evaluation, loop, options, supervised, tasks
 from alignax.train.options import RL
 from alignax.train.supervised import SFT
-from alignax.types import ApplyFn, HiddenFn, InputError
+from alignax.types import ApplyFn, HiddenFn, InputError, Prompts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """GRPO on GSM8K."""
+    """A policy gradient on GSM8K."""
 
     data: Path
     """JSON-lines with the fields question and answer."""
@@ -194,6 +194,8 @@ def main(config: Config) -> None:
         seed=config.seed,
         on_long="drop",
     )
+    blank = np.zeros((config.rl.prompts, config.prompt_length), np.int32)
+    shapes = Prompts(tokens=blank, mask=blank == 0, index=np.arange(len(blank)))
     measured = data.encode_prompts(
         [ask(record) for record in held_out],
         tokenizer,
@@ -267,6 +269,7 @@ def main(config: Config) -> None:
                 jax.random.fold_in(key, 2),
                 beta=config.beta,
                 records=len(train_set),
+                prompts=shown(shapes),
             ),
             prompts,
             step,

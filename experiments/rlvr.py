@@ -33,6 +33,8 @@ ABSENT = {
     "a policy trained on preferences": ("rto",),
     "another way to draw tokens": ("cot2", "nlpo"),
     "two policies": ("cory",),
+    "a second model for the soup": ("salsa",),
+    "rewards of the reference's completions": ("a_star_po",),
 }
 
 

@@ -11,21 +11,25 @@ from alignax.algorithms.compose import Algorithm, prepare
 from alignax.types import InputError, Rollout, Scored
 
 
-def needs(algorithm: Algorithm) -> frozenset[str]:
+def needs(algorithm: Algorithm, *, completions: int = 4) -> frozenset[str]:
     """The optional fields of ``Scored`` that a method cannot do without.
 
     Args:
       algorithm: the composition.
+      completions: K of each prompt.
 
     Returns:
       their names: what the sampler, the scorer and the task must give.
+
+    Raises:
+      InputError: the method does not suit groups of that size.
 
     Example:
       >>> from alignax.algorithms import METHODS
       >>> print(*needs(METHODS["grpo"].algorithm))
       logp_ref
     """
-    groups, completions, length = 2, 4, 3
+    groups, length = 2, 3
     pairs = jnp.zeros((groups, completions))
     tokens = jnp.zeros((groups * completions, length))
     mask, numbers = tokens == 0, tokens.astype(jnp.int32)
@@ -61,6 +65,8 @@ def needs(algorithm: Algorithm) -> frozenset[str]:
         "key": jax.random.key(0),
     }
     full = Scored(rollout=rollout, rewards=pairs, logp_old=tokens, **optional)
+    # With everything given what is refused is K itself.
+    jax.eval_shape(lambda scored: prepare(algorithm, scored), full)
 
     def refuses(name):
         without: dict[str, Any] = {name: None}

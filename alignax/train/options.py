@@ -1,6 +1,9 @@
 """Options of a policy-gradient run, as a command line or a file gives them."""
 
 import dataclasses
+import difflib
+import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -60,8 +63,22 @@ def divergence_of(text: str) -> Divergence:
         )
     try:
         return DIVERGENCES[name](*([float(number)] if number else []))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"divergence {text!r} cannot be made: {error}") from None
+    except InputError as error:
+        raise InputError(f"divergence {text!r}: {error}") from None
+    except (TypeError, ValueError):
+        raise InputError(
+            f"divergence {text!r}: {name} takes "
+            f"{'a number, as in ' + name + ':0.5' if _numbered(name) else 'no number'}"
+        ) from None
+
+
+def _numbered(name: str) -> bool:
+    return bool(inspect.signature(DIVERGENCES[name]).parameters)
+
+
+def reads_beta(algorithm: Algorithm) -> bool:
+    """Whether a method has something that ``beta`` is the strength of."""
+    return algorithm.regulariser is not None or algorithm.beta > 0
 
 
 def method_of(text: str) -> Algorithm:
@@ -79,8 +96,10 @@ def method_of(text: str) -> Algorithm:
     key, _, variant = text.partition(" (")
     method = algorithms.METHODS.get(key)
     if method is None:
+        near = difflib.get_close_matches(key.lower(), algorithms.METHODS, n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise InputError(
-            f"method must be one of {', '.join(algorithms.METHODS)}, got {text!r}"
+            f"method must be one of {', '.join(algorithms.METHODS)}, got {text!r}{hint}"
         )
     if variant:
         name = variant.removesuffix(")")
@@ -91,10 +110,12 @@ def method_of(text: str) -> Algorithm:
             )
         return method.variants[name]
     if method.algorithm is None:
-        where = f"alignax.train.{method.step}" if method.step else "pieces only"
+        how = "there in pieces only"
+        if method.step:
+            how = f"trained by the step of alignax.train.{method.step}"
         raise InputError(
-            f"method {key} is no policy gradient on groups of completions but "
-            f"{method.composition} (in {where}), got {text!r}"
+            f"method must be a policy gradient on groups of completions, got {text!r}, "
+            f"which is {how}: {method.composition}"
         )
     return method.algorithm
 
@@ -104,7 +125,11 @@ class RL:
     """A policy gradient under a divergence from the reference."""
 
     method: str = "unbiased"
-    """The method's key in the table of algorithms, with a variant in brackets."""
+    """The method's key in the table of algorithms, a variant of it in brackets, such as
+    "grpo (TRL default)"."""
+    beta: float | None = None
+    """Strength of the divergence from the reference; by default the method's own, or
+    0.1 where a divergence is given to a method without one."""
     divergence: str | None = None
     """The divergence from the reference, such as jensen_shannon or alpha:0.5; by
     default the method's own."""
@@ -117,11 +142,13 @@ class RL:
     place: Place | None = None
     """Whether the divergence stands in the reward or in the loss; by default the
     method's own."""
-    top: int = 64
+    divergence_top_k: int = 64
     """How many tokens the form top_k sums over."""
     target_kl: float | None = None
     """The KL to hold by adapting beta, in nats a completion; None leaves beta to the
     method."""
+    kl_horizon: float = 10_000.0
+    """Completions over which a KL that is far from its target changes beta by 20 %."""
     reference: Literal["method", "fixed", "moving_average", "periodic_reset"] = "method"
     """Which policy the divergence is measured from: the method's choice, the first
     policy, its moving average, or the policy of every so many steps ago."""
@@ -156,8 +183,9 @@ class RL:
     """Largest norm of a gradient."""
 
     def __post_init__(self):
-        least = {"steps": 1, "prompts": 1, "updates": 1, "microbatches": 1, "top": 1}
+        least = {"steps": 1, "prompts": 1, "updates": 1, "microbatches": 1}
         least |= {"completions": 1, "warmup": 0, "reference_every": 1}
+        least |= {"divergence_top_k": 1}
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise InputError(
@@ -182,7 +210,48 @@ class RL:
                 f"microbatches must divide the {self.prompts} prompts, got "
                 f"{self.microbatches}"
             )
-        algorithm_of(self)
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise InputError(f"top_p must be in (0, 1], got {self.top_p}")
+        for name in ("beta", "target_kl", "kl_horizon"):
+            value = getattr(self, name)
+            low = -1e-30 if name == "beta" else 0
+            if value is not None and not low < value < float("inf"):
+                raise InputError(f"{name} must be positive and finite, got {value}")
+        algorithm = algorithm_of(self)
+        _check_updates(self, algorithm)
+        _check_truncation(self, algorithm)
+
+
+def _check_updates(config: RL, algorithm: Algorithm) -> None:
+    if algorithm.on_policy and config.updates != 1:
+        raise InputError(
+            f"updates must be 1 with the method {config.method}, which holds its ratio "
+            f"at 1, got {config.updates}"
+        )
+    if algorithm.replay is not None and config.microbatches > 1:
+        raise InputError(
+            f"microbatches must be 1 with the method {config.method}, which adds "
+            f"earlier groups to each batch, got {config.microbatches}"
+        )
+    try:
+        algorithms.needs(algorithm, completions=config.completions)
+    except InputError as error:
+        raise InputError(
+            f"completions does not suit the method {config.method}, got "
+            f"{config.completions}: {error}"
+        ) from None
+
+
+def _check_truncation(config: RL, algorithm: Algorithm) -> None:
+    regulariser, cut = algorithm.regulariser, config.top_k or config.top_p
+    if regulariser is None or not cut or not regulariser.over_vocabulary:
+        return
+    if not math.isfinite(regulariser.divergence.f_zero):
+        raise InputError(
+            f"form {regulariser.form} of {regulariser.divergence.name} is infinite "
+            "where top_k or top_p leave the policy no mass that the reference has; "
+            "sample from all tokens, or take form='sampled'"
+        )
 
 
 def algorithm_of(config: RL) -> Algorithm:
@@ -206,11 +275,22 @@ def algorithm_of(config: RL) -> Algorithm:
     if config.divergence is not None:
         chosen["divergence"] = divergence_of(config.divergence)
     if chosen:
-        chosen["k"] = config.top
+        chosen["k"] = config.divergence_top_k
         base = algorithm.regulariser or Regulariser()
         algorithm = dataclasses.replace(
-            algorithm, regulariser=dataclasses.replace(base, **chosen)
+            algorithm,
+            regulariser=dataclasses.replace(base, **chosen),
+            beta=algorithm.beta or 0.1,
         )
+    for name in ("beta", "target_kl"):
+        if getattr(config, name) is not None and not reads_beta(algorithm):
+            raise InputError(
+                f"{name} has nothing to act on, got {getattr(config, name)}: the "
+                f"method {config.method} has no divergence from a reference; give it "
+                "one by divergence, such as reverse_kl"
+            )
+    if config.beta is not None:
+        algorithm = dataclasses.replace(algorithm, beta=config.beta)
     rules = {
         "fixed": references.fixed,
         "moving_average": lambda: references.moving_average(
@@ -226,7 +306,9 @@ def algorithm_of(config: RL) -> Algorithm:
     if target is not None:
         algorithm = dataclasses.replace(
             algorithm,
-            controller=algorithms.partial(controllers.adaptive_kl, target=target),
+            controller=algorithms.partial(
+                controllers.adaptive_kl, target=target, horizon=config.kl_horizon
+            ),
         )
     return algorithm
 
@@ -287,6 +369,7 @@ def make(
       InputError: the method needs what is not given.
     """
     algorithm, tx, group = algorithm_of(config), optimiser(config), config.completions
+    own_values = values is not None
     if hidden_fn is None:
         score = rollouts.score_by_logits(apply_fn)
     else:
@@ -313,6 +396,11 @@ def make(
     ) -> TrainState:
         if algorithm.critic is None:
             critic = None
+        elif critic is None and own_values:
+            raise InputError(
+                "critic must be given: values is a model of its own, whose parameters "
+                "heads.init_reward or heads.reward_from_policy make"
+            )
         elif critic is None and hidden_fn is not None:
             one = jax.ShapeDtypeStruct((1, 1), jnp.int32)
             width = jax.eval_shape(hidden_fn, params, one).hidden.shape[-1]

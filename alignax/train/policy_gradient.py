@@ -102,9 +102,11 @@ def _check_alike(params: Params, reference: Params) -> None:
 def has_signal(algorithm: Algorithm, scored: Scored, rows: Rows) -> Bool[Array, ""]:
     """Whether a step has anything to learn from.
 
-    False where every weighted advantage is zero up to rounding and the regulariser,
-    if it stands in the loss, finds the policy at its reference. An optimiser that
-    divides by the gradient's size would turn such a step's rounding into drift.
+    False where every weighted advantage is zero up to the rounding of the rewards, or
+    of a penalty that finds the policy at its reference, and a regulariser in the loss
+    finds it there, too. An optimiser that divides by the gradient's size would turn
+    such a step's rounding into drift. Methods with a critic or a term of their own
+    always have something to learn.
 
     Args:
       algorithm: the method.
@@ -116,16 +118,24 @@ def has_signal(algorithm: Algorithm, scored: Scored, rows: Rows) -> Bool[Array, 
     """
     if algorithm.term is not None or algorithm.critic is not None:
         return jnp.bool_(True)
-    most = jnp.max(jnp.where(jnp.isfinite(scored.rewards), jnp.abs(scored.rewards), 0))
-    floor = 1e-6 * most + 10 * ROUNDING * jnp.max(jnp.abs(rows.beta), initial=0)
-    # Written so that a NaN counts as a signal: it is for the guard to say.
-    signal = ~jnp.all(jnp.abs(rows.advantages * rows.weights) <= floor)
     regulariser = algorithm.regulariser
-    if regulariser is not None and regulariser.place == "loss":
+    # Written so that a NaN counts as a signal: it is for the guard to say.
+    moved = jnp.bool_(False)
+    if regulariser is not None:
         ratio = reduce.masked(scored.logp_old - scored.logp_ref, rows.mask)
-        strength = rows.beta[:, None] > 0
-        signal = signal | ~jnp.all((jnp.abs(ratio) <= ROUNDING) | ~strength)
-    return signal
+        held = (jnp.abs(ratio) <= ROUNDING) | (rows.beta[:, None] == 0)
+        moved = ~jnp.all(held)
+    rewards = scored.rewards
+    most = jnp.max(jnp.where(jnp.isfinite(rewards), jnp.abs(rewards), 0))
+    floor = 1e-6 * most
+    if regulariser is not None and regulariser.place == "reward":
+        # Of equal rewards and no drift, what is left of the penalty is its rounding.
+        spread = jnp.max(rewards, axis=-1) - jnp.min(rewards, axis=-1)
+        still = jnp.all(spread <= floor) & ~moved
+        rounding = ROUNDING * rows.mask.shape[-1] * jnp.max(rows.beta, initial=0)
+        floor = floor + jnp.where(still, rounding, 0)
+    weighed = ~jnp.all(jnp.abs(rows.advantages * rows.weights) <= floor)
+    return weighed | moved
 
 
 def _loss_fn(algorithm, score, values_of, divergence, reference, params, batch):
@@ -236,11 +246,6 @@ def make_step(
         rows = dataclasses.replace(
             rows, advantages=jnp.where(bad, jnp.nan, rows.advantages)
         )
-        if algorithm.critic is not None and algorithm.critic.pretrain:
-            learns = (state.step >= algorithm.critic.pretrain).astype(jnp.float32)
-            rows = dataclasses.replace(
-                rows, weights=learns * rows.weights, beta=learns * rows.beta
-            )
         batch = {
             "rollout": scored.rollout,
             "rows": rows,
@@ -248,6 +253,9 @@ def make_step(
         }
         signal = has_signal(algorithm, scored, rows)
         reference = algorithm.reference.params(state.reference)
+        alone = jnp.bool_(False)
+        if algorithm.critic is not None and algorithm.critic.pretrain:
+            alone = state.step < algorithm.critic.pretrain
         one_update = update.make_update(
             lambda params, batch: _loss_fn(
                 algorithm,
@@ -268,7 +276,12 @@ def make_step(
             if algorithm.follow is not None and updates > 1:
                 logp = score(state.params, scored.rollout).logp
                 now = batch | {"rows": algorithms.followed(algorithm, logp, rows)}
-            return one_update(state, now, signal)
+            new, metrics = one_update(state, now, signal)
+            if algorithm.critic is not None and algorithm.critic.pretrain:
+                # The trunk under a value head is the policy's: it waits as well.
+                params = update.where(alone, state.params, new.params)
+                new = dataclasses.replace(new, params=params)
+            return new, metrics
 
         new, each = jax.lax.scan(once, state, length=updates)
         metrics = jax.tree.map(jnp.mean, each)

@@ -26,6 +26,12 @@ from alignax.types import (
 TokenFn = Callable[[Params, Any, Rollout], Float[Array, "B T"]]
 
 
+_JUDGED = {
+    *("right", "clusters", "confidence", "reward_version", "objectives"),
+    *("objective_weights", "token_rewards", "logp_preferred", "reference_rewards"),
+}
+
+
 class Samples(NamedTuple):
     """What one step samples; rewards are the host's to add."""
 
@@ -63,6 +69,12 @@ class Samples(NamedTuple):
         """
         # The sampler left the shape of the groups in place of the rewards.
         shape = self.scored.rewards.shape
+        unknown = set(fields) - _JUDGED
+        if unknown:
+            raise InputError(
+                f"fields must be among {', '.join(sorted(_JUDGED))}, got "
+                f"{', '.join(sorted(unknown))}"
+            )
         rows, judged = shape[0] * shape[1], {"rewards": rewards, **fields}
         whole = ("objective_weights", "reference_rewards")
         whole = {name: judged.pop(name, None) for name in whole}
@@ -217,6 +229,26 @@ def make_sampler(
     plan = algorithm.sampling
     asked = algorithms.needs(algorithm)
     extra = round(plan.context * completions)
+    begun = round(plan.roll_in_share * completions)
+    if plan.roles > 1 or plan.copy_top_p < 1 or plan.draws > 1:
+        what = "two policies that answer in turn"
+        if plan.copy_top_p < 1:
+            what = "only the likeliest tokens of a slower copy"
+        elif plan.draws > 1:
+            what = "several tokens at each position"
+        raise InputError(
+            f"algorithm samples {what}, which this sampler does not: make the rollouts "
+            "yourself and give policy_gradient.make_step their records"
+        )
+    for name, share, count in (
+        ("context", plan.context, extra),
+        ("roll_in_share", plan.roll_in_share if plan.roll_in else 0, begun),
+    ):
+        if share > 0 and count < 1:
+            raise InputError(
+                f"completions must be more than {completions}: a {name} of {share:g} "
+                "of each group is no completion"
+            )
     if plan.last != "own" and completions < 2:
         raise InputError(
             f"completions must be at least 2, got {completions}: the last of each "
@@ -269,9 +301,8 @@ def make_sampler(
         longer = behind(prompts, given.tokens, given.attended & kept, completions)
         more = generate(params, go_on, longer, completions=1)
         result = _shifted(given, cut, more, own)
-        count = round(plan.roll_in_share * completions)
-        begun = jnp.arange(len(cut)) % completions >= completions - count
-        return result if count == completions else _picked(begun, result, own)
+        last = jnp.arange(len(cut)) % completions >= completions - begun
+        return result if begun == completions else _picked(last, result, own)
 
     def in_context(params, key, prompts, own):
         """The last rows of each group with the guide's text before the prompt."""
@@ -299,28 +330,35 @@ def make_sampler(
         )
         wide = ((0, 0), (0, max_tokens - tokens.shape[1]))
         tokens, mask = jnp.pad(tokens, wide), jnp.pad(mask, wide)
+        support = own.support
+        if support is not None:
+            # Whoever wrote it drew from all tokens.
+            support = jnp.full_like(support, 255)
         given = dataclasses.replace(
             own,
             tokens=tokens,
             attended=mask,
             trained=mask,
             finished=jnp.ones_like(own.finished),
+            support=support,
         )
         return last, _picked(last, given, own)
 
     def sample(state: TrainState, prompts: Prompts) -> Samples:
         reference = algorithm.reference.params(state.reference)
         key = jax.random.fold_in(state.key, state.step)
-        other_key, method_key = jax.random.split(jax.random.fold_in(key, 1))
+        begin_key, context_key, last_key, method_key = jax.random.split(
+            jax.random.fold_in(key, 1), 4
+        )
         own = partial(generate, state.params, version=state.step)
         rollout = own(key, prompts, completions=completions)
         demonstrated = None
         if plan.roll_in is not None:
-            rollout = rolled_in(state.params, reference, other_key, prompts, rollout)
+            rollout = rolled_in(state.params, reference, begin_key, prompts, rollout)
         if extra:
-            rollout = in_context(state.params, other_key, prompts, rollout)
+            rollout = in_context(state.params, context_key, prompts, rollout)
         if plan.last != "own":
-            demonstrated, rollout = with_last(reference, other_key, prompts, rollout)
+            demonstrated, rollout = with_last(reference, last_key, prompts, rollout)
 
         half = any(x.dtype.itemsize == 2 for x in jax.tree.leaves(state.params))
         again = foreign or half or "entropy" in asked if rescore is None else rescore

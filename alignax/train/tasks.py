@@ -108,7 +108,8 @@ def host_step(
         fields = judge(samples.rollout, numbers)
         fields["rewards"] = rewards.checked(fields["rewards"], numbers)
         if samples.greedy is not None:
-            fields["greedy"] = judge(samples.greedy, index)["rewards"]
+            best = judge(samples.greedy, index)["rewards"]
+            fields["greedy"] = rewards.checked(best, index)
         return parts.step(state, samples.rewarded(**fields))
 
     return step

@@ -69,6 +69,13 @@ def test_methods_are_named():
     names = rlvr.runnable()
     assert len(names) > 50
     assert names["dapo"] is algorithms.METHODS["dapo"].algorithm
+    # Nothing that it calls runnable is refused where a run is put together.
+    given = {"right", "clusters", "reward_version", "objectives", "objective_weights"}
+    given |= {"token_rewards", "greedy", "history", "demonstrated", "confidence"}
+    given |= {"logp_ref", "entropy", "values", "key", "moments", "initial_entropy"}
+    given |= {"index"}
+    for name, algorithm in names.items():
+        assert algorithms.needs(algorithm) <= given, name
     with pytest.raises(InputError, match="nonsense"):
         rlvr.Config(methods=("nonsense",))
 
