@@ -11,7 +11,8 @@ ISA ?= AVX2
 ROUNDED := tests/models tests/test_logprobs.py tests/pipeline/test_scores.py \
   tests/pipeline/test_rollout.py tests/pipeline/test_sampled_law.py \
   tests/pipeline/test_update.py tests/surrogates \
-  tests/advantages tests/preference tests/test_algorithms.py
+  tests/advantages tests/preference tests/test_algorithms.py \
+  tests/test_methods.py tests/train/test_whole_step.py
 
 .PHONY: demo test test-isa test-slow test-parity test-notebooks lint docs clean
 

@@ -37,11 +37,11 @@ class Config:
     """A policy gradient on generated sums, with its frontier."""
 
     out: Path = Path("runs/arithmetic")
-    """Folder of all that is written."""
+    """The folder of all that is written."""
     resume: bool = False
     """Go on with the run in ``out``, as if it had never been stopped."""
     seed: int = 0
-    """Of the problems' split, the parameters, the data's order and the samples."""
+    """The seed of the split, the parameters, the data's order and the samples."""
     terms: int = 3
     """Digits that a problem adds and subtracts."""
     held_out: int = 256

@@ -36,13 +36,13 @@ class Config:
     data: Path
     """JSON-lines with the fields question and answer."""
     out: Path = Path("runs/gsm8k")
-    """Folder of all that is written."""
+    """The folder of all that is written."""
     model: Path | None = None
     """Local Hugging Face folder; None trains a small decoder over bytes."""
     resume: bool = False
     """Go on with the run in ``out``, as if it had never been stopped."""
     seed: int = 0
-    """Of the parameters, the data's order and the samples."""
+    """The seed of the parameters, the data's order and the samples."""
     held_out: int = 64
     """Problems kept from training."""
     prompt_length: int = 256

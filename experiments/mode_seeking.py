@@ -36,11 +36,11 @@ class Config:
     out: Path = Path("runs/mode_seeking")
     """Folder of the table and the picture."""
     categories: int = 41
-    """On the line from −10 to 10."""
+    """How many points the line from −10 to 10 has."""
     weight: float = 0.65
-    """Of the left mode; the right one has the rest."""
+    """The weight of the left mode; the right one has the rest."""
     distance: float = 4.0
-    """Of either mode from 0."""
+    """The distance of either mode from 0."""
     grid: int = 121
     """Means, and widths, that are tried."""
 

@@ -36,7 +36,7 @@ class Config:
     out: Path = Path("runs/nash")
     """Folder of the pictures and the report."""
     seed: int = 0
-    """Of the games, the references and the samples."""
+    """The seed of the games, the references and the samples."""
     games: int = 32
     """Random games of the first part."""
     outcomes: int = 10
@@ -46,7 +46,7 @@ class Config:
     queries: int = 400
     """Win rates that each solver may ask for; even."""
     texts: Texts = dataclasses.field(default_factory=Texts)
-    """Of the second part."""
+    """The options of the second part."""
 
     def __post_init__(self):
         for name in ("games", "outcomes"):

@@ -35,7 +35,7 @@ class Texts:
     beta: float = 0.05
     """Strength of the regularisation."""
     learning_rate: float = 2e-3
-    """Of Adam, decayed to a tenth."""
+    """The learning rate of Adam, which is decayed to a tenth."""
     evaluations: int = 40
     """Exact measurements in a run; they divide the steps."""
     hidden_size: int = 16

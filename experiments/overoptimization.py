@@ -37,25 +37,26 @@ class Config:
     out: Path = Path("runs/overoptimization")
     """Folder of the report and its picture."""
     seed: int = 0
-    """Of the worlds."""
+    """The seed of the worlds."""
     seeds: int = 64
     """Worlds, each with its own comparisons and reward models."""
     candidates: int = 1024
     """Completions of the one prompt; the reference is uniform."""
     features: int = 4
-    """Of a candidate, standard normal."""
+    """The number of a candidate's features, which are standard normal."""
     curvature: float = 0.3
     """Gold reward is ``w·x − curvature · |x|²``, |w| = 1: the farther, the worse."""
     pairs: int = 64
     """Comparisons that a reward model learns from."""
     members: int = 8
-    """Of the ensemble."""
+    """The members of the ensemble."""
     hidden: int = 32
     """Units of a reward model."""
     steps: int = 300
-    """Of Adam, on all comparisons at once."""
+    """The learning rate of Adam, on all comparisons at once."""
     weight: float = 1.0
-    """Of the members' variance, which the uncertainty-weighted reward subtracts."""
+    """The weight of the members' variance, which the uncertainty-weighted reward
+    subtracts."""
 
     def __post_init__(self):
         for name in ("seeds", "candidates", "pairs", "members", "features", "steps"):

@@ -50,11 +50,11 @@ class Config:
     data: Path
     """JSON-lines of problems, each with marked model solutions."""
     out: Path = Path("runs/preference")
-    """Folder of all that is written."""
+    """The folder of all that is written."""
     resume: bool = False
     """Go on with the run in ``out``, as if it had never been stopped."""
     seed: int = 0
-    """Of the parameters, the data's order and the samples."""
+    """The seed of the parameters, the data's order and the samples."""
     losses: tuple[str, ...] = (
         "dpo",
         "f_dpo",
@@ -65,9 +65,10 @@ class Config:
         "apo_zero",
         "copg",
     )
-    """Of ``preference.LOSSES``; copg takes the reward model's scores."""
+    """The losses to train with, of ``preference.LOSSES``; copg takes the reward
+    model's scores."""
     divergence: str = "jensen_shannon"
-    """Of f_dpo: forward_kl, jensen_shannon, jeffreys or chi2_kl."""
+    """The divergence of f_dpo: forward_kl, jensen_shannon, jeffreys or chi2_kl."""
     beta: float = 0.1
     """Strength of the regularisation; a few losses scale it, see ``BETAS``."""
     question_bytes: int = 96

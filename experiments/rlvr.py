@@ -51,7 +51,7 @@ class Config:
     seeds: int = 10
     """Runs of each method, in one batch."""
     seed: int = 0
-    """Of the split, the reference and the runs."""
+    """The seed of the split, the reference and the runs."""
     steps: int = 80
     """Rollouts."""
     prompts: int = 16
@@ -61,7 +61,7 @@ class Config:
     updates: int = 2
     """Optimiser steps a rollout; from the second on ratios differ from 1."""
     learning_rate: float = 2e-3
-    """At the peak."""
+    """The learning rate at the peak of its schedule."""
     held_out: int = 100
     """Sums to measure on."""
     mistakes: float = 0.5

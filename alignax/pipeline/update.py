@@ -201,7 +201,7 @@ def accumulate(
 
     Returns:
       ``(numerator, denominator)``, ``aux``, and the numerator's gradient in
-      float32: all sums over the whole batch, whatever the split.
+      float32 or wider: all sums over the whole batch, whatever the split.
 
     Raises:
       InputError: ``microbatches`` does not divide the rows into whole groups.
@@ -216,7 +216,7 @@ def accumulate(
             numerator_of, has_aux=True
         )(params, part)
         return jax.tree.map(
-            lambda x: x.astype(jnp.float32),
+            lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)),
             ((numerator, denominator), aux, gradient),
         )
 
@@ -274,7 +274,7 @@ def make_update(
         (numerator, denominator), aux, gradient = accumulate(
             loss_fn, before, batch, microbatches=microbatches, group=group
         )
-        scale: Float[Array, ""] = reduce.divide(jnp.float32(1), denominator)
+        scale: Float[Array, ""] = reduce.divide(jnp.ones_like(denominator), denominator)
         gradient = jax.tree.map(
             lambda g, p: (g * scale).astype(p.dtype), gradient, before
         )

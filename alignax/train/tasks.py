@@ -104,6 +104,12 @@ def host_step(
             prompts = guide(prompts)
         samples = parts.sample(state, prompts)
         index = np.asarray(prompts.index)
+        known = (state.memory or {}).get("history")
+        if known is not None and index.max() >= len(known):
+            raise InputError(
+                f"records must be at least {index.max() + 1}, the number of a record "
+                f"that was asked, got {len(known)}"
+            )
         numbers = np.repeat(index, samples.scored.rewards.shape[1])
         fields = judge(samples.rollout, numbers)
         fields["rewards"] = rewards.checked(fields["rewards"], numbers)
