@@ -216,7 +216,7 @@ def pair_texts(
 ) -> tuple[str, str | Turn, str | Turn]:
     """A record's prompt, chosen and rejected completion as texts.
 
-    Of messages the completions are ``Turn``s: all that the chat template writes after
+    Of messages each completion is a ``Turn``: all that the chat template writes after
     the prompt, as TRL trains it.
 
     Args:
