@@ -33,6 +33,7 @@ def test_an_end_of_a_given_chance():
     np.testing.assert_allclose(odds, 0.25 / others.sum(-1), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_tables_of_a_small_model():
     config = dataclasses.replace(
         decode.HALF_BILLION, hidden_size=16, num_layers=1, vocab_size=64, mlp_size=8

@@ -347,6 +347,7 @@ def test_head_and_rows_both_sharded():
 
 
 @pytest.mark.parametrize("inside", [True, False])
+@pytest.mark.slow
 def test_no_gradient_where_the_heads_would_be_a_share(mesh, inside):
     """With check_vma=False, differentiated from outside, it would be an eighth."""
     head = jnp.resize(HEAD, (56, HEAD.shape[1]))

@@ -53,7 +53,7 @@ def divergence_of(text: str) -> Divergence:
 
     Example:
       >>> print(divergence_of("alpha:0.25").name)
-      alpha
+      alpha(0.25)
     """
     name, _, number = text.partition(":")
     if name not in DIVERGENCES:

@@ -31,6 +31,7 @@ def test_golds_own_kl_optima_are_above_everybody(results):
             assert (curve["gold"][seed] <= best + 0.02).all(), name
 
 
+@pytest.mark.slow
 def test_chi_squared_optima_have_the_least_chi_squared_for_their_reward(results):
     """Of gold itself: at equal KL they have less gold reward than KL's own."""
     kl, chi = (results[f"gold itself, {word}"] for word in ("KL", "χ²"))

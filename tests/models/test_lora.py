@@ -66,6 +66,7 @@ def test_an_adapter_does_not_depend_on_the_others():
 
 
 @pytest.mark.parametrize("stabilised", [False, True])
+@pytest.mark.slow
 def test_gradients_are_the_chain_rule_through_the_sum(stabilised):
     settings = lora.LoRA(rank=2, alpha=6.0, stabilised=stabilised)
     scale = 6 / 2**0.5 if stabilised else 3

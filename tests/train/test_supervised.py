@@ -37,6 +37,7 @@ def descend(score=SCORE, **more):
     return np.concatenate([x.ravel() for x in jax.tree.leaves(gradient)]), metrics
 
 
+@pytest.mark.slow
 def test_the_loss_is_the_mean_over_answer_tokens():
     """Against each row alone, without padding; what is reported beside it."""
     total, tokens, probabilities = 0.0, 0, []

@@ -60,8 +60,8 @@ def train(apply_fn, reference, world, *, beta, steps, learning_rate, penalty="k1
         samples = parts.sample(state, prompts)
         state, _ = parts.step(state, samples.rewarded(score(samples.rollout)))
     # One compilation for each function in the whole run.
-    assert parts.sample._cache_size() == 1
-    assert parts.step._cache_size() == 1
+    assert parts.sample._cache_size() <= 1
+    assert parts.step._cache_size() <= 1
     return state.params
 
 
