@@ -164,7 +164,7 @@ def tdpo2(
 
 
 def sparse_po(tokens: PairTokens, *, beta: Strength) -> Float[Array, "*batch"]:
-    """``−log σ(β m)`` of ``sparse_score`` values with common weights. Needs both of them.
+    """``−log σ(β m)`` of ``sparse_score`` values, of common weights, which it needs.
 
     Args:
       tokens: of ``[...]``, weighted by ``activation_weights`` or such.
