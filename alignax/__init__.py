@@ -3,8 +3,8 @@
     import alignax as ax
     ax.estimators.k3(logp, logp_ref, mask)
 
-The maths comes with the import; ``alignax.pipeline`` and ``alignax.models`` load
-heavier packages and are imported by their names.
+The maths comes with the import; ``alignax.pipeline``, ``alignax.models`` and
+``alignax.train`` load heavier packages and are imported by their names.
 """
 
 from alignax import (
@@ -21,6 +21,7 @@ from alignax import (
     preference,
     reduce,
     references,
+    regularisers,
     sampling,
     selection,
     surrogates,
@@ -45,6 +46,7 @@ __all__ = [
     "preference",
     "reduce",
     "references",
+    "regularisers",
     "sampling",
     "selection",
     "surrogates",
