@@ -17,7 +17,7 @@ import numpy as np
 from alignax import exact
 from alignax.models import functional
 from alignax.models.config import DecoderConfig
-from alignax.train import options
+from alignax.train import assembly
 from alignax.train.options import RL
 from alignax.types import ApplyFn, Params, Prompts
 from benchmarks import timing
@@ -41,7 +41,7 @@ def make_run(
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
     """``(key, beta) -> rewards [steps]``: the share of tokens that are token 1."""
     config = RL(steps=steps, prompts=4, completions=8, learning_rate=1e-2)
-    parts = options.make(config, apply_fn, max_tokens=TOKENS, eos_id=None, jit=False)
+    parts = assembly.make(config, apply_fn, max_tokens=TOKENS, eos_id=None, jit=False)
     prompts = Prompts(
         tokens=jnp.zeros((4, 1), jnp.int32),
         mask=jnp.ones((4, 1), bool),

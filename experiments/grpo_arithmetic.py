@@ -26,7 +26,7 @@ import numpy as np
 from alignax import cli, exact
 from alignax.models import decoder, functional
 from alignax.pipeline import checkpoint, data, metrics, plots
-from alignax.train import evaluation, loop, options, supervised, tasks
+from alignax.train import assembly, evaluation, loop, supervised, tasks
 from alignax.train.options import RL
 from alignax.train.supervised import SFT
 from alignax.types import InputError, Rollout
@@ -168,7 +168,7 @@ def main(config: Config) -> None:
         "pad_id": tokenizer.pad_id,
     }
     hidden_fn = functional.make_hidden(model)
-    parts = options.make(config.rl, apply_fn, hidden_fn=hidden_fn, **tokens)
+    parts = assembly.make(config.rl, apply_fn, hidden_fn=hidden_fn, **tokens)
     evaluator = evaluation.make_evaluator(apply_fn, completions=4, **tokens)
 
     teacher = supervised.optimiser(config.sft)

@@ -23,7 +23,7 @@ import numpy as np
 from alignax import cli
 from alignax.models import decoder, functional, hf
 from alignax.pipeline import checkpoint, data, metrics, plots, rewards
-from alignax.train import evaluation, loop, options, supervised, tasks
+from alignax.train import assembly, evaluation, loop, supervised, tasks
 from alignax.train.options import RL
 from alignax.train.supervised import SFT
 from alignax.types import ApplyFn, HiddenFn, InputError, Prompts
@@ -207,7 +207,7 @@ def main(config: Config) -> None:
         "eos_id": tokenizer.end_ids,
         "pad_id": tokenizer.pad_id,
     }
-    parts = options.make(config.rl, apply_fn, hidden_fn=policy.hidden_fn, **tokens)
+    parts = assembly.make(config.rl, apply_fn, hidden_fn=policy.hidden_fn, **tokens)
     evaluator = evaluation.make_evaluator(apply_fn, completions=1, **tokens)
     reward = make_reward(config)
 

@@ -22,7 +22,7 @@ import numpy as np
 import alignax
 from alignax import algorithms, cli
 from alignax.models import decoder, functional
-from alignax.train import options, supervised
+from alignax.train import assembly, options, supervised
 from alignax.train.options import RL
 from alignax.train.supervised import SFT
 from alignax.types import InputError
@@ -153,7 +153,7 @@ def make_run(config: Config, name: str, apply_fn, hidden_fn, problems, answers):
         learning_rate=config.learning_rate,
         warmup=5,
     )
-    parts = options.make(
+    parts = assembly.make(
         rl,
         apply_fn,
         hidden_fn=hidden_fn,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from alignax.pipeline import data, rewards
-from alignax.train.options import Parts
+from alignax.train.assembly import Parts
 from alignax.types import InputError, Prompts, Rollout, TrainState
 
 Judge = Callable[[Rollout, np.ndarray], dict[str, Any]]
@@ -89,7 +89,7 @@ def host_step(
     """Sample, judge, update: a step for ``loop.train``.
 
     Args:
-      parts: of ``options.make``.
+      parts: of ``assembly.make``.
       judge: the task's.
       guide: gives prompts their guides, where the method samples with them.
 

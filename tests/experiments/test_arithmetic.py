@@ -13,7 +13,7 @@ import pytest
 from alignax import exact
 from alignax.models import decoder, functional
 from alignax.pipeline import checkpoint, data, metrics, sharding, update
-from alignax.train import options
+from alignax.train import assembly, options
 from alignax.train.options import RL
 from alignax.train.supervised import SFT
 from alignax.types import InputError
@@ -295,7 +295,7 @@ def problem():
 
 def parts_of(problem, shardings=None):
     model, config, _, _, tokenizer = problem
-    return options.make(
+    return assembly.make(
         config,
         functional.make_apply(model),
         hidden_fn=functional.make_hidden(model),

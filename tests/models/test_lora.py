@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from alignax.models import functional, hf, lora
-from alignax.train import options
+from alignax.train import assembly
 from alignax.train.options import RL
 from alignax.types import InputError, Prompts
 from tests.close import EPS, assert_close, decoder_rel
@@ -102,7 +102,7 @@ def test_grpo_trains_the_adapters_and_leaves_the_base():
     config = RL(steps=4, prompts=2, completions=4, learning_rate=0.05, warmup=0)
     models = (functional.make_apply(CONFIG), functional.make_hidden(CONFIG))
     apply_fn, hidden_fn = (lora.adapt(fn, BASE, lora=RANK2) for fn in models)
-    parts = options.make(
+    parts = assembly.make(
         config, apply_fn, hidden_fn=hidden_fn, max_tokens=4, eos_id=None
     )
     reference = lora.init(BASE, jax.random.key(0), lora=RANK2)

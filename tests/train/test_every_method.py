@@ -10,7 +10,7 @@ import pytest
 from alignax import algorithms
 from alignax.models import functional
 from alignax.models.config import DecoderConfig
-from alignax.train import options, tasks
+from alignax.train import assembly, tasks
 from alignax.train.options import RL
 from alignax.types import InputError, Prompts
 
@@ -79,7 +79,7 @@ def parts_of(name, **changes):
         learning_rate=1e-2,
         **changes,
     )
-    return options.make(
+    return assembly.make(
         config,
         functional.make_apply(MODEL),
         hidden_fn=functional.make_hidden(MODEL),

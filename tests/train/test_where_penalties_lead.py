@@ -15,7 +15,7 @@ import pytest
 from alignax import estimators, exact
 from alignax.divergences import forward_kl, regularised_optimum
 from alignax.models import decoder, functional
-from alignax.train import options
+from alignax.train import assembly
 from alignax.train.options import RL
 from alignax.types import Prompts
 
@@ -41,7 +41,7 @@ def train(apply_fn, reference, world, *, beta, steps, learning_rate, penalty="k1
         clip_norm=10.0,
         **PENALTIES[penalty],
     )
-    parts = options.make(config, apply_fn, max_tokens=tokens.shape[1], eos_id=eos_id)
+    parts = assembly.make(config, apply_fn, max_tokens=tokens.shape[1], eos_id=eos_id)
     prompts = Prompts(
         tokens=jnp.broadcast_to(prompt, (ROWS, len(prompt))),
         mask=jnp.ones((ROWS, len(prompt)), bool),
