@@ -15,18 +15,21 @@ the file are kept to measure on.
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from alignax import cli
-from alignax.models import decoder, functional, hf
+from alignax.models import decoder, functional
+from alignax.models.lora import LoRA
 from alignax.pipeline import checkpoint, data, metrics, plots, rewards
 from alignax.train import assembly, evaluation, loop, supervised, tasks
+from alignax.train import policy as policies
 from alignax.train.options import RL
+from alignax.train.policy import Policy
 from alignax.train.supervised import SFT
-from alignax.types import ApplyFn, HiddenFn, InputError, Prompts
+from alignax.types import InputError, Prompts
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,9 @@ class Config:
     """The folder of all that is written."""
     model: Path | None = None
     """Local Hugging Face folder; None trains a small decoder over bytes."""
+    lora_rank: int = 0
+    """Rank of the adapters that are trained in place of the model's parameters; 0
+    trains all of them."""
     resume: bool = False
     """Go on with the run in ``out``, as if it had never been stopped."""
     seed: int = 0
@@ -79,6 +85,11 @@ class Config:
                 raise InputError(
                     f"{name} must be at least {value}, got {getattr(self, name)}"
                 )
+        if self.lora_rank < 0 or (self.lora_rank and self.model is None):
+            raise InputError(
+                "lora_rank must be positive and of a model that is given, or 0, got "
+                f"{self.lora_rank}"
+            )
         if self.hidden_size < 8 or self.hidden_size % 8:
             raise InputError(
                 f"hidden_size must be a positive multiple of 8, got {self.hidden_size}"
@@ -90,42 +101,24 @@ class Config:
                 )
 
 
-class Policy(NamedTuple):
-    """A model to start from, and what its folder is saved with."""
-
-    config: decoder.DecoderConfig
-    params: Any
-    apply_fn: ApplyFn
-    hidden_fn: HiddenFn
-    tokenizer: data.Tokenizer
-
-
 def load_policy(config: Config, key: jax.Array) -> Policy:
     """The Hugging Face folder's, or a fresh small decoder over bytes."""
     length = config.prompt_length + config.max_tokens
-    if config.model is None:
-        tokenizer = data.byte_tokenizer()
-        model = decoder.DecoderConfig(
-            vocab_size=tokenizer.vocab_size,
-            hidden_size=config.hidden_size,
-            num_layers=config.num_layers,
-            num_heads=4,
-            num_kv_heads=2,
-            head_dim=config.hidden_size // 4,
-            mlp_size=3 * config.hidden_size,
-            max_length=length,
-        )
-        params = functional.init(model, key)
-    else:
-        model, params = hf.load(config.model)
-        tokenizer = data.load_tokenizer(config.model)
-        if model.max_length < length:
-            raise InputError(
-                f"prompt_length + max_tokens must fit the {model.max_length} tokens of "
-                f"{config.model}, got {config.prompt_length} + {config.max_tokens}"
-            )
-    apply_fn, hidden_fn = functional.make_apply(model), functional.make_hidden(model)
-    return Policy(model, params, apply_fn, hidden_fn, tokenizer)
+    adapters = LoRA(rank=config.lora_rank) if config.lora_rank else None
+    if config.model is not None:
+        return policies.load(config.model, length=length, adapters=adapters, key=key)
+    tokenizer = data.byte_tokenizer()
+    model = decoder.DecoderConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=config.hidden_size,
+        num_layers=config.num_layers,
+        num_heads=4,
+        num_kv_heads=2,
+        head_dim=config.hidden_size // 4,
+        mlp_size=3 * config.hidden_size,
+        max_length=length,
+    )
+    return policies.make(model, functional.init(model, key), tokenizer)
 
 
 def question(record: dict, tokenizer: data.Tokenizer) -> str:
@@ -282,12 +275,8 @@ def main(config: Config) -> None:
 
     checkpoint.save_model(config.out / "model", policy.config.to_dict(), state.params)
     if config.model is not None:
-        hf.save(
-            config.out / "huggingface",
-            policy.config,
-            state.params,
-            source=config.model,
-        )
+        folder = config.out / ("huggingface" if policy.lora is None else "adapters")
+        policies.save(policy, state.params, folder, source=config.model)
     write_samples(
         config.out / "samples.md",
         [held_out[i] for i in measured.index],

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from alignax import cli
-from alignax.models import decoder, functional, hf
+from alignax.models import decoder, functional, hf, lora
 from alignax.pipeline import checkpoint, data, metrics, rewards
 from alignax.train import loop
 from alignax.train.options import RL
@@ -147,6 +147,27 @@ def test_a_hugging_face_folder_is_trained_and_saved(problems, folder, tmp_path):
     assert tokenizer.encode("7 figs") == data.load_tokenizer(folder).encode("7 figs")
     # No teaching: the folder's policy is the reference.
     assert not (config.out / "sft").exists()
+
+
+@pytest.mark.slow
+def test_adapters_of_a_hugging_face_folder_are_trained_and_saved(
+    problems, folder, tmp_path
+):
+    config = small(
+        problems,
+        tmp_path / "run",
+        model=folder,
+        lora_rank=2,
+        prompt_length=100,
+        rl=RL(steps=2, prompts=2, completions=2, warmup=0, learning_rate=1e-2),
+    )
+    grpo_gsm8k.main(config)
+    rows = metrics.read(config.out)
+    np.testing.assert_allclose(metrics.column(rows, "grpo/kl")[1][0], 0, atol=1e-4)
+    settings, adapters = lora.load(config.out / "adapters", hf.read_config(folder))
+    assert settings.rank == 2
+    _, trained = checkpoint.load_model(config.out / "model")
+    jax.tree.map(np.testing.assert_array_equal, trained, adapters)
 
 
 def test_chat_template_and_plain_prompts(folder):
