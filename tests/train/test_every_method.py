@@ -27,11 +27,11 @@ MODEL = DecoderConfig(
     initializer_range=0.3,
 )
 PARAMS = functional.init(MODEL, jax.random.key(0))
+# Variants differ in stages that tests/test_algorithms.py has, all but these.
+VARIANTS = ("dph_rl (JS)", "gtpo (official code)", "kdrl (every answer)")
 NAMES = [
-    f"{key} ({name})" if name else key
-    for key, method in algorithms.METHODS.items()
-    if method.algorithm is not None
-    for name in ("", *method.variants)
+    *(key for key, method in algorithms.METHODS.items() if method.algorithm),
+    *VARIANTS,
 ]
 # Sampled by other means than tokens of one policy, or by two policies.
 ELSEWHERE = ("cot2", "nlpo", "cory")
