@@ -123,12 +123,13 @@ def judged(asked: frozenset[str], rollout, target: jax.Array) -> dict[str, jax.A
     """What the task knows of each completion, of what a method asks for."""
     value = sums.value_of(rollout.tokens, rollout.attended)
     right = value == target
-    short = 1 - jnp.mean(rollout.attended, axis=-1)
+    number = value >= 0
     known = {
         "right": right,
         "clusters": value,
         "reward_version": jnp.zeros_like(value),
-        "objectives": jnp.stack([right, short], axis=-1).astype(jnp.float32),
+        # A right answer, and a number that ends, which both can be had at once.
+        "objectives": jnp.stack([right, number], axis=-1).astype(jnp.float32),
         # Digit by digit: the outcome on the last token, nothing on the others.
         "token_rewards": jnp.where(
             rollout.trained & (rollout.tokens == sums.EOS), right[:, None], 0
