@@ -64,7 +64,10 @@ ROWS = [
     ),
     Row(
         name="numerics.varying_as",
-        fn=lambda x: x + numerics.varying_as(jnp.ones_like(x), x),
+        fn=lambda x: (
+            numerics.as_float(x)
+            + numerics.varying_as(jnp.ones_like(numerics.as_float(x)), x)
+        ),
         args=(values,),
     ),
     Row(name="numerics.exp", fn=numerics.exp, args=(60 * values,)),

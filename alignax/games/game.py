@@ -55,7 +55,8 @@ def check_preference(preference: Float[Array, "*batch N N"]) -> None:
     if isinstance(preference, jax.core.Tracer):
         return
     table = np.asarray(preference, np.float64)
-    rounding = max(1e-4, 4 * float(jnp.finfo(preference.dtype).eps))
+    # A table may come from a file or a model of half precision, in whatever dtype now.
+    rounding = float(jnp.finfo(jnp.bfloat16).eps)
     skew = np.abs(table + np.swapaxes(table, -1, -2) - 1)
     if not (skew <= rounding).all():
         raise InputError(
