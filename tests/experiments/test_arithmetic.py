@@ -155,6 +155,7 @@ def test_one_bad_reward_costs_one_update(tmp_path, monkeypatch, capsys):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params))
 
 
+@pytest.mark.slow
 def test_one_compilation_for_each_function(tmp_path, monkeypatch):
     """Over two phases of two betas, each jitted function compiles once."""
     jitted = []
@@ -353,6 +354,7 @@ def test_whole_step_on_eight_devices_equals_one(problem):
     assert placed == jax.tree.map(lambda s: s.spec, param_shardings)
 
 
+@pytest.mark.slow
 def test_microbatches_do_not_change_the_step(problem):
     model, config, params, prompts, tokenizer = problem
     whole = dataclasses.replace(config, microbatches=1)

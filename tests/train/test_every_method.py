@@ -36,7 +36,7 @@ NAMES = [
 # Sampled by other means than tokens of one policy, or by two policies.
 ELSEWHERE = ("cot2", "nlpo", "cory")
 # One of each kind; the rest are slow.
-ALWAYS = {"unbiased", "grpo", "ppo", "rl_plus", "remix", "cure", "trimpi"}
+ALWAYS = {"unbiased", "ppo", "remix", "trimpi"}
 PROMPTS = Prompts(
     tokens=jax.random.randint(jax.random.key(1), (N, P), 2, V),
     mask=jnp.ones((N, P), bool),
@@ -142,7 +142,10 @@ def test_a_guide_that_is_missing_is_refused_by_name():
     "changes",
     [
         {"divergence": "jensen_shannon"},
-        {"divergence": "alpha:0.3", "level": "myopic", "place": "loss"},
+        pytest.param(
+            {"divergence": "alpha:0.3", "level": "myopic", "place": "loss"},
+            marks=pytest.mark.slow,
+        ),
         {"form": "exact", "place": "loss"},
         pytest.param(
             {
@@ -190,7 +193,14 @@ def test_without_a_signal_nothing_moves():
     assert metrics["signal"] == 0
 
 
-@pytest.mark.parametrize("name", ["unbiased", "ppo_max", "remix"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "unbiased",
+        pytest.param("ppo_max", marks=pytest.mark.slow),
+        pytest.param("remix", marks=pytest.mark.slow),
+    ],
+)
 def test_a_reward_that_is_not_finite_costs_one_step(name, capsys):
     """Nothing of it stays: not in moments, a buffer or a controller's state."""
     parts = parts_of(name, **({"target_kl": 0.1} if name == "unbiased" else {}))
