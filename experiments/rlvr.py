@@ -274,7 +274,10 @@ def main(config: Config) -> None:
             keep(name, params, curves)
     if config.report is not None:
         task = (__doc__ or "").split("\n\n")[2].strip()
-        config.report.write_text(rlvr_report.markdown(task, results, ABSENT))
+        left_out = [name for name in runnable() if name not in results]
+        config.report.write_text(
+            rlvr_report.markdown(task, results, ABSENT, left_out), encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

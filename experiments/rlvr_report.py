@@ -1,5 +1,6 @@
 """The table of ``experiments.rlvr`` and what the papers report beside it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,13 @@ def entropy_fit(curves: dict[str, np.ndarray]) -> tuple[float, float, float]:
     return -slope, b, 1 - error / max(np.var(y), 1e-12)
 
 
-def markdown(task: str, results: dict[str, Any], absent: dict[str, Any]) -> str:
-    """The table and the findings."""
+def markdown(
+    task: str,
+    results: dict[str, Any],
+    absent: dict[str, Any],
+    left_out: Sequence[str] = (),
+) -> str:
+    """The table and the findings; ``left_out`` could run and did not."""
     config = results["config"]
     rows = {name: row for name, row in results.items() if name != "config"}
     versions = sorted({row["code"] for row in rows.values()})
@@ -55,6 +61,8 @@ def markdown(task: str, results: dict[str, Any], absent: dict[str, Any]) -> str:
     for need, keys in absent.items():
         lines.append(f" {', '.join(keys)} need {need};")
     lines[-1] = lines[-1].rstrip(";") + ".\n"
+    if left_out:
+        lines.append(f"\nNot run for this page: {', '.join(left_out)}.\n")
     lines.append(findings(rows))
     return "".join(lines)
 
