@@ -59,7 +59,8 @@ def markdown(
         lines.append(f"| {name} | {' | '.join(cells)} |\n")
     lines.append("\nNot run here:")
     for need, keys in absent.items():
-        lines.append(f" {', '.join(keys)} need {need};")
+        verb = "needs" if len(keys) == 1 else "need"
+        lines.append(f" {', '.join(keys)} {verb} {need};")
     lines[-1] = lines[-1].rstrip(";") + ".\n"
     if left_out:
         lines.append(f"\nNot run for this page: {', '.join(left_out)}.\n")
