@@ -106,7 +106,14 @@ def load_policy(config: Config, key: jax.Array) -> Policy:
     length = config.prompt_length + config.max_tokens
     adapters = LoRA(rank=config.lora_rank) if config.lora_rank else None
     if config.model is not None:
-        return policies.load(config.model, length=length, adapters=adapters, key=key)
+        policy = policies.load(config.model, adapters=adapters, key=key)
+        if policy.config.max_length < length:
+            raise InputError(
+                f"prompt_length + max_tokens must fit the {policy.config.max_length} "
+                f"tokens of {config.model}, got {config.prompt_length} + "
+                f"{config.max_tokens}"
+            )
+        return policy
     tokenizer = data.byte_tokenizer()
     model = decoder.DecoderConfig(
         vocab_size=tokenizer.vocab_size,

@@ -69,7 +69,7 @@ def make(
 def load(
     folder: str | os.PathLike[str],
     *,
-    length: int,
+    length: int | None = None,
     adapters: LoRA | None = None,
     key: Key[Array, ""] | None = None,
     param_dtype: str = "float32",
@@ -79,7 +79,7 @@ def load(
 
     Args:
       folder: the model's, with its tokenizer.
-      length: tokens of the longest prompt and completion together.
+      length: tokens of the longest prompt and completion together; None for no check.
       adapters: train these in place of the parameters; None trains all.
       key: of the adapters' first values; needed by ``adapters``.
       param_dtype: what the parameters are converted to.
@@ -92,7 +92,7 @@ def load(
       InputError: the folder cannot be read, or the model's context is too short.
     """
     config, params = hf.load(folder, param_dtype=param_dtype, dtype=dtype)
-    if config.max_length < length:
+    if length is not None and config.max_length < length:
         raise InputError(
             f"length must fit the {config.max_length} tokens of {folder}, got {length}"
         )

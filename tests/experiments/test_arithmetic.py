@@ -379,7 +379,7 @@ def test_score_needs_the_exact_tokens_and_the_end():
     @dataclasses.dataclass
     class Sampled:
         tokens: np.ndarray
-        trained: np.ndarray
+        attended: np.ndarray
 
     scored = grpo_arithmetic.score(Sampled(tokens, mask), ["12", "1"], tokenizer)
     assert scored.tolist() == [1, 0, 1, 0]
