@@ -26,7 +26,7 @@ import numpy as np
 from alignax import cli, exact
 from alignax.models import decoder, functional
 from alignax.pipeline import checkpoint, data, metrics, plots
-from alignax.train import assembly, evaluation, loop, supervised, tasks
+from alignax.train import assembly, evaluation, loop, options, supervised, tasks
 from alignax.train.options import RL
 from alignax.train.supervised import SFT
 from alignax.types import InputError, Rollout
@@ -74,6 +74,18 @@ class Config:
             raise InputError(f"mistakes must be in [0, 1), got {self.mistakes}")
         if not self.betas or min(self.betas) <= 0:
             raise InputError(f"betas must be positive numbers, got {self.betas}")
+        if self.rl.beta is not None:
+            raise InputError(
+                f"rl.beta has no use beside betas, got {self.rl.beta}; give it there"
+            )
+        if len(self.betas) > 1 and not options.reads_beta(
+            options.algorithm_of(self.rl)
+        ):
+            raise InputError(
+                f"betas must be one number, got {self.betas}: the method "
+                f"{self.rl.method} has nothing that it is the strength of; give it a "
+                "divergence by rl.divergence"
+            )
         if len(set(self.betas)) < len(self.betas):
             raise InputError(f"betas must differ, got {self.betas}")
         for name in ("evaluate_every", "save_every", "num_layers"):

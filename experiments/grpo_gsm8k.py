@@ -85,6 +85,10 @@ class Config:
                 raise InputError(
                     f"{name} must be at least {value}, got {getattr(self, name)}"
                 )
+        if self.rl.beta is not None:
+            raise InputError(
+                f"rl.beta has no use beside beta, got {self.rl.beta}; give it there"
+            )
         if self.lora_rank < 0 or (self.lora_rank and self.model is None):
             raise InputError(
                 "lora_rank must be positive and of a model that is given, or 0, got "

@@ -205,10 +205,12 @@ def test_other_folders_and_settings_are_refused(unbroken, tmp_path):
         {"betas": (0.1, 0.1)},
         {"save_every": 0},
         {"hidden_size": 12},
+        {"rl": RL(beta=0.1)},
+        {"betas": (0.5, 0.1), "rl": RL(method="dapo")},
     ],
 )
 def test_configuration_out_of_range(changes, tmp_path):
-    with pytest.raises(InputError, match=f"{next(iter(changes))} .*got"):
+    with pytest.raises(InputError, match=f"{next(iter(changes))}.*got"):
         small(tmp_path, **changes)
 
 
