@@ -12,7 +12,6 @@ from alignax.types import InputError
 
 __all__ = [
     "calibration_error_equal_mass",
-    "calibration_error_equal_width",
     "pass_at_k",
 ]
 
@@ -65,51 +64,6 @@ def pass_at_k(
     return jnp.where(enough, value, jnp.nan)
 
 
-def calibration_error_equal_width(
-    confidence: Float[Array, "*batch N"],
-    correct: Bool[Array, "*batch N"],
-    mask: Bool[Array, "*batch N"],
-    *,
-    bins: int,
-) -> Float[Array, "*batch"]:
-    """Expected calibration error over bins of equal width of [0, 1].
-
-    ``Σ_b (n_b/n) |mean correct − mean confidence|``, bin b holding the confidences in
-    ``[b/B, (b+1)/B)``, the last one 1 as well.
-
-    Value: biased upwards by noise within bins, the more the fewer samples a bin has.
-    Gradient: in the confidences, almost everywhere, with the bins held fixed.
-
-    Args:
-      confidence: ``[..., N]``, probabilities.
-      correct: ``[..., N]``.
-      mask: ``[..., N]``, True where a sample counts.
-      bins: B, at least 1.
-
-    Returns:
-      ``[...]`` float32, 0 where nothing counts.
-
-    Raises:
-      InputError: ``bins`` is less than 1.
-
-    Reference:
-      Guo et al., "On calibration of modern neural networks", arXiv 1706.04599, eq. 3.
-
-    Example:
-      >>> confidence, correct = jnp.array([0.9, 0.8, 0.3]), jnp.arange(3) < 1
-      >>> everyone = jnp.ones(3, bool)
-      >>> error = calibration_error_equal_width(confidence, correct, everyone, bins=2)
-      >>> print(f"{error:.4f}")
-      0.3333
-    """
-
-    def assign(confidence, mask):
-        del mask
-        return jnp.clip(jnp.floor(confidence * bins), 0, bins - 1).astype(jnp.int32)
-
-    return _calibration_error(confidence, correct, mask, bins, assign)
-
-
 def calibration_error_equal_mass(
     confidence: Float[Array, "*batch N"],
     correct: Bool[Array, "*batch N"],
@@ -119,9 +73,9 @@ def calibration_error_equal_mass(
 ) -> Float[Array, "*batch"]:
     """Expected calibration error over bins of equally many samples.
 
-    As ``calibration_error_equal_width``, with bin ``⌊B · rank / n⌋`` by the rank of
-    the confidence among those that count, equal ones in their order. No bin is nearly
-    empty, which makes it the steadier of the two.
+    ``Σ_b (n_b/n) |mean correct − mean confidence|``, with bin ``⌊B · rank / n⌋`` by the
+    rank of the confidence among those that count, equal ones in their order. No bin is
+    nearly empty, as bins of equal width are.
 
     Value: biased upwards by noise within bins, the more the fewer samples a bin has.
     Gradient: in the confidences, almost everywhere, with the bins held fixed.

@@ -26,10 +26,8 @@ CONTROLLERS = {
     "adaptive_kl": controllers.adaptive_kl(beta=0.2, target=1.0, horizon=100.0),
     "pid_kl": controllers.pid_kl(beta=0.2, target=1.0, derivative=0.1),
     "dual_ascent_kl": controllers.dual_ascent_kl(beta=0.2, target=1.0),
-    "scheduled": controllers.scheduled(controllers.linear(start=1.0, end=0.0, steps=4)),
 }
 SAFE = controllers.safe()
-BONUS = controllers.entropy_target(target=0.2, step=0.1)
 
 
 def _controlled(controller, kl):
@@ -191,19 +189,6 @@ ROWS = [
         args=(jax.nn.sigmoid(values),),
         grad=(),
     ),
-    Row(
-        name="controllers.difficulty_strength",
-        fn=partial(controllers.difficulty_strength, easy=1.0, hard=0.1),
-        args=(jax.nn.sigmoid(values),),
-        grad=(),
-    ),
-    Row(
-        name="controllers.entropy_target",
-        fn=lambda h: BONUS.update(BONUS.init(), jnp.mean(h)).coefficient,
-        args=(values,),
-        rowwise=False,
-        grad=(),
-    ),
     *(
         Row(
             name=f"references.{name}",
@@ -213,11 +198,5 @@ ROWS = [
             grad=(0, 1),
         )
         for name in REFERENCES
-    ),
-    Row(
-        name="controllers.linear",
-        fn=lambda x: controllers.linear(start=1.0, end=0.0, steps=4)(x),
-        args=(jnp.arange(8),),
-        grad=(),
     ),
 ]

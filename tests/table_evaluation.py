@@ -30,18 +30,12 @@ ROWS = [
         grad=(),
         estimator=True,
     ),
-    *(
-        Row(
-            name=f"evaluation.{function.__name__}",
-            fn=partial(function, bins=3),
-            args=(CONFIDENCE, CORRECT, MASK),
-            mask=2,
-            masked=(0,),
-            estimator=True,
-        )
-        for function in (
-            evaluation.calibration_error_equal_width,
-            evaluation.calibration_error_equal_mass,
-        )
+    Row(
+        name="evaluation.calibration_error_equal_mass",
+        fn=partial(evaluation.calibration_error_equal_mass, bins=3),
+        args=(CONFIDENCE, CORRECT, MASK),
+        mask=2,
+        masked=(0,),
+        estimator=True,
     ),
 ]

@@ -47,10 +47,7 @@ ROWS = [
     row("mixed_groups", CORRECT),
     row("difficulty_band", jax.nn.sigmoid(VALUES)),
     row("best_weights", VALUES),
-    row("best_random_weights", VALUES),
     row("best_worst_weights", VALUES),
-    row("power_weights", VALUES),
-    row("r_squared", VALUES, OTHERS, VALUES**2, rowwise=False),
     row("widest_subset", VALUES, bound={"size": 3}),
     row(
         "top_tokens",
@@ -66,7 +63,6 @@ ROWS = [
     ),
     with_key("critical_tokens", VALUES, MASK),
     with_key("prefix_cuts", LENGTHS),
-    row("roll_in_masks", MASK, LENGTHS // 2),
     Row(
         name="selection.replay_buffer",
         fn=lambda x, keep: REPLAY.update(BUFFER, x.astype(jnp.float32), keep),
@@ -96,7 +92,6 @@ ROWS = [
         rowwise=False,
         grad=(),
     ),
-    row("age_weights", LENGTHS - 2, bound={"rate": 0.3}),
     row("objective_weights", VALUES**2, OTHERS**2, rowwise=False),
     Row(
         name="selection.exchanged",
@@ -105,17 +100,6 @@ ROWS = [
         ),
         args=(VALUES, OTHERS),
     ),
-    Row(
-        name="selection.context_rows",
-        fn=lambda x: (
-            x.astype(jnp.float32)
-            * selection.context_rows(prompts=4, completions=2, with_context=1)
-        ),
-        args=(VALUES[:, 0],),
-        rowwise=False,
-        grad=(),
-    ),
     row("newest_version", LENGTHS[:, None] + jnp.arange(3)[None] % 2),
     row("unsolved", CORRECT),
-    row("mastered", CORRECT),
 ]

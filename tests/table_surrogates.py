@@ -55,16 +55,6 @@ ROWS = [
     masked("geometric_token_log_ratio", RATIOS),
     row("token_gradient", RATIOS, LOGP, grad=(1,)),
     masked("clipped_log_ratio", RATIOS, ADVANTAGES),
-    Row(
-        name="surrogates.mixture_logp",
-        fn=lambda a, b, m: surrogates.mixture_logp(
-            jnp.stack([a, b]), jnp.array([1.0, 3.0]), m
-        ),
-        args=(LOGP, OLD, MASK),
-        grad=(),
-        mask=2,
-        masked=(0, 1),
-    ),
     masked("blind_mixture_logp", -(OLD**2), grad=()),
     Row(
         name="surrogates.continuous_log_ratio",
@@ -78,10 +68,8 @@ ROWS = [
     rule("policy_gradient_surrogate"),
     rule("ratio_surrogate"),
     rule("ppo_surrogate"),
-    masked("clipped_surrogate", LOGP, OLD, ADVANTAGES, grad=(0, 1, 2)),
     rule("dual_clip_surrogate"),
     rule("cispo_surrogate", clip_high=0.28),
-    rule("masked_ratio_surrogate"),
     rule("topr_surrogate"),
     rule("sapo_surrogate"),
     rule("vespo_surrogate"),
@@ -137,8 +125,6 @@ ROWS = [
         ADVANTAGES,
         bound={"div": divergences.reverse_kl(), "beta": 0.5},
     ),
-    masked("geometric_weights", LOGP, OLD, grad=()),
-    decision("sequence_keep", LOGP**2, bound={"low": 0.1, "high": 2.0}),
     decision("drifted", LOGP, OLD, ADVANTAGES, bound={"threshold": 0.1}),
     masked("mismatch", LOGP, OLD, grad=(), rowwise=False),
     masked("ratio_tail", LOGP, OLD, grad=(), rowwise=False),
@@ -178,7 +164,6 @@ ROWS = [
         args=(LOGITS, LABELS),
         rowwise=False,
     ),
-    row("one_token_exact_surrogate", LOGITS, LABELS),
     Row(
         name="surrogates.forward_exploration_surrogate",
         fn=lambda a, b, m: surrogates.forward_exploration_surrogate(
@@ -188,13 +173,6 @@ ROWS = [
         mask=2,
         masked=(0, 1),
         estimator=True,
-    ),
-    row(
-        "pair_policy_surrogate",
-        LOGP[:, :2],
-        OLD[:, :2],
-        ADVANTAGES[:, :2],
-        bound={"beta": 0.5},
     ),
     Row(
         name="surrogates.product_of_experts_logits",

@@ -13,13 +13,7 @@ from alignax.types import InputError
 
 # Compiled whole: much faster here than operation by operation.
 pass_at_k = jax.jit(evaluation.pass_at_k, static_argnames=("samples", "k"))
-equal_width, equal_mass = (
-    jax.jit(function, static_argnames="bins")
-    for function in (
-        evaluation.calibration_error_equal_width,
-        evaluation.calibration_error_equal_mass,
-    )
-)
+equal_mass = jax.jit(evaluation.calibration_error_equal_mass, static_argnames="bins")
 
 
 def counted(n, c, k):
@@ -102,18 +96,6 @@ def by_loop(groups, confidence, correct):
     )
 
 
-@pytest.mark.parametrize("bins", [1, 5, 10])
-def test_equal_width_against_a_loop(bins):
-    """Guo et al., arXiv 1706.04599, eq. 3."""
-    confidence, correct, mask = data()
-    error = equal_width(confidence, correct, mask, bins=bins)
-    c, y = np.array(confidence, np.float64)[mask], np.array(correct)[mask]
-    edges = np.linspace(0, 1, bins + 1)[1:-1]
-    where = np.digitize(c, edges)
-    groups = [np.flatnonzero(where == b) for b in range(bins)]
-    np.testing.assert_allclose(error, by_loop(groups, c, y), rtol=1e-5)
-
-
 @pytest.mark.parametrize("bins", [1, 5, 9])
 def test_equal_mass_against_a_loop(bins):
     """Nixon et al., arXiv 1904.01685."""
@@ -129,41 +111,35 @@ def test_equal_mass_against_a_loop(bins):
     np.testing.assert_allclose(error, by_loop(groups, c, y), rtol=1e-5)
 
 
-FUNCTIONS = [equal_width, equal_mass]
-
-
-@pytest.mark.parametrize("function", FUNCTIONS)
-def test_calibrated_and_miscalibrated(function):
+def test_calibrated_and_miscalibrated():
     n = 1000
     confidence = jnp.repeat(jnp.array([0.25, 0.75]), n // 2)
     correct = jnp.tile(jnp.arange(4) < 1, n // 8)
     correct = jnp.concatenate([correct, ~correct])
     everyone = jnp.ones(n, bool)
     np.testing.assert_allclose(
-        function(confidence, correct, everyone, bins=2), 0, atol=1e-6
+        equal_mass(confidence, correct, everyone, bins=2), 0, atol=1e-6
     )
     np.testing.assert_allclose(
-        function(1 - confidence, correct, everyone, bins=2), 0.5, rtol=1e-5
+        equal_mass(1 - confidence, correct, everyone, bins=2), 0.5, rtol=1e-5
     )
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
-def test_calibration_edges(function):
+def test_calibration_edges():
     ends = jnp.array([0.0, 1.0, 1.0])
     right = jnp.array([False, True, True])
     everyone = jnp.ones(3, bool)
-    assert function(ends, right, everyone, bins=4) == 0
-    assert function(ends, ~right, everyone, bins=4) == 1
-    assert function(ends, right, ~everyone, bins=4) == 0
+    assert equal_mass(ends, right, everyone, bins=4) == 0
+    assert equal_mass(ends, ~right, everyone, bins=4) == 1
+    assert equal_mass(ends, right, ~everyone, bins=4) == 0
     with pytest.raises(InputError, match="bins"):
-        function(ends, right, everyone, bins=0)
+        equal_mass(ends, right, everyone, bins=0)
 
 
-@pytest.mark.parametrize("function", FUNCTIONS)
-def test_gradient_within_a_bin(function):
+def test_gradient_within_a_bin():
     """One bin, too confident: each confidence adds 1/n; a masked one nothing."""
     confidence = jnp.array([0.9, 0.8, 0.7, 0.95])
     correct = jnp.array([True, False, False, True])
     mask = jnp.array([True, True, True, False])
-    gradient = jax.grad(lambda c: function(c, correct, mask, bins=1))(confidence)
+    gradient = jax.grad(lambda c: equal_mass(c, correct, mask, bins=1))(confidence)
     np.testing.assert_allclose(gradient, [1 / 3, 1 / 3, 1 / 3, 0], rtol=1e-6)

@@ -124,7 +124,7 @@ def test_dual_ascent_holds_its_error_within_one():
 @pytest.mark.parametrize("name", ["sinkd", "play", "play_bandit", "equilibrium"])
 def test_loops_under_shard_map(name):
     """What is no row of the table: one world a device, under shard_map's checks."""
-    learner = exact.log_barrier(learning_rate=0.5)
+    learner = exact.exponential_weights(learning_rate=0.5)
     contexts, key = jnp.zeros(4, int), jax.random.key(0)
     functions = {
         "sinkd": lambda x: divergences.sinkd(x, jnp.zeros_like(x)),

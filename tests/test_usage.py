@@ -17,26 +17,16 @@ import alignax
 ROOT = Path(__file__).parent.parent
 OUTSIDE = {"types", "cli", "models", "pipeline", "train"}
 WAITING = {
-    "advantages": (
-        "contrastive_rewards history_length_reward_linear kl_penalised "
-        "process_rewards semantic_shannon_entropy"
-    ),
-    "controllers": (
-        "difficulty_strength dual_ascent_kl entropy_target lagrange_multipliers "
-        "lagrangian_rewards scheduled"
-    ),
+    "advantages": ("contrastive_rewards"),
+    "controllers": ("dual_ascent_kl lagrange_multipliers lagrangian_rewards"),
     "divergences": (
         "amari_from_cressie_read amari_from_fdpo cauchy_schwarz "
-        "cauchy_schwarz_kernel from_trl gaussian_kl information_projection kl_dro "
-        "normalise pseudo_reward renyi score_weight sinkd sinkhorn_divergence "
-        "swap"
+        "cauchy_schwarz_kernel from_trl gaussian_kl information_projection "
+        "kl_dro normalise pseudo_reward renyi score_weight sinkd "
+        "sinkhorn_divergence swap"
     ),
     "estimators": ("context_weights"),
-    "evaluation": ("calibration_error_equal_width"),
-    "exact": (
-        "best_of_n_kl_bound exp3_rate exponential_weights hedge_rate log_barrier "
-        "log_barrier_rate play_bandit regret"
-    ),
+    "exact": ("exponential_weights play_bandit regret"),
     "games": (
         "bradley_terry duality_gap equilibrium_residual inpo inpo_loss "
         "intransitive_dice log_barrier_step nash_mp_surrogate "
@@ -44,24 +34,16 @@ WAITING = {
         "proximal_point regularised_preference rock_paper_scissors sppo_loss"
     ),
     "preference": (
-        "best_of_n_estimate beta_smoothed charged_margin copg_group "
-        "differential_entropy divergence_sft learned_weights mix_objectives "
-        "optimal_rejected plackett_luce preference_model_loss process_reward_loss "
-        "process_score rejection_law rejection_sample reward_relabelled "
-        "segment_margin seppo sequence_forward_kl smooth_hinge ties_loss "
-        "top_choice"
+        "best_of_n_estimate binary_feedback_loss divergence_sft plackett_luce "
+        "rejection_law rejection_sample reward_relabelled segment_margin seppo "
+        "soft_labelled ties_loss"
     ),
     "references": ("snapshots"),
-    "selection": (
-        "age_weights best_random_weights context_rows exchanged mastered "
-        "power_weights r_squared recovered roll_in_masks"
-    ),
+    "selection": ("exchanged recovered"),
     "surrogates": (
-        "clipped_surrogate conservative_targets continuous_log_ratio "
-        "dueling_values geometric_weights masked_policy_logits "
-        "masked_ratio_surrogate mismatch mixture_logp one_token_exact_surrogate "
-        "one_token_rollout_surrogate pair_policy_surrogate "
-        "product_of_experts_logits sequence_keep"
+        "conservative_targets continuous_log_ratio dueling_values "
+        "masked_policy_logits mismatch one_token_rollout_surrogate "
+        "product_of_experts_logits"
     ),
     "targets": (
         "conditioned constrained_optimum cumulants importance_expectation "

@@ -14,10 +14,8 @@ their own: every function here returns a stopped gradient.
 from alignax.advantages.credit import (
     at_last_token,
     gae,
-    kl_penalised,
     last_value,
     preference_token_rewards,
-    process_rewards,
     reward_to_go,
     smoothed,
     whitened,
@@ -35,7 +33,6 @@ from alignax.advantages.groups import (
 )
 from alignax.advantages.lengths import (
     history_length_reward,
-    history_length_reward_linear,
     history_update,
     long_failure_multiplier,
     overlong_penalty,
@@ -49,7 +46,6 @@ from alignax.advantages.scales import (
     pass_at_k_weights,
     semantic_entropy,
     semantic_entropy_scaled,
-    semantic_shannon_entropy,
     token_group_standardised,
 )
 from alignax.advantages.shaping import (
@@ -87,9 +83,7 @@ __all__ = [
     "group_standardised",
     "hardness_scaled",
     "history_length_reward",
-    "history_length_reward_linear",
     "history_update",
-    "kl_penalised",
     "last_value",
     "leave_one_out",
     "length_weighted_centred",
@@ -103,7 +97,6 @@ __all__ = [
     "pass_at_k_standardised",
     "pass_at_k_weights",
     "preference_token_rewards",
-    "process_rewards",
     "redistributed_advantages",
     "relative_entropy_level",
     "reward_to_go",
@@ -111,7 +104,6 @@ __all__ = [
     "running_standardised",
     "semantic_entropy",
     "semantic_entropy_scaled",
-    "semantic_shannon_entropy",
     "smoothed",
     "token_group_standardised",
     "weighted_sum",

@@ -89,49 +89,6 @@ def history_length_reward(
     return jnp.where(known, reward, 0)
 
 
-def history_length_reward_linear(
-    lengths: Num[Array, "*B"],
-    correct: Bool[Array, "*B"],
-    history: Float[Array, "*B"],
-    *,
-    least: float = -0.7,
-) -> Float[Array, "*B"]:
-    """The linear variant of ``history_length_reward``, of the official code.
-
-    Right: ``1 − n/h`` below h, 0 up to 1.1 h, then ``max(least, −(n − 1.1h)/h)``;
-    wrong: 0 up to 1.1 h, then ``max(−1, −(n − 1.1h)/h)``.
-
-    Args:
-      lengths: ``[...]`` tokens n.
-      correct: ``[...]``.
-      history: ``[...]``, h before this batch, ``inf`` where none.
-      least: of a right answer, in (−1, 0].
-
-    Returns:
-      ``[...]`` float32, to add to the reward.
-
-    Raises:
-      InputError: ``least`` is outside (−1, 0].
-
-    Reference:
-      Huang et al., arXiv 2505.11225, official code.
-
-    Example:
-      >>> lengths, correct = jnp.array([500, 1500]), jnp.array([True, False])
-      >>> reward = history_length_reward_linear(lengths, correct, jnp.full(2, 1000.0))
-      >>> print(reward)
-      [0.5 -0.4]
-    """
-    if not -1 < least <= 0:
-        raise InputError(f"least must be in (-1, 0], got {least}")
-    known = jnp.isfinite(history) & (history > 0)
-    ratio = _constant(lengths) / jnp.where(known, _constant(history), 1)
-    over = jnp.minimum(1.1 - ratio, 0)
-    right = jnp.maximum(least, over) + jnp.maximum(1 - ratio, 0)
-    reward = jnp.where(correct, right, jnp.maximum(-1, over))
-    return jnp.where(known, reward, 0)
-
-
 def history_update(
     history: Float[Array, " Q"],
     index: Int[Array, " B"],

@@ -230,8 +230,7 @@ def semantic_entropy(
     """Entropy over the meanings of a prompt's answers, each meaning counted once.
 
     ``−(1/M) Σ_m log p(C_m)`` over the M clusters met, where ``p(C)`` is the share of
-    the sampled answers' probability in C. Shannon's form is
-    ``semantic_shannon_entropy``.
+    the sampled answers' probability in C (Shannon's form weighs each by ``p(C_m)``).
 
     Args:
       clusters: ``[..., K]``, equal where answers mean the same.
@@ -252,29 +251,6 @@ def semantic_entropy(
     log_cluster, _, size = _cluster_mass(clusters, logp)
     met = jnp.sum(1 / size, axis=-1)
     return -jnp.sum(log_cluster / size, axis=-1) / met
-
-
-def semantic_shannon_entropy(
-    clusters: Int[Array, "*G K"], logp: Float[Array, "*G K"]
-) -> Float[Array, "*G"]:
-    """Shannon's entropy of the meanings: ``−Σ_m p(C_m) log p(C_m)``.
-
-    Args:
-      clusters: ``[..., K]``, equal where answers mean the same.
-      logp: ``[..., K]`` of the whole answers, or zeros.
-
-    Returns:
-      ``[...]`` float32 in nats, without gradient.
-
-    Reference:
-      Kuhn, Gal and Farquhar, "Semantic uncertainty", arXiv 2302.09664, eq. 4.
-
-    Example:
-      >>> print(semantic_shannon_entropy(jnp.array([7, 7, 2, 3]), jnp.zeros(4)))
-      1.0397
-    """
-    log_cluster, share, _ = _cluster_mass(clusters, logp)
-    return -jnp.sum(share * log_cluster, axis=-1)
 
 
 def _cluster_mass(clusters: Array, logp: Array):

@@ -208,7 +208,7 @@ def annealed(*, beta: float, end: float, steps: int) -> Stateful:
     def update(state, kl, completions, **measured):
         del kl, completions, measured
         count = state.count + 1
-        left = controllers.linear(start=1.0, end=0.0, steps=steps)(count)
+        left = 1 - jnp.minimum(count.astype(jnp.float32) / steps, 1)
         return Annealed(end + left * (state.start - end), state.start, count)
 
     return Stateful(init, update)

@@ -37,8 +37,7 @@ ROWS = {
     "pf_ppo": Method(
         "PF-PPO",
         "2409.06957 §4",
-        "PPO on each prompt's best and worst completion (best_worst_weights); "
-        "r_squared chooses among filters",
+        "PPO on each prompt's best and worst completion (best_worst_weights)",
         "verl ranks the whole batch",
         replace(
             m.gae_ppo,
@@ -78,7 +77,7 @@ ROWS = {
     "rlgf": Method(
         "RLGF (PPO++, AggreVaTeD, LOLS)",
         "2306.11816",
-        "prefix_cuts of a guide · PPO on the roll-out; roll_in_masks for the others",
+        "prefix_cuts of a guide · PPO on the roll-out",
         "mix .5",
         replace(m.gae_ppo, sampling=Sampling(roll_in="guide", roll_in_share=0.5)),
     ),
@@ -92,7 +91,7 @@ ROWS = {
     "trimpi": Method(
         "TriMPI",
         "2510.09474",
-        "context_rows sampled with the policy's text · ratio to the sampler · GRPO",
+        "half of the rows sampled with the policy's text · ratio to the sampler · GRPO",
         "half of the group",
         replace(m.no_kl, denominator=rules.behaviour, sampling=Sampling(context=0.5)),
     ),
@@ -150,7 +149,7 @@ ROWS = {
         "DPH-RL",
         "2509.07430 eqs. 6-9",
         "DAPO; on stored rows of the reference an f-divergence alone",
-        "forward KL .05, JS .1; split by mastered prompts",
+        "forward KL .05, JS .1; split by solved prompts",
         STORED,
         {
             "JS": replace(
@@ -197,7 +196,7 @@ ROWS = {
     "copg": Method(
         "CoPG",
         "2406.19185 eq. 6",
-        "pair_policy_surrogate on pairs from anywhere",
+        "copg on pairs from anywhere",
         "β required",
         step="preference",
     ),

@@ -203,7 +203,7 @@ ROWS = {
     "d3s": Method(
         "D3S",
         "2509.22115 eqs. 5-7",
-        "widest_subset of the batch · its top tokens by |A| H; schedule by linear",
+        "widest_subset of the batch · its top tokens by |A| H; no schedule",
         "half of the completions, half of their tokens",
         replace(m.token_mean, keep=m.widest, weight=m.informative),
     ),

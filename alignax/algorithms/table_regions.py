@@ -151,7 +151,7 @@ ROWS = {
     "rebel": Method(
         "REBEL",
         "2404.16767 Algorithm 1",
-        "rebel_surrogate on pairs of one prompt, the policy before for its reference",
+        "rebel on pairs of one prompt, the policy before for its reference",
         "η = 1/β 1; its code's loss is η² times the paper's",
         step="preference",
     ),

@@ -216,7 +216,7 @@ ROWS = {
         "SEED-GRPO",
         "2505.12346 eqs. 5-6",
         "semantic_entropy_scaled · clip · constant length",
-        "α .0417, linear; Shannon's entropy and e^{−x} as alternatives",
+        "α .0417, linear",
         replace(m.no_kl, advantage=m.seed, reduction=s.constant_length),
     ),
     "confucius3": Method(
@@ -253,7 +253,7 @@ ROWS = {
         "HAPO (history-aware)",
         "2505.11225 eq. 3",
         "history_length_reward added · GRPO",
-        "weight 1, least −.7; linear as alternative",
+        "weight 1, least −.7",
         replace(m.no_kl, shape=m.shorter_than_before),
     ),
     "apo": Method(

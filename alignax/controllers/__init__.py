@@ -12,23 +12,17 @@ train state and so in the checkpoint.
 from alignax.controllers.beta import (
     ControllerState,
     PIDState,
-    ScheduleState,
     adaptive_kl,
     dual_ascent_kl,
     fixed,
-    linear,
     pid_kl,
-    scheduled,
 )
 from alignax.controllers.costs import (
     lagrange_multipliers,
     lagrangian_rewards,
 )
 from alignax.controllers.prompts import (
-    EntropyState,
-    difficulty_strength,
     difficulty_weights,
-    entropy_target,
 )
 from alignax.controllers.safe import (
     SAFEState,
@@ -38,21 +32,15 @@ from alignax.controllers.safe import (
 
 __all__ = [
     "ControllerState",
-    "EntropyState",
     "PIDState",
     "SAFEState",
-    "ScheduleState",
     "adaptive_kl",
-    "difficulty_strength",
     "difficulty_weights",
     "dual_ascent_kl",
     "entropy_gate",
-    "entropy_target",
     "fixed",
     "lagrange_multipliers",
     "lagrangian_rewards",
-    "linear",
     "pid_kl",
     "safe",
-    "scheduled",
 ]

@@ -4,12 +4,11 @@ Each is ``init() -> state`` and ``update(state, kl, completions) -> state``, who
 has a field ``beta``; other measurements of the step, by name, are passed over.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from alignax.types import InputError, Stateful
 
@@ -163,70 +162,6 @@ def pid_kl(
         return PIDState(beta=jnp.exp(log_beta), integral=held, error=error)
 
     return Stateful(init, update)
-
-
-def scheduled(schedule: Callable[[Array], Array]) -> Stateful:
-    """``beta`` as a function of the step.
-
-    Args:
-      schedule: of the number of updates so far, as ``linear`` makes (or optax).
-
-    Returns:
-      a controller that counts its updates.
-
-    Example:
-      >>> controller = scheduled(linear(start=5e-3, end=1e-3, steps=2))
-      >>> state = controller.update(controller.init(), jnp.float32(0), 8)
-      >>> print(f"{state.beta:.4f}")
-      0.0030
-    """
-
-    def at(count):
-        return ScheduleState(beta=jnp.float32(schedule(count)), count=count)
-
-    def init():
-        return at(jnp.int32(0))
-
-    def update(state, kl, completions, **measured):
-        del kl, completions, measured
-        return at(state.count + 1)
-
-    return Stateful(init, update)
-
-
-class ScheduleState(NamedTuple):
-    """``beta`` and the number of updates so far."""
-
-    beta: Float[Array, ""]
-    count: Int[Array, ""]
-
-
-def linear(*, start: float, end: float, steps: int) -> Callable[[Array], Array]:
-    """From ``start`` to ``end`` over ``steps``, then constant (KDRL, D3S).
-
-    Args:
-      start: at step 0.
-      end: from ``steps`` on.
-      steps: positive.
-
-    Returns:
-      ``step -> value``.
-
-    Raises:
-      InputError: ``steps`` is not positive.
-
-    Example:
-      >>> print(linear(start=1.0, end=0.0, steps=4)(jnp.array(1)))
-      0.75
-    """
-    if steps < 1:
-        raise InputError(f"steps must be positive, got {steps}")
-
-    def schedule(step):
-        share = jnp.clip(jnp.asarray(step, jnp.float32) / steps, 0, 1)
-        return start + (end - start) * share
-
-    return schedule
 
 
 def dual_ascent_kl(

@@ -2,17 +2,13 @@
 
 from alignax.exact.bandits import (
     Learner,
-    exp3_rate,
     exponential_weights,
-    hedge_rate,
     importance_weighted_losses,
-    log_barrier,
-    log_barrier_rate,
     play,
     play_bandit,
     regret,
 )
-from alignax.exact.best_of_n import best_of_n, best_of_n_kl_bound
+from alignax.exact.best_of_n import best_of_n
 from alignax.exact.binary import binary_best_of_n, binary_optimum
 from alignax.exact.laws import (
     expectation,
@@ -32,19 +28,14 @@ from alignax.exact.sequences import (
 __all__ = [
     "Learner",
     "best_of_n",
-    "best_of_n_kl_bound",
     "binary_best_of_n",
     "binary_optimum",
     "completion_logp",
     "enumerate_completions",
-    "exp3_rate",
     "expectation",
     "exponential_weights",
-    "hedge_rate",
     "importance_weighted_losses",
     "kl",
-    "log_barrier",
-    "log_barrier_rate",
     "make_tabular_apply",
     "objective",
     "optimum",

@@ -6,7 +6,6 @@ estimate from the arm played, EXP3. ``play`` and ``play_bandit`` run a whole gam
 one scan, and ``jax.vmap`` over keys gives the expectation that the bounds are about.
 """
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -53,7 +52,8 @@ def exponential_weights(*, learning_rate: float) -> Learner:
     ``log K / η + ηTK/2``.
 
     Args:
-      learning_rate: η, positive; see ``hedge_rate`` and ``exp3_rate``.
+      learning_rate: η, positive: ``√(8 C log K / T)`` over C contexts and T rounds
+        where all losses are seen, ``√(2 C log K / (T K))`` where one is.
 
     Returns:
       a ``Learner``.
@@ -73,127 +73,6 @@ def exponential_weights(*, learning_rate: float) -> Learner:
     return _learner(
         lambda losses: jax.nn.log_softmax(-learning_rate * losses), learning_rate
     )
-
-
-def log_barrier(*, learning_rate: float) -> Learner:
-    """Follow the regularised leader with the barrier ``−Σ log p``.
-
-    ``p = argmin ⟨p, L⟩ + (1/η) Σ −log p_k``, which is ``p_k = 1 / (λ + η L_k)`` with
-    the λ that makes it sum to 1. Probabilities fall like 1/L and not exponentially,
-    so that importance weights stay small: the part of the regret that is due to
-    variance is ``(η/2) Σ_t Σ_k p_k² (c_k − min c)²`` for any losses c, against
-    ``(K − 1) log T / η + 1`` for the barrier.
-
-    Args:
-      learning_rate: η, positive; see ``log_barrier_rate``.
-
-    Returns:
-      a ``Learner``.
-
-    Raises:
-      InputError: ``learning_rate`` is not positive.
-
-    Reference:
-      Agarwal, Luo, Neyshabur and Schapire, "Corralling a band of bandit algorithms",
-      arXiv 1612.06246.
-
-    Example:
-      >>> learner = log_barrier(learning_rate=1.0)
-      >>> state = learner.update(learner.init(1, 2), 0, jnp.array([0.0, 1.5]))
-      >>> print(jnp.exp(learner.logp(state, 0)).round(4))
-      [0.6667 0.3333]
-    """
-
-    def logp(losses):
-        gaps = learning_rate * (losses - jnp.min(losses))
-
-        # The best arm alone has mass 1 at λ = 1; all have 1 at most at λ = K.
-        def halve(_, bracket):
-            lower, upper = bracket
-            middle = (lower + upper) / 2
-            more = jnp.sum(1 / (middle + gaps)) > 1
-            return jnp.where(more, middle, lower), jnp.where(more, upper, middle)
-
-        ends = jnp.ones_like(gaps[0]), jnp.full_like(gaps[0], len(gaps))
-        lower, upper = jax.lax.fori_loop(0, 50, halve, ends)
-        return jax.nn.log_softmax(-jnp.log((lower + upper) / 2 + gaps))
-
-    return _learner(logp, learning_rate)
-
-
-def _check_game(arms: int, rounds: int, contexts: int) -> None:
-    # With one arm or one round there is nothing to learn: the rate would be 0.
-    least = {"arms": (arms, 2), "rounds": (rounds, 2), "contexts": (contexts, 1)}
-    for name, (value, fewest) in least.items():
-        if value < fewest:
-            raise InputError(f"{name} must be at least {fewest}, got {value}")
-
-
-def hedge_rate(*, arms: int, rounds: int, contexts: int = 1) -> float:
-    """``η = √(8 C log K / T)``: regret at most ``√(C T log K / 2)`` on [0, 1].
-
-    Args:
-      arms: K.
-      rounds: T, of all contexts together.
-      contexts: C; regret is then against the best arm in each.
-
-    Returns:
-      η.
-
-    Raises:
-      InputError: fewer than 2 arms or rounds, or no context.
-
-    Example:
-      >>> print(f"{hedge_rate(arms=2, rounds=1000):.4f}")
-      0.0745
-    """
-    _check_game(arms, rounds, contexts)
-    return math.sqrt(8 * contexts * math.log(arms) / rounds)
-
-
-def exp3_rate(*, arms: int, rounds: int, contexts: int = 1) -> float:
-    """``η = √(2 C log K / (T K))``: expected regret at most ``√(2 C T K log K)``.
-
-    Args:
-      arms: K.
-      rounds: T, of all contexts together.
-      contexts: C.
-
-    Returns:
-      η.
-
-    Raises:
-      InputError: fewer than 2 arms or rounds, or no context.
-
-    Example:
-      >>> print(f"{exp3_rate(arms=2, rounds=1000):.4f}")
-      0.0263
-    """
-    _check_game(arms, rounds, contexts)
-    return math.sqrt(2 * contexts * math.log(arms) / (rounds * arms))
-
-
-def log_barrier_rate(*, arms: int, rounds: int, contexts: int = 1) -> float:
-    """``η = √(2 C (K−1) log T / T)``: expected regret with bandit feedback at most
-    ``√(2 C (K−1) T log T) + C``.
-
-    Args:
-      arms: K.
-      rounds: T, of all contexts together.
-      contexts: C.
-
-    Returns:
-      η.
-
-    Raises:
-      InputError: fewer than 2 arms or rounds, or no context.
-
-    Example:
-      >>> print(f"{log_barrier_rate(arms=2, rounds=1000):.4f}")
-      0.1175
-    """
-    _check_game(arms, rounds, contexts)
-    return math.sqrt(2 * contexts * (arms - 1) * math.log(rounds) / rounds)
 
 
 def importance_weighted_losses(

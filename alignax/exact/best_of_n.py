@@ -86,30 +86,3 @@ def best_of_n(
     rise = jnp.where(lowest, 0, jax.nn.log1mexp(-n * jnp.where(lowest, -1.0, step)))
     logp = n * log_upto + rise + jnp.where(possible, logp_ref - log_class, 0)
     return jnp.where(possible, logp, -jnp.inf)
-
-
-def best_of_n_kl_bound(*, n: int) -> float:
-    """``log n − (n − 1)/n``, which the KL of best-of-n does not exceed.
-
-    The limit of finely divided references: equality needs a law without atoms.
-
-    Args:
-      n: samples, at least 1.
-
-    Returns:
-      nats.
-
-    Raises:
-      InputError: ``n`` is less than 1.
-
-    Reference:
-      Beirami et al., "Theoretical guarantees on the best-of-n alignment policy",
-      arXiv 2401.01879.
-
-    Example:
-      >>> print(f"{best_of_n_kl_bound(n=4):.4f}")
-      0.6363
-    """
-    if n < 1:
-        raise InputError(f"n must be at least 1, got {n}")
-    return math.log(n) - (n - 1) / n

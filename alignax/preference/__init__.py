@@ -21,7 +21,7 @@ file               holds
 ``catalogue``      ``LOSSES``, ``LABEL_LOSSES``, peers' loss types: ``TRL``, ``TUNIX``
 ``unpaired``       single completions: KTO, BCO, APO; SePPO
 ``listwise``       more than two candidates
-``contrastive``    CoPG: any two scored samples
+``contrastive``    CoPG, REBEL: any two scored samples
 ``collection``     pairs from scored samples; rejection sampling, best of n
 ``sampling``       online and offline sampling on the same loss
 ``information``    differential information; SFT as reward learning
@@ -51,25 +51,18 @@ from alignax.preference.collection import (
     rejection_law,
     rejection_sample,
 )
-from alignax.preference.contrastive import (
-    copg,
-    copg_group,
-)
+from alignax.preference.contrastive import copg, rebel
 from alignax.preference.ensembles import (
     Agreement,
     agreement,
     ensemble_mean,
     ensemble_uncertain,
     ensemble_worst,
-    mix_objectives,
     pairwise_agreement,
     standardise,
 )
 from alignax.preference.information import (
-    differential_entropy,
-    differential_information,
     divergence_sft,
-    optimal_rejected,
 )
 from alignax.preference.links import (
     blended,
@@ -77,16 +70,13 @@ from alignax.preference.links import (
     hinge,
     logistic,
     reverse_cross_entropy,
-    smooth_hinge,
     squared,
 )
 from alignax.preference.listwise import (
     plackett_luce,
-    top_choice,
 )
 from alignax.preference.margins import (
     average_margin,
-    charged_margin,
     divergence_margin,
     implicit_reward,
     log_ratio_margin,
@@ -112,7 +102,6 @@ from alignax.preference.named import (
     rpo,
 )
 from alignax.preference.noise import (
-    beta_smoothed,
     debiased,
     label_smoothed,
     reward_relabelled,
@@ -145,9 +134,6 @@ from alignax.preference.reference_free import (
 from alignax.preference.reward_models import (
     binary_feedback_loss,
     bradley_terry_loss,
-    preference_model_loss,
-    process_reward_loss,
-    process_score,
     ties_loss,
 )
 from alignax.preference.sampling import (
@@ -156,10 +142,8 @@ from alignax.preference.sampling import (
 )
 from alignax.preference.tokens import (
     activation_weights,
-    learned_weights,
     on_policy_weight,
     segment_margin,
-    sequence_forward_kl,
     sparse_score,
     tail_discounted_logp,
     tdpo1_margin,
@@ -200,20 +184,15 @@ __all__ = [
     "bco_pair",
     "best_and_worst",
     "best_of_n_estimate",
-    "beta_smoothed",
     "binary_feedback_loss",
     "blended",
     "bradley_terry_loss",
     "cdpo",
-    "charged_margin",
     "chi_po",
     "copg",
-    "copg_group",
     "cpo",
     "debiased",
     "descend",
-    "differential_entropy",
-    "differential_information",
     "discopop",
     "divergence_margin",
     "divergence_sft",
@@ -235,27 +214,22 @@ __all__ = [
     "kto_pair",
     "label_smoothed",
     "ld_dpo",
-    "learned_weights",
     "ln_dpo",
     "log_ratio_margin",
     "log_ratios",
     "logistic",
-    "mix_objectives",
     "nca",
     "normalised_margin",
     "odds_margin",
     "on_policy_weight",
-    "optimal_rejected",
     "orpo",
     "pair_from_tokens",
     "pairwise_agreement",
     "plackett_luce",
     "policy_margin",
     "power_margin",
-    "preference_model_loss",
-    "process_reward_loss",
-    "process_score",
     "rdpo",
+    "rebel",
     "rejection_law",
     "rejection_sample",
     "reverse_cross_entropy",
@@ -263,11 +237,9 @@ __all__ = [
     "rpo",
     "segment_margin",
     "seppo",
-    "sequence_forward_kl",
     "sft",
     "simpo",
     "slic",
-    "smooth_hinge",
     "soft_labelled",
     "sparse_po",
     "sparse_score",
@@ -281,7 +253,6 @@ __all__ = [
     "tdpo2_margin",
     "ties_loss",
     "token_rewards",
-    "top_choice",
     "tpo",
     "whole",
     "wpo",

@@ -18,7 +18,7 @@ from alignax.preference.anchored import (
     sppo_hard,
     tpo,
 )
-from alignax.preference.contrastive import copg
+from alignax.preference.contrastive import copg, rebel
 from alignax.preference.links import squared
 from alignax.preference.margins import average_margin
 from alignax.preference.named import (
@@ -88,6 +88,7 @@ LOSSES: dict[str, PairLoss] = {
     "aot": _Batch(aot),
     "aot_unpaired": _Batch(aot_unpaired),
     "copg": PairLoss(copg, needs=("rewards",)),
+    "rebel": PairLoss(rebel, needs=("rewards",)),
     "tdpo1": _Tokens(tdpo1, needs=("kl",)),
     "tdpo2": _Tokens(tdpo2, needs=("kl",)),
     "sparse_po": _Tokens(sparse_po, needs=("kl", "weights")),

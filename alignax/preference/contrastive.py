@@ -4,9 +4,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from alignax import surrogates
+from alignax.divergences import Divergence, reverse_kl
 from alignax.numerics import as_float
 from alignax.preference._checks import Strength, positive
 from alignax.preference.pairs import Pair, log_ratios
+
+REVERSE_KL = reverse_kl()
 
 
 def copg(
@@ -55,45 +59,40 @@ def copg(
     return beta / 2 * jnp.square(h) - difference * h
 
 
-def copg_group(
-    logp: Float[Array, "*batch K"],
-    logp_ref: Float[Array, "*batch K"],
-    rewards: Float[Array, "*batch K"],
+def rebel(
+    pair: Pair,
+    rewards_w: Float[Array, "*batch"],
+    rewards_l: Float[Array, "*batch"],
     *,
-    beta: Strength,
+    beta: float,
+    div: Divergence = REVERSE_KL,
 ) -> Float[Array, "*batch"]:
-    """``copg`` over all pairs of K completions of one prompt, on average.
+    """``(β Δf'(π/ρ) − ΔR)²``, of two completions of one prompt, ρ the policy before.
 
-    In closed form, with ``u = log π/ρ``: ``K/(K−1) · (β Var u − 2 Cov(R, u))``.
-
-    Value: the mean of ``copg`` over the K (K − 1) ordered pairs.
-    Gradient: for a policy's own samples, −2 times RLOO's with K of them.
+    With the reverse KL ``2β`` times ``copg`` but for a constant.
 
     Args:
-      logp: ``[..., K]`` of whole completions, differentiated.
-      logp_ref: ``[..., K]``.
-      rewards: ``[..., K]``.
+      pair: of ``[...]``, in any order; the fields' lengths are not read.
+      rewards_w: ``[...]`` of the first completions.
+      rewards_l: ``[...]`` of the second.
       beta: strength of the regularisation, positive.
+      div: as ``surrogates.rebel_surrogate`` takes it.
 
     Returns:
       ``[...]``.
 
     Raises:
-      InputError: ``beta`` is not positive.
+      InputError: as ``surrogates.rebel_surrogate``.
 
     Reference:
-      Flet-Berliac et al., arXiv 2406.19185, §3.3.
+      Gao et al., "REBEL: Reinforcement learning via regressing relative rewards", arXiv
+      2404.16767, Algorithm 1.
 
     Example:
-      >>> logp, ref = jnp.array([-1.0, -2.0]), jnp.array([-2.0, -2.0])
-      >>> print(copg_group(logp, ref, jnp.array([1.0, 0.5]), beta=0.5))
-      -0.25
+      >>> pair = Pair(*jnp.array([-1.0, -2.0, -2.0, -2.0, 1, 1]))
+      >>> print(rebel(pair, *jnp.array([1.0, 0.5]), beta=0.25))
+      0.0625
     """
-    positive(beta=beta)
-    logp_ref, rewards = jax.lax.stop_gradient((as_float(logp_ref), as_float(rewards)))
-    u = as_float(logp) - logp_ref
-    count = u.shape[-1]
-    centred = u - jnp.mean(u, axis=-1, keepdims=True)
-    rewards = rewards - jnp.mean(rewards, axis=-1, keepdims=True)
-    total = jnp.sum(beta * jnp.square(centred) - 2 * rewards * centred, axis=-1)
-    return total / max(count - 1, 1)
+    ratios, rewards = jnp.stack(log_ratios(pair), -1), (rewards_w, rewards_l)
+    rewards = jnp.stack(rewards, axis=-1)
+    return surrogates.rebel_surrogate(ratios, rewards, div=div, beta=beta)

@@ -112,28 +112,6 @@ def ensemble_uncertain(
     return mean - weight * jnp.mean(jnp.square(rewards - mean[..., None]), axis=-1)
 
 
-def mix_objectives(
-    rewards: Float[Array, "*batch M"], weights: Float[Array, " M"]
-) -> Float[Array, "*batch"]:
-    """``Σ_m w_m r_m``: helpfulness, safety, users' love as one reward.
-
-    Args:
-      rewards: ``[..., M]``, comparable, as after ``standardise``.
-      weights: ``[M]``.
-
-    Returns:
-      ``[...]``.
-
-    Reference:
-      Han et al., "Reinforcement learning from user feedback", arXiv 2505.14946, §3.3.
-
-    Example:
-      >>> print(mix_objectives(jnp.array([1.0, 3.0]), jnp.array([0.5, 0.25])))
-      1.25
-    """
-    return jnp.einsum("...m,m->...", as_float(rewards), as_float(weights))
-
-
 class Agreement(NamedTuple):
     """How a reward model does on held-out pairs: the share ranked right (ties half),
     the mean margin, the negative log-likelihood in nats, the calibration error of

@@ -78,29 +78,6 @@ def hinge(margin: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
     return jax.nn.relu(1 - as_float(margin))
 
 
-def smooth_hinge(
-    margin: Float[Array, "*batch"], *, temperature: float
-) -> Float[Array, "*batch"]:
-    """``τ softplus((1 − m)/τ)``: the hinge as τ → 0, a shifted logistic at τ = 1.
-
-    Args:
-      margin: ``[...]``.
-      temperature: τ, positive.
-
-    Returns:
-      ``[...]``.
-
-    Raises:
-      InputError: ``temperature`` is not positive.
-
-    Example:
-      >>> print(smooth_hinge(jnp.array([-1.0, 3.0]), temperature=0.1).round(4))
-      [2. 0.]
-    """
-    positive(temperature=temperature)
-    return temperature * jax.nn.softplus((1 - as_float(margin)) / temperature)
-
-
 def exponential(margin: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
     """``e^{−m}``, as in boosting; its tangent below a margin of −40 (float32).
 

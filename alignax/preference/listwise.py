@@ -35,32 +35,3 @@ def plackett_luce(
     ranked = jnp.where(mask, safe, -1e30)
     rest = jax.lax.cumlogsumexp(ranked, axis=ranked.ndim - 1, reverse=True)
     return jnp.sum(jnp.where(mask, rest - safe, 0), axis=-1)
-
-
-def top_choice(
-    rewards: Float[Array, "*batch K"], mask: Bool[Array, "*batch K"]
-) -> Float[Array, "*batch"]:
-    """``−log p`` of the first candidate being chosen, the others unranked.
-
-    ``−log e^{r_0} / Σ_j e^{r_j}``: best-of-K as a softmax over implicit rewards.
-
-    Args:
-      rewards: ``[..., K]``, the chosen candidate first.
-      mask: ``[..., K]``, True on candidates.
-
-    Returns:
-      ``[...]``, 0 without a candidate.
-
-    Reference:
-      Chen et al., "On softmax direct preference optimization for recommendation",
-      arXiv 2406.09215, eq. 10.
-
-    Example:
-      >>> candidates = jnp.array([True, True])
-      >>> print(top_choice(jnp.zeros(2), candidates).round(4))
-      0.6931
-    """
-    safe = as_float(jnp.where(mask, rewards, 0))
-    some = mask[..., 0]
-    total = jax.nn.logsumexp(jnp.where(mask, safe, -1e30), axis=-1)
-    return jnp.where(some, total - safe[..., 0], 0)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from alignax import divergences as dv
 from alignax.numerics import as_float, expm1
-from alignax.preference._checks import Strength, not_negative, positive
+from alignax.preference._checks import Strength, positive
 from alignax.preference.pairs import Pair, average_logps, log_ratios, per_token
 from alignax.types import InputError
 
@@ -243,42 +243,3 @@ def odds_margin(pair: Pair) -> Float[Array, "..."]:
 
     w, l = average_logps(pair)
     return log_odds(w) - log_odds(l)
-
-
-def charged_margin(
-    margin: Float[Array, "*batch"],
-    cost_w: Float[Array, "*batch"],
-    cost_l: Float[Array, "*batch"],
-    *,
-    weight: Strength,
-) -> Float[Array, "*batch"]:
-    """A margin for a policy that also pays: ``m + λ (c(w) − c(l))``.
-
-    If labels follow r, and the policy should maximise ``r − λ c``, then
-    ``r = β log π/ρ + λ c``: the cost is given back before the labels are explained.
-    With latency it is SimulPL's term, with length R-DPO's; a bonus is a negative cost.
-
-    Args:
-      margin: ``[...]``.
-      cost_w: ``[...]`` of the preferred completions, held fixed.
-      cost_l: ``[...]`` of the others.
-      weight: λ, reward a unit of cost, not negative.
-
-    Returns:
-      ``[...]``.
-
-    Raises:
-      InputError: ``weight`` is negative.
-
-    Reference:
-      Yu et al., "SimulPL: aligning human preferences in simultaneous machine
-      translation", arXiv 2502.00634; Park et al., "Disentangling length from quality
-      in direct preference optimization", arXiv 2403.19159.
-
-    Example:
-      >>> print(charged_margin(jnp.array(1.0), *jnp.array([2.0, 5.0]), weight=0.5))
-      -0.5
-    """
-    not_negative(weight=weight)
-    costs = as_float(cost_w) - as_float(cost_l)
-    return as_float(margin) + weight * jax.lax.stop_gradient(costs)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from alignax.numerics import as_float
-from alignax.preference._checks import Strength, noise_rate, not_negative
+from alignax.preference._checks import Strength, noise_rate
 
 Link = Callable[[Float[Array, "..."]], Float[Array, "..."]]
 
@@ -102,48 +102,6 @@ def soft_labelled(
     """
     p = jax.lax.stop_gradient(as_float(preferences))
     return p * link(margin) + (1 - p) * link(-margin)
-
-
-def beta_smoothed(
-    link: Link,
-    margin: Float[Array, "*batch"],
-    wins: Float[Array, "*batch"],
-    losses: Float[Array, "*batch"],
-    *,
-    a: Strength = 1.0,
-    b: Strength = 1.0,
-) -> Float[Array, "*batch"]:
-    """``soft_labelled`` by votes: p is the mean of a Beta posterior.
-
-    ``p = (wins + a) / (wins + losses + a + b)``. A loss is linear in its label, so its
-    expectation over the Beta law needs the mean alone: few votes smooth more.
-
-    Args:
-      link: ``ℓ``, such as ``logistic``.
-      margin: ``[...]``.
-      wins: ``[...]``, votes for the first completion.
-      losses: ``[...]``, votes for the second.
-      a: prior votes for the first, not negative; Laplace's rule has 1.
-      b: prior votes for the second.
-
-    Returns:
-      ``[...]``.
-
-    Raises:
-      InputError: ``a`` or ``b`` is negative.
-
-    Example:
-      >>> from alignax.preference.links import hinge
-      >>> one, zero = jnp.ones(()), jnp.zeros(())
-      >>> print(beta_smoothed(hinge, one, 2 * one, zero).round(4))  # p = 3/4
-      0.5
-    """
-    not_negative(a=a, b=b)
-    wins, losses = as_float(wins), as_float(losses)
-    votes = wins + losses + a + b
-    some = votes > 0
-    p = jnp.where(some, (wins + a) / jnp.where(some, votes, 1), 0.5)
-    return soft_labelled(link, margin, p)
 
 
 def reward_relabelled(

@@ -2,9 +2,8 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from alignax import reduce
 from alignax.numerics import as_float
 from alignax.preference._checks import Strength, not_negative
 from alignax.types import InputError
@@ -90,35 +89,6 @@ def ties_loss(
     return jnp.where(outcome > 0.75, first, jnp.where(outcome < 0.25, second, tie))
 
 
-def preference_model_loss(
-    logits_ab: Float[Array, "*batch"],
-    logits_ba: Float[Array, "*batch"],
-    preferences: Float[Array, "*batch"],
-) -> Float[Array, "*batch"]:
-    """Cross-entropy of a model that reads both completions, whatever their order.
-
-    ``P(a ≻ b) = σ(f(a, b) − f(b, a))``: antisymmetric by construction, and free to be
-    intransitive, as no reward is.
-
-    Args:
-      logits_ab: ``[...]``, f with a first, differentiated.
-      logits_ba: ``[...]``, f with b first, differentiated.
-      preferences: ``[...]``, probability or label of a being preferred.
-
-    Returns:
-      ``[...]``.
-
-    Reference:
-      Munos et al., "Nash learning from human feedback", arXiv 2312.00886, §3.
-
-    Example:
-      >>> print(preference_model_loss(*jnp.zeros((2, 1)), jnp.ones(1)).round(4))
-      [0.6931]
-    """
-    logit = as_float(logits_ab) - as_float(logits_ba)
-    return binary_feedback_loss(logit, preferences)
-
-
 def binary_feedback_loss(
     logits: Float[Array, "*batch"], reactions: Float[Array, "*batch"]
 ) -> Float[Array, "*batch"]:
@@ -141,53 +111,3 @@ def binary_feedback_loss(
     logits = as_float(logits)
     rate = jax.lax.stop_gradient(as_float(reactions))
     return jax.nn.softplus(logits) - rate * logits
-
-
-def process_reward_loss(
-    logits: Float[Array, "*batch T"],
-    labels: Float[Array, "*batch T"],
-    mask: Bool[Array, "*batch T"],
-) -> Float[Array, "*batch T"]:
-    """Cross-entropy at the end of every step of a solution.
-
-    Args:
-      logits: ``[..., T]``, differentiated.
-      labels: ``[..., T]``, 1 where the step is right, or its estimated rate.
-      mask: ``[..., T]``, True on the last token of a labelled step.
-
-    Returns:
-      ``[..., T]``, 0 elsewhere.
-
-    Reference:
-      Lightman et al., "Let's verify step by step", arXiv 2305.20050.
-
-    Example:
-      >>> mask = jnp.array([True, False])
-      >>> print(process_reward_loss(*jnp.zeros((2, 2)), mask).round(4))
-      [0.6931 0.]
-    """
-    logits, labels = reduce.masked(logits, mask), reduce.masked(labels, mask)
-    return reduce.masked(binary_feedback_loss(logits, labels), mask)
-
-
-def process_score(
-    logits: Float[Array, "*batch T"], mask: Bool[Array, "*batch T"]
-) -> Float[Array, "*batch"]:
-    """A solution's log-probability that all its steps are right: ``Σ log σ``.
-
-    Args:
-      logits: ``[..., T]``.
-      mask: ``[..., T]``, True on the last token of a step.
-
-    Returns:
-      ``[...]``, 0 without a step.
-
-    Reference:
-      Lightman et al., arXiv 2305.20050, §2.6.
-
-    Example:
-      >>> print(process_score(jnp.zeros(2), jnp.array([True, True])).round(4))
-      -1.3863
-    """
-    logits = reduce.masked(logits, mask)
-    return jnp.sum(reduce.masked(jax.nn.log_sigmoid(logits), mask), axis=-1)

@@ -8,46 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from alignax import logprobs, reduce
+from alignax import reduce
 from alignax.numerics import as_float
 from alignax.preference._checks import Strength, not_negative
 from alignax.preference.pairs import Pair, log_ratios
 from alignax.types import InputError
-
-
-def sequence_forward_kl(
-    logits: Float[Array, "*batch T V"],
-    logits_ref: Float[Array, "*batch T V"],
-    mask: Bool[Array, "*batch T"],
-) -> Float[Array, "*batch"]:
-    """TDPO's ``D(y) = Σ_t KL(ρ(·|y_<t) ‖ π(·|y_<t))`` along a completion.
-
-    Args:
-      logits: ``[..., T, V]`` of the policy.
-      logits_ref: ``[..., T, V]`` of the reference, held fixed.
-      mask: ``[..., T]``, True on the completion's tokens.
-
-    Returns:
-      ``[...]`` in nats.
-
-    Reference:
-      Zeng et al., "Token-level direct preference optimization", arXiv 2404.11999,
-      eq. 13.
-
-    Example:
-      >>> logits, mask = jnp.array([[0.0, 0.0]]), jnp.array([True])
-      >>> print(sequence_forward_kl(logits, logits, mask))
-      0.0
-    """
-    # Whatever stands at masked positions, NaN included, must not meet a softmax.
-    counted = mask[..., None]
-    logits = jnp.where(counted, logits, 0)
-    logits_ref = jax.lax.stop_gradient(jnp.where(counted, logits_ref, 0))
-    logp, logq = logprobs.log_softmax(logits), logprobs.log_softmax(logits_ref)
-    possible = logq > -jnp.inf
-    gap = jnp.where(possible, logq, 0) - jnp.where(possible, logp, 0)
-    kl = jnp.sum(jnp.exp(logq) * gap, axis=-1)
-    return jnp.sum(reduce.masked(kl, mask), axis=-1)
 
 
 def tdpo1_margin(
@@ -57,7 +22,7 @@ def tdpo1_margin(
 
     Args:
       pair: of ``[...]``.
-      kl_w: ``[...]``, ``sequence_forward_kl`` along the preferred completions.
+      kl_w: ``[...]``, ``Σ_t KL(ρ‖π)`` along the preferred completions.
       kl_l: ``[...]`` along the others.
 
     Returns:
@@ -86,7 +51,7 @@ def tdpo2_margin(
 
     Args:
       pair: of ``[...]``.
-      kl_w: ``[...]``, ``sequence_forward_kl`` along the preferred completions.
+      kl_w: ``[...]``, ``Σ_t KL(ρ‖π)`` along the preferred completions.
       kl_l: ``[...]`` along the others.
       alpha: weight of the KL terms, not negative.
 
@@ -120,8 +85,8 @@ def sparse_score(
     """SparsePO's ``Σ_t m^u_t log π_t/ρ_t + m^d_t KL(ρ_t‖π_t)`` of one completion.
 
     Weights of 1 make the margin TDPO1's; ``m^d = 0`` makes it DPO's. Those of
-    ``learned_weights`` are trained with the policy, with an L1 penalty beside the loss;
-    all at 0 is a degenerate optimum. Those of ``activation_weights`` are fixed.
+    ``activation_weights`` are fixed; weights trained with the policy, under an L1
+    penalty, have a degenerate optimum, all at 0.
 
     Args:
       logp: ``[..., T]`` of the taken tokens.
@@ -149,45 +114,6 @@ def sparse_score(
         reduce.masked(x, mask) for x in (logp, logp_ref, kl, reward_weights, kl_weights)
     )
     return jnp.sum(up * (logp - logp_ref) + down * kl, axis=-1)
-
-
-def learned_weights(
-    hidden: Float[Array, "*batch L T D"],
-    weights: Float[Array, "L D"],
-    biases: Float[Array, " L"],
-    mixing: Float[Array, " L"],
-) -> Float[Array, "*batch T"]:
-    """SparsePO's trained token weights, from the policy's hidden states.
-
-    ``relu(Σ_ℓ a_ℓ relu(w_ℓ · LN(h_ℓ) + b_ℓ))``. Start from positive biases and mixing:
-    where all are cut off there is no gradient.
-
-    Args:
-      hidden: ``[..., L, T, D]`` of L layers; L = 1 for the last one alone.
-      weights: ``[L, D]``.
-      biases: ``[L]``.
-      mixing: ``[L]``, a.
-
-    Returns:
-      ``[..., T]``, not negative.
-
-    Reference:
-      Christopoulou et al., arXiv 2410.05102, §3.2.
-
-    Example:
-      >>> hidden = jnp.array([[[1.0, 3.0]]])
-      >>> one = jnp.ones(1)
-      >>> print(learned_weights(hidden, jnp.zeros((1, 2)), one, 2 * one))
-      [2.]
-    """
-    hidden = as_float(hidden)
-    centred = hidden - jnp.mean(hidden, axis=-1, keepdims=True)
-    variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-    normed = centred / jnp.sqrt(variance + 1e-5)
-    layers = jnp.einsum("...ltd,ld->...lt", normed, as_float(weights))
-    bias = jnp.expand_dims(as_float(biases)[:, None], range(layers.ndim - 2))
-    active = jax.nn.relu(layers + bias)
-    return jax.nn.relu(jnp.einsum("...lt,l->...t", active, as_float(mixing)))
 
 
 def activation_weights(

@@ -10,27 +10,21 @@ are static: decisions come as booleans for masks and weights for losses.
 """
 
 from alignax.selection.groups import (
-    best_random_weights,
     best_weights,
     best_worst_weights,
     difficulty_band,
     mixed_groups,
-    power_weights,
-    r_squared,
     widest_subset,
 )
 from alignax.selection.replay import (
     Buffer,
-    age_weights,
     objective_weights,
     recovered,
     replay_buffer,
     replay_sample,
 )
 from alignax.selection.roles import (
-    context_rows,
     exchanged,
-    mastered,
     newest_version,
     unsolved,
 )
@@ -38,32 +32,24 @@ from alignax.selection.tokens import (
     calm_completions,
     critical_tokens,
     prefix_cuts,
-    roll_in_masks,
     top_tokens,
 )
 
 __all__ = [
     "Buffer",
-    "age_weights",
-    "best_random_weights",
     "best_weights",
     "best_worst_weights",
     "calm_completions",
-    "context_rows",
     "critical_tokens",
     "difficulty_band",
     "exchanged",
-    "mastered",
     "mixed_groups",
     "newest_version",
     "objective_weights",
-    "power_weights",
     "prefix_cuts",
-    "r_squared",
     "recovered",
     "replay_buffer",
     "replay_sample",
-    "roll_in_masks",
     "top_tokens",
     "unsolved",
     "widest_subset",

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from alignax import reduce
 from alignax.numerics import as_float
 from alignax.types import InputError
 
@@ -84,34 +83,6 @@ def best_weights(rewards: Float[Array, "*G K"]) -> Float[Array, "*G K"]:
     return jax.nn.one_hot(best, rewards.shape[-1])
 
 
-def best_random_weights(
-    rewards: Float[Array, "*G K"], *, best: float = 4.0
-) -> Float[Array, "*G K"]:
-    """The best completion ``best`` times as often as each other one (BR).
-
-    Args:
-      rewards: ``[..., K]``.
-      best: positive.
-
-    Returns:
-      ``[..., K]`` float32, adding up to 1.
-
-    Raises:
-      InputError: ``best`` is not positive.
-
-    Reference:
-      Zhang et al., arXiv 2409.06957, §4.
-
-    Example:
-      >>> print(best_random_weights(jnp.array([-1.0, 0.2, 0.5, 2.0, 0.1])))
-      [0.125 0.125 0.125 0.5 0.125]
-    """
-    if not best > 0:
-        raise InputError(f"best must be positive, got {best}")
-    weights = 1 + (best - 1) * best_weights(rewards)
-    return weights / jnp.sum(weights, axis=-1, keepdims=True)
-
-
 def best_worst_weights(rewards: Float[Array, "*G K"]) -> Float[Array, "*G K"]:
     """Half of the weight on the best, half on the worst completion (BW).
 
@@ -131,77 +102,6 @@ def best_worst_weights(rewards: Float[Array, "*G K"]) -> Float[Array, "*G K"]:
       [0.5 0.5 0.]
     """
     return (best_weights(rewards) + best_weights(-rewards)) / 2
-
-
-def power_weights(
-    rewards: Float[Array, "*G K"], *, power: float = 2.0
-) -> Float[Array, "*G K"]:
-    """``|r|^power`` over its sum (pow).
-
-    Args:
-      rewards: ``[..., K]``.
-      power: not negative.
-
-    Returns:
-      ``[..., K]`` float32, adding up to 1; equal where all rewards are 0.
-
-    Raises:
-      InputError: ``power`` is negative.
-
-    Reference:
-      Zhang et al., arXiv 2409.06957, official code.
-
-    Example:
-      >>> print(power_weights(jnp.array([-1.0, 1.0, 2.0, 0.0, 0.0])))
-      [0.1667 0.1667 0.6667 0. 0.]
-    """
-    if power < 0:
-        raise InputError(f"power must not be negative, got {power}")
-    size = jnp.abs(_constant(rewards))
-    largest = jnp.max(size, axis=-1, keepdims=True)
-    # By the largest first: a power of it may overflow.
-    scaled = jnp.where(largest > 0, size / jnp.where(largest > 0, largest, 1), 1)
-    weights = scaled**power
-    return weights / jnp.sum(weights, axis=-1, keepdims=True)
-
-
-def r_squared(
-    rewards: Float[Array, "*G"],
-    scores: Float[Array, "*G"],
-    weights: Float[Array, "*G"],
-) -> Float[Array, ""]:
-    """How well a reward predicts the true score on what a filter keeps.
-
-    The squared weighted correlation, which chooses among the filters above: high R²
-    means that the policy is trained on rewards that can be trusted.
-
-    Args:
-      rewards: ``[...]`` of the reward model.
-      scores: ``[...]``, the truth.
-      weights: ``[...]`` of the filter, not negative.
-
-    Returns:
-      float32 scalar in [0, 1]; 0 where nothing varies.
-
-    Reference:
-      Zhang et al., arXiv 2409.06957, §4.2.
-
-    Example:
-      >>> rewards, scores = jnp.array([0.0, 1.0, 2.0]), jnp.array([0.0, 2.0, 4.0])
-      >>> print(r_squared(rewards, scores, jnp.ones(3)))
-      1.0
-    """
-    weights = _constant(weights)
-    total = jnp.sum(weights)
-
-    def centred(x):
-        x = _constant(x)
-        return x - reduce.divide(jnp.sum(weights * x), total)
-
-    x, y = centred(rewards), centred(scores)
-    product = jnp.sum(weights * x * y)
-    spread = jnp.sum(weights * x**2) * jnp.sum(weights * y**2)
-    return reduce.divide(product**2, spread)
 
 
 def widest_subset(

@@ -2,7 +2,7 @@
 
 A buffer is a small pytree of static shape and belongs in the checkpoint. Rows keep
 the log-probabilities of the policy that sampled them: the denominator of their
-ratios, or one part of a mixture's (``surrogates.mixture_logp``).
+ratios, or one part of a mixture's.
 """
 
 from typing import Any, NamedTuple
@@ -176,32 +176,6 @@ def recovered(
     used = present & (jnp.cumsum(present) <= size)
     rest = Buffer(*_packed(both, age, present & ~used, len(buffer.age)))
     return batch, kept >= 0, rest
-
-
-def age_weights(age: Int[Array, "*B"], *, rate: float) -> Float[Array, "*B"]:
-    """``α (1 − α)^age``: the mixture of policies that slow replacement makes.
-
-    Args:
-      age: ``[...]`` steps, negative for empty places.
-      rate: α in (0, 1).
-
-    Returns:
-      ``[...]`` float32, 0 for empty places.
-
-    Raises:
-      InputError: ``rate`` is outside (0, 1).
-
-    Reference:
-      Chang et al., "Adversarial imitation learning via boosting", arXiv 2404.08513.
-
-    Example:
-      >>> print(age_weights(jnp.array([0, 1, -1]), rate=0.5))
-      [0.5 0.25 0.]
-    """
-    if not 0 < rate < 1:
-        raise InputError(f"rate must be in (0, 1), got {rate}")
-    weights = rate * jnp.exp(age * jnp.log1p(-rate))
-    return jnp.where(age >= 0, weights, 0)
 
 
 def objective_weights(

@@ -97,7 +97,7 @@ def critical_tokens(
 
     The new prompt is the old one and the tokens before the position, which itself is
     drawn again. The group of the advantages are all of a prompt's completions, and
-    the mask leaves the prefix out (``roll_in_masks``).
+    the mask leaves the prefix out.
 
     Args:
       key: of the choice.
@@ -167,29 +167,3 @@ def prefix_cuts(
     cut = jax.random.randint(draw, lengths.shape, 0, lengths + 1)
     reset = jax.random.bernoulli(coin, probability, lengths.shape)
     return jnp.where(reset, cut, 0)
-
-
-def roll_in_masks(
-    mask: Bool[Array, "*B T"], cut: Int[Array, "*B"]
-) -> tuple[Bool[Array, "*B T"], Bool[Array, "*B T"]]:
-    """The tokens before the cut and those from it on.
-
-    DR-PO, CURE and PPO++ train policy and value on the roll-out; AggreVaTeD (the
-    policy rolls in, the guide out) trains the policy on the roll-in and the value on
-    the roll-out; LOLS mixes the two.
-
-    Args:
-      mask: ``[..., T]``, True on tokens that are not padding.
-      cut: ``[...]``, of ``prefix_cuts`` or ``critical_tokens``.
-
-    Returns:
-      ``roll_in`` and ``roll_out`` ``[..., T]``, which together are ``mask``.
-
-    Example:
-      >>> mask = jnp.array([[True, True, True, False]])
-      >>> roll_in, roll_out = roll_in_masks(mask, jnp.array([1]))
-      >>> print(roll_in, roll_out)
-      [[ True False False False]] [[False  True  True False]]
-    """
-    before = jnp.broadcast_to(jnp.arange(mask.shape[-1]), mask.shape) < cut[..., None]
-    return mask & before, mask & ~before

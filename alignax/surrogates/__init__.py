@@ -22,9 +22,7 @@ from alignax.surrogates.budgets import (
 from alignax.surrogates.corrections import (
     Mismatch,
     drifted,
-    geometric_weights,
     mismatch,
-    sequence_keep,
 )
 from alignax.surrogates.entropy import (
     adaptive_clip,
@@ -41,7 +39,6 @@ from alignax.surrogates.ratios import (
     geometric_log_ratio,
     geometric_token_log_ratio,
     log_ratio,
-    mixture_logp,
     ratio_tail,
     sequence_log_ratio,
     token_gradient,
@@ -56,7 +53,6 @@ from alignax.surrogates.regions import (
 )
 from alignax.surrogates.regression import rebel_surrogate, regression_surrogate
 from alignax.surrogates.rules import (
-    clipped_surrogate,
     dual_clip_surrogate,
     policy_gradient_surrogate,
     ppo_surrogate,
@@ -64,9 +60,7 @@ from alignax.surrogates.rules import (
 )
 from alignax.surrogates.terms import (
     forward_exploration_surrogate,
-    one_token_exact_surrogate,
     one_token_rollout_surrogate,
-    pair_policy_surrogate,
     product_of_experts_logits,
 )
 from alignax.surrogates.value import (
@@ -78,7 +72,6 @@ from alignax.surrogates.value import (
 )
 from alignax.surrogates.weights import (
     cispo_surrogate,
-    masked_ratio_surrogate,
     sapo_surrogate,
     topr_surrogate,
     vespo_surrogate,
@@ -94,7 +87,6 @@ __all__ = [
     "cispo_surrogate",
     "clip_cov_dropped",
     "clipped_log_ratio",
-    "clipped_surrogate",
     "clipped_value_loss",
     "completion_divergence",
     "conservative_targets",
@@ -110,17 +102,12 @@ __all__ = [
     "forward_exploration_surrogate",
     "geometric_log_ratio",
     "geometric_token_log_ratio",
-    "geometric_weights",
     "huber_value_loss",
     "log_ratio",
     "masked_policy_logits",
-    "masked_ratio_surrogate",
     "mismatch",
-    "mixture_logp",
-    "one_token_exact_surrogate",
     "one_token_rollout_surrogate",
     "p3o_surrogate",
-    "pair_policy_surrogate",
     "penalised_ratio_surrogate",
     "policy_gradient_surrogate",
     "ppo_surrogate",
@@ -132,7 +119,6 @@ __all__ = [
     "regression_surrogate",
     "sapo_surrogate",
     "second_moment_bounds",
-    "sequence_keep",
     "sequence_log_ratio",
     "soft_minimum",
     "token_gradient",

@@ -6,7 +6,7 @@ surrogate *and the divergence's token terms* by a weight of ``π_old/μ``, a con
 - TIS: ``estimators.truncated_weights(estimators.token_weights(logp_old,
   logp_behaviour, mask), cap=2.0)``, or of ``sequence_weights``.
 - MIS, IcePop: ``estimators.masked_weights(…, low=0.5, high=2.0)``.
-- whole completions: ``sequence_keep`` and ``drifted`` here, as masks.
+- whole completions: ``drifted`` here, as a mask.
 
 Or leave the old policy out, with μ in its place in the ratio and no weight.
 """
@@ -18,70 +18,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from alignax import estimators, numerics, reduce
-from alignax.surrogates.ratios import geometric_log_ratio, log_ratio
+from alignax.surrogates.ratios import log_ratio
 from alignax.types import InputError
-
-
-def geometric_weights(
-    logp: Float[Array, "*B T"],
-    logp_behaviour: Float[Array, "*B T"],
-    mask: Bool[Array, "*B T"],
-) -> Float[Array, "*B T"]:
-    """``Π_n (π/b)^{1/n}`` at each token: a per-token drift, no importance weight.
-
-    Args:
-      logp: ``[..., T]`` of the taken tokens under the policy; no gradient.
-      logp_behaviour: ``[..., T]`` under the law that sampled them.
-      mask: ``[..., T]``, True on generated tokens.
-
-    Returns:
-      ``[..., T]`` float32, zero where masked, without gradient.
-
-    Example:
-      >>> mask, logp = jnp.ones(2, bool), jnp.log(jnp.array([0.5, 0.5]))
-      >>> print(geometric_weights(logp, jnp.log(jnp.array([0.125, 0.5])), mask))
-      [2. 2.]
-    """
-    mean = geometric_log_ratio(_constant_ratio(logp, logp_behaviour, mask), mask)
-    return jnp.where(mask, numerics.exp(mean), 0)
 
 
 def _constant_ratio(logp: Array, logp_behaviour: Array, mask: Array) -> Array:
     return jax.lax.stop_gradient(log_ratio(logp, logp_behaviour, mask))
-
-
-def sequence_keep(
-    weights: Float[Array, "*B T"], mask: Bool[Array, "*B T"], *, low: float, high: float
-) -> Bool[Array, "*B"]:
-    """Completions all of whose weights lie within bounds.
-
-    With token weights the extremes decide, with ``geometric_weights`` the mean does.
-
-    Args:
-      weights: ``[..., T]`` of π/μ. verl's bounds on its ``token_k1`` are on μ/π:
-        ``low`` there is ``1/high`` here.
-      mask: ``[..., T]``, True on generated tokens.
-      low: not negative.
-      high: not less than ``low``.
-
-    Returns:
-      ``[...]``, False for completions to drop.
-
-    Raises:
-      InputError: the bounds are not ``0 ≤ low ≤ high``.
-
-    Reference:
-      Liu et al., "When speed kills stability" (IcePop and sequence masks), 2025;
-      verl's ``rollout_rs``.
-
-    Example:
-      >>> weights = jnp.array([[0.9, 1.1], [0.9, 9.0]])
-      >>> print(sequence_keep(weights, jnp.ones((2, 2), bool), low=0.5, high=2.0))
-      [ True False]
-    """
-    if not 0 <= low <= high:
-        raise InputError(f"need 0 <= low <= high, got low={low}, high={high}")
-    return jnp.all(~mask | ((weights >= low) & (weights <= high)), axis=-1)
 
 
 def drifted(

@@ -27,7 +27,7 @@ def log_ratio(
     Args:
       logp: ``[..., T]`` log-probabilities, differentiated.
       logp_old: ``[..., T]``, the denominator: the old policy's, the behaviour's, or a
-        mixture's (``mixture_logp``); no gradient.
+        mixture's; no gradient.
       mask: ``[..., T]``, True on generated tokens.
 
     Returns:
@@ -231,42 +231,6 @@ def clipped_log_ratio(
     above = (sign > 0) & (values > high)
     below = (sign < 0) & (values < -low)
     return jnp.where(above, high, jnp.where(below, -low, values))
-
-
-def mixture_logp(
-    logps: Float[Array, "P *B T"],
-    weights: Float[Array, " P"],
-    mask: Bool[Array, "*B T"],
-) -> Float[Array, "*B T"]:
-    """``log Σ_p w_p π_p``: the denominator where several policies sampled.
-
-    The balance heuristic of multiple importance sampling: whichever policy a token
-    came from, its ratio is to the mixture, and at most ``1/w`` of that to any one.
-    Exact over tokens of the mixture.
-
-    Args:
-      logps: ``[P, ..., T]`` of the taken tokens under each policy.
-      weights: ``[P]``, the shares of the samples, positive; normalised here.
-      mask: ``[..., T]``, True on generated tokens.
-
-    Returns:
-      ``[..., T]`` float32, zero where masked, without gradient.
-
-    Reference:
-      Veach and Guibas, "Optimally combining sampling techniques", 1995; Dong et al.,
-      "RL-PLUS", arXiv 2508.00222, eq. 4; Liang et al., "Squeeze the soaked sponge"
-      (ReMix), arXiv 2507.06892.
-
-    Example:
-      >>> logps, weights = jnp.log(jnp.array([[0.5], [0.25]])), jnp.array([1.0, 1.0])
-      >>> print(jnp.exp(mixture_logp(logps, weights, jnp.array([True]))))
-      [0.375]
-    """
-    logps = jax.lax.stop_gradient(as_float(logps))
-    logps = jnp.where(mask[None], logps, 0)
-    shares = jnp.log(as_float(weights) / jnp.sum(weights))
-    shares = jnp.expand_dims(shares, range(1, logps.ndim))
-    return jnp.where(mask, jax.nn.logsumexp(logps + shares, axis=0), 0)
 
 
 def blind_mixture_logp(

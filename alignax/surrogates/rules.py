@@ -12,7 +12,6 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from alignax import numerics, reduce
-from alignax.surrogates.ratios import log_ratio
 from alignax.types import InputError
 
 
@@ -134,47 +133,6 @@ def ppo_surrogate(
     ratio = ratio_of(log_ratios)
     dead, bound = clipped_at(ratio, advantages, clip_low, clip_high)
     return -jnp.where(dead, bound * advantages, ratio * advantages)
-
-
-def clipped_surrogate(
-    logp: Float[Array, "*B T"],
-    logp_old: Float[Array, "*B T"],
-    advantages: Float[Array, "*B T"],
-    mask: Bool[Array, "*B T"],
-    *,
-    clip_low: float = 0.2,
-    clip_high: float = 0.2,
-) -> Float[Array, "*B T"]:
-    """``ppo_surrogate`` of the token ratios ``π/π_old``: PPO as published.
-
-    Coefficient: as ``ppo_surrogate``.
-
-    Args:
-      logp: ``[..., T]`` log-probabilities, differentiated.
-      logp_old: ``[..., T]``, the policy's when the update began; no gradient.
-      advantages: ``[..., T]``; no gradient.
-      mask: ``[..., T]``, True on generated tokens.
-      clip_low: how far below 1 the ratio may fall, in [0, 1].
-      clip_high: how far above 1 the ratio may rise, not negative.
-
-    Returns:
-      ``[..., T]`` float32 token losses, zero where masked.
-
-    Raises:
-      InputError: a bound is out of range.
-
-    Reference:
-      Schulman et al., "Proximal Policy Optimization", arXiv 1707.06347, eq. 7.
-
-    Example:
-      >>> logp, mask = jnp.log(jnp.array([1.3, 1.1])), jnp.array([True, True])
-      >>> print(clipped_surrogate(logp, jnp.zeros(2), jnp.ones(2), mask))
-      [-1.2 -1.1]
-    """
-    ratios = log_ratio(logp, logp_old, mask)
-    return ppo_surrogate(
-        ratios, advantages, mask, clip_low=clip_low, clip_high=clip_high
-    )
 
 
 def dual_clip_surrogate(

@@ -4,9 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from alignax import divergences, logprobs, numerics, reduce
+from alignax import logprobs, numerics, reduce
 from alignax.numerics import as_float
-from alignax.surrogates.regression import rebel_surrogate
 from alignax.types import InputError
 
 
@@ -21,8 +20,7 @@ def one_token_rollout_surrogate(
 ) -> Float[Array, "*B"]:
     """Supervised tokens as one-step roll-outs: ``−(1/K) Σ_k r_k log π(a_k)`` (OTR).
 
-    ``a_k ~ softmax(z/κ)``; the reward is 1 for the label and ``other`` else. Its
-    expectation is ``one_token_exact_surrogate``.
+    ``a_k ~ softmax(z/κ)``; the reward is 1 for the label and ``other`` else.
 
     Args:
       key: of the draws.
@@ -56,50 +54,6 @@ def one_token_rollout_surrogate(
     drawn = jnp.moveaxis(drawn, 0, -1)
     rewards = jnp.where(drawn == labels[..., None], 1.0, other)
     return -jnp.mean(rewards * jnp.take_along_axis(logp, drawn, axis=-1), axis=-1)
-
-
-def one_token_exact_surrogate(
-    logits: Float[Array, "*B V"],
-    labels: Int[Array, "*B"],
-    *,
-    temperature: float = 1.3,
-    other: float = -0.1,
-) -> Float[Array, "*B"]:
-    """The expectation of ``one_token_rollout_surrogate``, without drawing.
-
-    At temperature 1 its gradient is ``(1 − other) π(y)`` times the supervised one:
-    ``other`` is a baseline.
-
-    Args:
-      logits: ``[..., V]``, differentiated.
-      labels: ``[...]`` tokens of the data.
-      temperature: κ, positive.
-      other: the reward of any other token.
-
-    Returns:
-      ``[...]`` float32 losses.
-
-    Raises:
-      InputError: ``temperature`` is not positive.
-
-    Reference:
-      Ming et al., "One-token rollout", arXiv 2509.26313; the gradient at κ = 1 is
-      that of dynamic fine-tuning (Wu et al., arXiv 2508.05629) times 1 − other.
-
-    Example:
-      >>> labels = jnp.array([1])
-      >>> print(one_token_exact_surrogate(jnp.zeros((1, 2)), labels, other=0.0))
-      [0.3466]
-    """
-    if not temperature > 0:
-        raise InputError(f"temperature must be positive, got {temperature}")
-    logits = as_float(logits)
-    logp = logprobs.log_softmax(logits)
-    drawn = jax.lax.stop_gradient(jax.nn.softmax(logits / temperature))
-    position = jnp.broadcast_to(jnp.arange(logits.shape[-1]), logits.shape)
-    rewards = jnp.where(position == labels[..., None], 1.0, other)
-    # −inf logits are tokens that are never drawn.
-    return -jnp.sum(drawn * rewards * jnp.where(drawn > 0, logp, 0), axis=-1)
 
 
 def forward_exploration_surrogate(
@@ -145,44 +99,6 @@ def forward_exploration_surrogate(
     u = numerics.exp(log_u)
     value = u * log_u - u + 1
     return jnp.where(mask, value + (1 - u) * (logp - fixed), 0)
-
-
-def pair_policy_surrogate(
-    logp: Float[Array, "*B 2"],
-    logp_ref: Float[Array, "*B 2"],
-    rewards: Float[Array, "*B 2"],
-    *,
-    beta: float,
-) -> Float[Array, "*B"]:
-    """Off-policy without a ratio: pairs of completions from anywhere (CoPG).
-
-    ``(1/2β) [(r − r') − β(Δ log π − Δ log π_ref)]²``, zero at ``π* ∝ π_ref e^{r/β}``
-    for whatever pairs; on the policy's own samples its gradient is twice that of the
-    regularised objective.
-
-    Args:
-      logp: ``[..., 2]`` of whole completions, differentiated.
-      logp_ref: ``[..., 2]``; no gradient.
-      rewards: ``[..., 2]``.
-      beta: positive.
-
-    Returns:
-      ``[...]`` float32 losses.
-
-    Raises:
-      InputError: ``beta`` is not positive.
-
-    Reference:
-      Flet-Berliac et al., "Contrastive policy gradient", arXiv 2406.19185, eq. 6.
-
-    Example:
-      >>> zeros, rewards = jnp.zeros((1, 2)), jnp.array([[1.0, 0.0]])
-      >>> print(pair_policy_surrogate(zeros, zeros, rewards, beta=0.5))
-      [1.]
-    """
-    margins = numerics.as_float(logp) - jax.lax.stop_gradient(logp_ref)
-    squares = rebel_surrogate(margins, rewards, div=divergences.reverse_kl(), beta=beta)
-    return squares / (2 * beta)
 
 
 def product_of_experts_logits(

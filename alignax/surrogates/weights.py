@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
-from alignax.surrogates.rules import check_bounds, clean, clipped_at, ratio_of
+from alignax.surrogates.rules import check_bounds, clean, ratio_of
 from alignax.types import InputError
 
 
@@ -57,47 +57,6 @@ def cispo_surrogate(
     log_ratios, advantages = clean(log_ratios, advantages, mask)
     weights = jnp.clip(ratio_of(log_ratios), 1 - clip_low, 1 + clip_high)
     return _weighted(weights, advantages, log_ratios)
-
-
-def masked_ratio_surrogate(
-    log_ratios: Float[Array, "*B T"],
-    advantages: Float[Array, "*B T"],
-    mask: Bool[Array, "*B T"],
-    *,
-    clip_low: ArrayLike = 0.2,
-    clip_high: ArrayLike = 0.2,
-) -> Float[Array, "*B T"]:
-    """``−sg(r M) A log π`` with PPO's mask M: PPO's gradient in REINFORCE's form.
-
-    Coefficient: c = r·A·M. Other masks and weights fit the same form.
-
-    Args:
-      log_ratios: ``[..., T]`` at any level, differentiated.
-      advantages: ``[..., T]``; no gradient.
-      mask: ``[..., T]``, True on generated tokens.
-      clip_low: in [0, 1], or ``[..., T]``.
-      clip_high: not negative, or ``[..., T]``.
-
-    Returns:
-      ``[..., T]`` float32 token losses, zero where masked.
-
-    Raises:
-      InputError: a bound is out of range.
-
-    Reference:
-      "MiniMax-M1", arXiv 2506.13585, eqs. 6-7.
-
-    Example:
-      >>> ratios, mask = jnp.log(jnp.array([1.1])), jnp.array([True])
-      >>> loss = lambda x: masked_ratio_surrogate(x, jnp.ones(1), mask).sum()
-      >>> print(jax.grad(loss)(ratios))
-      [-1.1]
-    """
-    check_bounds(clip_low, clip_high)
-    log_ratios, advantages = clean(log_ratios, advantages, mask)
-    ratio = ratio_of(log_ratios)
-    dead, _ = clipped_at(ratio, advantages, clip_low, clip_high)
-    return _weighted(jnp.where(dead, 0, ratio), advantages, log_ratios)
 
 
 def topr_surrogate(

@@ -81,44 +81,25 @@ def test_smoothed_worked_numbers():
 
 
 def test_kl_in_reward_is_the_sequence_gradient():
-    """∇(E r − β KL) by enumeration: reward-to-go of r_T − β k1 as weights."""
+    """∇(E r − β KL) by enumeration: reward-to-go of r_T − β k1 as weights, which is
+    PRL's and FRPO's outcome less the future KL."""
     beta = 0.3
     world = tree_world()
-    token_rewards = advantages.at_last_token(world.rewards, world.mask)
-    penalised = advantages.kl_penalised(
-        token_rewards, world.logp(world.theta), world.logp_ref, world.mask, beta=beta
-    )
-    weights = advantages.reward_to_go(penalised, world.mask)
-    close(world.update(weights), world.objective_gradient(beta), 1e-5)
-
-
-def test_process_rewards_are_the_sequence_gradient():
-    """PRL with A = r, reference 7.4; whole-completion steps are RLOO's weights."""
-    beta = 0.3
-    world = tree_world()
-    spread = jnp.broadcast_to(world.rewards[:, None], world.mask.shape)
-    logp = world.logp(world.theta)
-    weights = advantages.process_rewards(
-        spread, logp, world.logp_ref, world.mask, beta=beta
-    )
+    weights = to_go_of_kl(world, world.rewards, beta)
     close(world.update(weights), world.objective_gradient(beta), 1e-5)
     # At the optimum r − β Σ log(π*/π_ref) is β log Z for every completion.
-    whole = jnp.sum(jnp.where(world.mask, world.logp_ref, 0), -1)
-    best = whole + world.rewards / beta
-    log_z = jax.nn.logsumexp(best)
-    optimal = advantages.process_rewards(
-        spread, world.optimal_logp(beta), world.logp_ref, world.mask, beta=beta
-    )
+    log_z = jax.nn.logsumexp(world.logp_ref.sum(-1) + world.rewards / beta)
+    gap = world.optimal_logp(beta) - world.logp_ref
+    rewards = advantages.at_last_token(world.rewards, world.mask) - beta * gap
+    optimal = advantages.reward_to_go(rewards, world.mask)
     close(optimal[:, 0], beta * log_z, 1e-5)
 
 
-def test_process_rewards_by_steps():
-    """A step's tokens share the weight of its end; the last token is an end."""
-    mask = jnp.array([True] * 4 + [False])
-    logp, zeros = jnp.array([1.0, 2, 3, 4, 50]), jnp.zeros(5)
-    ends = jnp.array([False, True, False, False, True])
-    actual = advantages.process_rewards(zeros, logp, zeros, mask, ends, beta=1.0)
-    close(actual, [-9, -9, -4, -4, 0])
+def to_go_of_kl(world, rewards, beta):
+    """Reward-to-go of the outcome less ``β (log π − log π_ref)`` at each token."""
+    gap = world.logp(world.theta) - world.logp_ref
+    token_rewards = advantages.at_last_token(rewards, world.mask) - beta * gap
+    return advantages.reward_to_go(token_rewards, world.mask)
 
 
 def test_preference_token_rewards_are_potential_shaping():
@@ -188,7 +169,7 @@ def tree_world():
 
 
 def test_whole_sequence_kl_agrees_with_the_estimators_room():
-    """kl_penalised + reward_to_go is estimators.sequence_kl_surrogate's weight."""
+    """Reward-to-go of k1 is estimators.sequence_kl_surrogate's weight."""
     world = tree_world()
     law = jnp.exp(world.logp(world.theta).sum(-1))
 
@@ -198,12 +179,7 @@ def test_whole_sequence_kl_agrees_with_the_estimators_room():
         )
         return jnp.sum(jax.lax.stop_gradient(law)[:, None] * terms)
 
-    zeros = jnp.zeros(world.mask.shape)
-    logp = world.logp(world.theta)
-    penalised = advantages.kl_penalised(
-        zeros, logp, world.logp_ref, world.mask, beta=1.0
-    )
-    weights = advantages.reward_to_go(penalised, world.mask)
+    weights = to_go_of_kl(world, 0 * world.rewards, 1.0)
     close(jax.grad(loss)(world.theta), -world.update(weights), 1e-5)
 
 
@@ -218,8 +194,6 @@ def test_nothing_generated_is_all_zeros():
         advantages.reward_to_go(bad, EMPTY),
         advantages.whitened(bad, EMPTY),
         advantages.at_last_token(jnp.ones(2), EMPTY),
-        advantages.kl_penalised(bad, bad, bad, EMPTY, beta=1.0),
-        advantages.process_rewards(bad, bad, bad, EMPTY, beta=1.0),
         advantages.smoothed(bad, EMPTY, width=3),
         advantages.last_value(bad, EMPTY),
         advantages.exploration_advantages(bad, bad, EMPTY),

@@ -215,13 +215,8 @@ def test_the_policy_gradient_is_that_of_what_is_sampled(law):
     def surrogate(params, rollout):
         logp = rollouts.score_by_logits(toy.apply_fn)(params, rollout).logp
         return -jnp.sum(
-            surrogates.clipped_surrogate(
-                logp,
-                jax.lax.stop_gradient(logp),
-                weighted,
-                rollout.trained,
-                clip_low=0.2,
-                clip_high=0.2,
+            surrogates.ppo_surrogate(
+                logp - jax.lax.stop_gradient(logp), weighted, rollout.trained
             )
         )
 

@@ -154,7 +154,6 @@ def test_finite_at_margins_of_ten_thousand(name):
         pf.exponential,
         pf.blended,
         pf.reverse_cross_entropy,
-        lambda m: pf.smooth_hinge(m, temperature=0.1),
         lambda m: pf.squared(m, target=1.0),
         lambda m: pf.debiased(pf.logistic, m, noise=0.3),
     ],
@@ -177,13 +176,6 @@ def test_links_at_zero_have_one_slope():
     assert slope(pf.hinge)(jnp.zeros(())) == -1
     assert slope(pf.exponential)(jnp.zeros(())) == -1
     assert slope(lambda m: pf.squared(m, target=2.0))(jnp.zeros(())) == -4
-
-
-def test_smooth_hinge_becomes_the_hinge():
-    """``τ log 2`` at the kink, the hinge away from it."""
-    margins = jnp.array([-3.0, 0.0, 1.0, 4.0])
-    gap = pf.smooth_hinge(margins, temperature=0.01) - pf.hinge(margins)
-    np.testing.assert_allclose(gap, [0, 0, 0.01 * np.log(2), 0], atol=1e-7)
 
 
 def test_alpha_po_becomes_simpo():
@@ -219,9 +211,6 @@ def test_hyper_parameters_are_checked():
         "temperature must be": lambda: pf.discopop(pair, beta=0.1, temperature=0.0),
         "noise must be in \\(0": lambda: pf.exo(pair, beta=0.1, noise=0.0),
         "alpha must be at least 0": lambda: pf.cpo(pair, beta=0.1, alpha=-1.0),
-        "weight must be at least 0": lambda: pf.charged_margin(
-            *sides()[:3], weight=-1.0
-        ),
     }.items():
         with pytest.raises(InputError, match=match):
             call()

@@ -36,16 +36,6 @@ def test_ties_probabilities_sum_to_one():
         pf.ties_loss(a, b, a, threshold=0.0)
 
 
-def test_preference_model_is_antisymmetric():
-    """Exchanging the completions and the label changes nothing."""
-    ab, ba, p = jnp.array([0.3]), jnp.array([-1.0]), jnp.array([0.8])
-    np.testing.assert_allclose(
-        pf.preference_model_loss(ab, ba, p),
-        pf.preference_model_loss(ba, ab, 1 - p),
-        rtol=16 * EPS,
-    )
-
-
 def test_binary_feedback_is_best_at_the_rate():
     """RLUF, arXiv 2505.14946: the optimum is the empirical rate of reactions."""
     rate = jnp.array(0.3)
@@ -55,20 +45,6 @@ def test_binary_feedback_is_best_at_the_rate():
     assert np.isfinite(
         pf.binary_feedback_loss(jnp.array([-1e4, 1e4]), jnp.ones(2))
     ).all()
-
-
-def test_process_rewards():
-    """Cross-entropy on labelled steps alone; the score is the steps' joint log-odds."""
-    logits = jnp.array([1.0, jnp.nan, -2.0])
-    mask = jnp.array([True, False, True])
-    loss = pf.process_reward_loss(logits, jnp.array([1.0, jnp.nan, 0.0]), mask)
-    np.testing.assert_allclose(
-        loss, [np.log1p(np.exp(-1)), 0, np.log1p(np.exp(-2))], rtol=1e-5
-    )
-    score = pf.process_score(logits, mask)
-    np.testing.assert_allclose(
-        jnp.exp(score), 1 / (1 + np.exp(-1)) / (1 + np.exp(2)), rtol=1e-5
-    )
 
 
 MEMBERS = jnp.array([[1, 2, 0], [1.2, 3.5, 0.1], [0.8, -0.5, 0.2]]).T
@@ -94,12 +70,6 @@ def test_standardise():
     np.testing.assert_allclose(own, [[-1, 0], [1, 0]], rtol=4 * EPS)
     slope = jax.grad(lambda r: jnp.sum(pf.standardise(r, r) ** 2))(reference)
     assert np.isfinite(slope).all()
-
-
-def test_objectives_mix():
-    """Weights apply to the last axis."""
-    found = pf.mix_objectives(MEMBERS, jnp.array([0.5, 0.0, 0.25]))
-    np.testing.assert_allclose(found, np.asarray(MEMBERS) @ [0.5, 0, 0.25], rtol=1e-6)
 
 
 def test_agreement_report():

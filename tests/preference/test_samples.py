@@ -131,42 +131,6 @@ def test_dpo_under_bradley_terry_does_not_mind_who_samples():
 TARGET, REF = jnp.array([0.4, 0.3, 0.2, 0.1]), jnp.array([0.1, 0.2, 0.3, 0.4])
 
 
-def test_differential_information_golden_values():
-    """Won et al., arXiv 2505.23761: q, its entropy, the optimal rejected law."""
-    logp, ref = jnp.log(TARGET), jnp.log(REF)
-    q = jnp.exp(pf.differential_information(logp, ref))
-    np.testing.assert_allclose(
-        q, (0.6233766234, 0.2337662338, 0.1038961039, 0.038961039), rtol=1e-5
-    )
-    np.testing.assert_allclose(
-        pf.differential_entropy(logp, ref), 0.9960689366, rtol=1e-5
-    )
-    rejected = jnp.exp(pf.optimal_rejected(logp, ref, beta=0.5))
-    np.testing.assert_allclose(
-        rejected, (0.0362129175, 0.1182708932, 0.2661095097, 0.5794066796), rtol=1e-5
-    )
-
-
-def test_optimal_rejected_makes_labels_bradley_terry():
-    """With winners of ρ and losers of π_l, the label law of an unordered pair is
-    ``σ(β Δ log π*/ρ)``, so DPO finds π*."""
-    logp, ref, beta = jnp.log(TARGET), jnp.log(REF), 0.5
-    losers = pf.optimal_rejected(logp, ref, beta=beta)
-    for i, j in combinations(range(4), 2):
-        first, second = ref[i] + losers[j], ref[j] + losers[i]
-        label = jax.nn.sigmoid(first - second)
-        margin = beta * ((logp[i] - ref[i]) - (logp[j] - ref[j]))
-        np.testing.assert_allclose(label, jax.nn.sigmoid(margin), rtol=1e-5)
-
-
-def test_excluded_outcomes_stay_excluded():
-    """Where the reference has no mass there is no information, and no NaN."""
-    logp, ref = jnp.log(jnp.array([0.5, 0.5, 0.0])), jnp.log(jnp.array([0.3, 0.7, 0.0]))
-    assert pf.differential_information(logp, ref)[2] == -jnp.inf
-    assert np.isfinite(pf.differential_entropy(logp, ref))
-    assert pf.optimal_rejected(logp, ref, beta=0.5)[2] == -jnp.inf
-
-
 def test_divergence_sft_is_the_conjugate():
     """Wang et al., arXiv 2507.00018 (reconstructed): ``−φ(βl)``, ``φ(x) = −f*(−x)``;
     Pearson ``x − x²/4`` up to its scale, Hellinger ``x/(1 + x)``, and the weight of a

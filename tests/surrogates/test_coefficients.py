@@ -98,7 +98,6 @@ PER_TOKEN = {
         token(surrogates.cispo_surrogate, clip_high=0.28),
         np.clip(r, 0, 1.28) * a,
     ),
-    "masked": (token(surrogates.masked_ratio_surrogate), ppo(r)),
     "sapo": (token(surrogates.sapo_surrogate), sapo()),
     "topr": (
         weighted(SEQUENCE, surrogates.topr_surrogate),
@@ -225,7 +224,6 @@ def test_extreme_ratios_are_finite(drift, advantage):
                 ("ppo", surrogates.ppo_surrogate, {}),
                 ("dual", surrogates.dual_clip_surrogate, {}),
                 ("cispo", surrogates.cispo_surrogate, {"clip_high": 0.3}),
-                ("masked", surrogates.masked_ratio_surrogate, {}),
                 ("topr", surrogates.topr_surrogate, {}),
                 ("sapo", surrogates.sapo_surrogate, {}),
                 ("vespo", surrogates.vespo_surrogate, {}),

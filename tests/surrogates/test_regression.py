@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from alignax import advantages, surrogates
+from alignax import advantages, preference, surrogates
 from alignax import divergences as dv
 from alignax.types import InputError
 
@@ -194,6 +194,9 @@ def test_rebel_is_its_paper_and_its_code():
         logp - old, rewards, div=dv.reverse_kl(), beta=1 / eta
     )
     np.testing.assert_allclose(eta**2 * actual, code, rtol=1e-4, atol=1e-6)
+    sides = *logp.T, *old.T, jnp.ones(7), jnp.ones(7)
+    pairs = preference.rebel(preference.Pair(*sides), *rewards.T, beta=1 / eta)
+    np.testing.assert_allclose(pairs, actual, rtol=1e-5)
 
 
 def test_extreme_ratios_are_finite():
