@@ -142,6 +142,45 @@ def test_command_lists_experiments_that_exist(capsys):
         assert callable(importlib.import_module(f"experiments.{name}").main)
 
 
+def test_commands_have_a_module_and_a_help(capsys):
+    cli.main([])
+    greeting = capsys.readouterr().out
+    for words, (name, text) in cli.VERBS.items():
+        assert f"{' '.join(words)} " in greeting
+        assert text in greeting
+        assert dataclasses.is_dataclass(importlib.import_module(name).Config)
+        with pytest.raises(SystemExit) as stop:
+            cli.main([*words, "--help"])
+        assert stop.value.code == 0
+        assert f"alignax {' '.join(words)}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["inof"], "got 'inof'; did you mean info?"),
+        (["two", "words"], "got 'two'; did you mean "),
+    ],
+)
+def test_an_unknown_command_names_its_neighbours(args, said, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(args)
+    assert stop.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_command_of_several_words_may_be_cut_short(capsys, monkeypatch):
+    home = ("alignax.cli.info", "")
+    monkeypatch.setattr(cli, "VERBS", {("train", "rl"): home, ("train", "sft"): home})
+    for args, got in ((["train"], "nothing"), (["train", "r"], "'r'")):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(args)
+        assert stop.value.code == 2
+        assert f"must come one of rl, sft, got {got}\n" in capsys.readouterr().err
+    cli.main(["train", "rl"])
+    assert "devices" in capsys.readouterr().out
+
+
 def test_info_is_what_a_bug_report_needs(capsys):
     cli.main(["info"])
     text = capsys.readouterr().out

@@ -1,16 +1,16 @@
 """Command lines: a configuration from the arguments, errors as one paragraph.
 
-``alignax`` lists the experiments; ``alignax info`` prints what a bug report needs.
+``alignax`` says what one would do first and lists the commands; each is a module of
+this package with a ``Config`` of options and a ``main``.
 """
 
-import argparse
 import contextlib
 import dataclasses
-import importlib.metadata
+import difflib
+import importlib
 import io
 import math
 import os
-import platform
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -20,22 +20,20 @@ from alignax.types import InputError, RunError
 
 Config = TypeVar("Config")
 
+# What a user types: the module that does it, and what it does in a line.
+VERBS: dict[tuple[str, ...], tuple[str, str]] = {
+    ("info",): ("alignax.cli.info", "versions and devices, for a bug report"),
+}
 EXPERIMENTS = {
     "grpo_arithmetic": "GRPO on generated sums, with the frontier: needs nothing",
     "rlvr": "sixty policy-gradient methods on one task, with their table",
     "grpo_gsm8k": "GRPO on GSM8K, from a Hugging Face folder or from scratch",
     "nash": "preference games: every solver, then language models that play one",
 }
-PACKAGES = (
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "transformers",
-    "grain",
-    "tensorflow-datasets",
-)
+FIRST = """\
+to begin, from the repository's root:
+  python -m experiments.grpo_arithmetic     a small model learns sums, in minutes
+"""
 
 
 def run(
@@ -44,6 +42,8 @@ def run(
     *,
     args: Sequence[str] | None = None,
     description: str | None = None,
+    prog: str | None = None,
+    resumes: bool = True,
 ) -> None:
     """Parse the arguments into ``config``, call ``main`` with it, and exit.
 
@@ -56,12 +56,14 @@ def run(
       config: a frozen dataclass; its fields are the options.
       args: instead of the command line's.
       description: for ``--help``.
+      prog: what was typed before the options; None for the script's name.
+      resumes: there is a ``--resume``, which what stops the run speaks of.
     """
     # Only commands need it.
     import tyro
 
     try:
-        given = _parse(tyro, config, args, description)
+        given = _parse(tyro, config, args, description, prog)
         _refuse_nan(given, "")
         main(given)
     except (InputError, RunError) as error:
@@ -71,22 +73,24 @@ def run(
         if error.errno is None:
             raise
         where = f"{error.filename}: " if error.filename else ""
+        goes_on = " (a run that had begun goes on with --resume)" if resumes else ""
         print(
             f"error: {where}{os.strerror(error.errno)}; mend that, or name another "
-            "file or folder (a run that had begun goes on with --resume)",
+            f"file or folder{goes_on}",
             file=sys.stderr,
         )
         sys.exit(2)
     except KeyboardInterrupt:
+        goes_on = "with --resume goes on from the last checkpoint"
+        begins = "begins again"
         print(
-            "interrupted: the same command with --resume goes on from the last "
-            "checkpoint",
+            f"interrupted: the same command {goes_on if resumes else begins}",
             file=sys.stderr,
         )
         sys.exit(130)
 
 
-def _parse(tyro: Any, config: type[Config], args, description) -> Config:
+def _parse(tyro: Any, config: type[Config], args, description, prog) -> Config:
     """The configuration; what its own checks raise comes out as it was raised."""
     complaint = io.StringIO()
     try:
@@ -95,6 +99,7 @@ def _parse(tyro: Any, config: type[Config], args, description) -> Config:
                 config,
                 args=args,
                 description=description,
+                prog=prog,
                 config=(tyro.conf.AvoidSubcommands,),
             )
     except SystemExit as stop:
@@ -122,34 +127,70 @@ def _refuse_nan(value: Any, name: str) -> None:
         raise InputError(f"{name} must be a number, got nan")
 
 
-def info() -> str:
-    """Versions and devices, as lines."""
-    import jax
-
-    lines = [f"alignax {alignax.__version__}", f"python {platform.python_version()}"]
-    lines += [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
-    devices = ", ".join(str(device) for device in jax.devices())
-    return "\n".join([*lines, f"devices {devices}"])
+def _listing(verbs: Sequence[tuple[str, ...]]) -> str:
+    width = max(len(" ".join(words)) for words in verbs)
+    lines = [f"  {' '.join(w):{width}}   {VERBS[w][1]}" for w in verbs]
+    return "commands (each has a --help):\n" + "\n".join(lines)
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """The ``alignax`` command."""
-    listing = "\n".join(
+def _greeting() -> str:
+    experiments = "\n".join(
         f"  python -m experiments.{name}\n      {text}"
         for name, text in EXPERIMENTS.items()
     )
-    parser = argparse.ArgumentParser(
-        prog="alignax",
-        description="Divergence-regularised policy optimisation in JAX.",
-        epilog=f"experiments, from the repository's root:\n{listing}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    return (
+        f"alignax {alignax.__version__}: divergence-regularised policy optimisation of "
+        f"language models in JAX\n\n{FIRST}\n{_listing(list(VERBS))}\n\n"
+        f"experiments, from the repository's root:\n{experiments}"
     )
-    parser.add_argument(
-        "--version", action="version", version=f"alignax {alignax.__version__}"
+
+
+def _verb(args: Sequence[str]) -> tuple[str, ...]:
+    """The longest verb that the arguments begin with.
+
+    Raises:
+      InputError: there is none.
+    """
+    for size in range(max(map(len, VERBS)), 0, -1):
+        if tuple(args[:size]) in VERBS:
+            return tuple(args[:size])
+    begun = [words for words in VERBS if words[0] == args[0]]
+    if begun:
+        given = f"got {args[1]!r}" if len(args) > 1 else "got nothing"
+        ways = ", ".join(words[-1] for words in begun)
+        raise InputError(f"after alignax {args[0]} must come one of {ways}, {given}")
+    known = sorted({words[0] for words in VERBS})
+    near = difflib.get_close_matches(args[0], known) or known
+    raise InputError(
+        f"the command must be one of alignax's, got {args[0]!r}; did you mean "
+        f"{' or '.join(near)}? `alignax` alone lists them"
     )
-    commands = parser.add_subparsers(dest="command")
-    commands.add_parser("info", help="versions and devices, for a bug report")
-    if parser.parse_args(args).command == "info":
-        print(info())
-    else:
-        parser.print_help()
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """The ``alignax`` command.
+
+    Args:
+      args: instead of the command line's.
+    """
+    args = sys.argv[1:] if args is None else list(args)
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(_greeting())
+        return
+    if args[0] == "--version":
+        print(f"alignax {alignax.__version__}")
+        return
+    try:
+        words = _verb(args)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    module = importlib.import_module(VERBS[words][0])
+    run(
+        module.main,
+        module.Config,
+        args=args[len(words) :],
+        description=module.__doc__,
+        prog=f"alignax {' '.join(words)}",
+        resumes=words[0] == "train",
+    )
