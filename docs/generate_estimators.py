@@ -163,7 +163,7 @@ import jax
 import alignax as ax
 
 def my_penalty(logp, logp_ref, mask):  # [B, T] each
-    return ax.estimators.k3(logp, logp_ref, mask) + 0.1 * ax.estimators.absolute(logp, logp_ref, mask)
+    return ax.estimators.k3(logp, logp_ref, mask) + 0.1 * ax.estimators.absolute_log_ratio(logp, logp_ref, mask)
 
 print(ax.testing.estimator_report(my_penalty, [ax.testing.random_world(jax.random.key(0))]))
 ```

@@ -105,7 +105,7 @@ def play_random_games(config: Config) -> dict[str, dict[str, Any]]:
         @jax.jit
         def run(many, solver=solver):
             steps = config.queries // solver.queries
-            _, path = games.play(solver, many, many.logp_ref, steps=steps)
+            _, path = games.run_solver(solver, many, many.logp_ref, steps=steps)
             return jax.lax.map(measure, path)
 
         values = run(many)

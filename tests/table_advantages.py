@@ -79,7 +79,7 @@ ROWS = [
     masked("gae", VALUES, OTHERS),
     masked("whitened", VALUES, rowwise=False),
     masked("preference_token_rewards", VALUES, LOGP, OTHERS),
-    masked("smoothed", VALUES, bound={"width": 3}),
+    masked("smoothed_rewards", VALUES, bound={"width": 3}),
     masked("exploration_advantages", VALUES, LOGP),
     masked("entropy_shaped", VALUES, OTHERS**2),
     masked("relative_entropy_level", OTHERS**2, bound={"pivot": 0.5}, rowwise=False),
@@ -103,7 +103,7 @@ ROWS = [
         rowwise=False,
     ),
     row("long_failure_multiplier", COUNTS, CORRECT),
-    row("multiplicative", PER_ROW, OTHERS),
+    row("multiplied_rewards", PER_ROW, OTHERS),
     Row(
         name="advantages.weighted_sum",
         fn=lambda x: advantages.weighted_sum(x, jnp.arange(1.0, 6)),

@@ -51,7 +51,7 @@ ROWS = [
     row("k1", estimator=True, args=(LOGP, REF)),
     row("k2", estimator=True, **TOKEN),
     row("k3", estimator=True, **TOKEN),
-    row("absolute", estimator=True, **TOKEN),
+    row("absolute_log_ratio", estimator=True, **TOKEN),
     row("forward_k1", estimator=True, **TOKEN),
     row("forward_k3", estimator=True, **TOKEN),
     row("f_from_policy", estimator=True, bound=dict(CHI2), **TOKEN),

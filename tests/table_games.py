@@ -31,7 +31,9 @@ def of_game(function):
 
 
 def played(solver):
-    return of_game(lambda game, logp: games.play(solver, game, logp, steps=1)[0].logp)
+    return of_game(
+        lambda game, logp: games.run_solver(solver, game, logp, steps=1)[0].logp
+    )
 
 
 def token_row(name, fn, *more):
@@ -144,7 +146,12 @@ ROWS = [
         )
         for function in (games.regularised_exploitability, games.equilibrium_residual)
     ),
-    Row(name="games.span", fn=games.span, args=(LOGP, LOGQ), grad=(0, 1)),
+    Row(
+        name="games.span_seminorm",
+        fn=games.span_seminorm,
+        args=(LOGP, LOGQ),
+        grad=(0, 1),
+    ),
     Row(
         name="games.regularised_equilibrium",
         fn=lambda p, r: games.regularised_equilibrium(game(p, r)),
@@ -194,7 +201,7 @@ ROWS = [
         for name, solver in SOLVERS.items()
     ),
     Row(
-        name="games.play",
+        name="games.run_solver",
         fn=played(games.nash_mp(eta=1.0)),
         args=(PREFERENCE, LOGR, LOGP),
         grad=(2,),

@@ -156,20 +156,20 @@ ROWS = [
         *SIDES,
         grad=(0, 1, 2, 3),
     ),
-    of_margin("logistic"),
-    of_margin("squared", target=0.5),
-    of_margin("hinge"),
-    of_margin("exponential"),
-    of_margin("blended"),
-    of_margin("reverse_cross_entropy"),
-    row("label_smoothed", partial(pf.label_smoothed, pf.hinge, noise=0.2), ONE),
+    of_margin("logistic_link"),
+    of_margin("squared_link", target=0.5),
+    of_margin("hinge_link"),
+    of_margin("exponential_link"),
+    of_margin("blended_link"),
+    of_margin("reverse_cross_entropy_link"),
+    row("label_smoothed", partial(pf.label_smoothed, pf.hinge_link, noise=0.2), ONE),
     row(
         "debiased",
-        partial(pf.debiased, pf.logistic, noise=0.2),
+        partial(pf.debiased, pf.logistic_link, noise=0.2),
         ONE,
         estimator=True,
     ),
-    row("soft_labelled", partial(pf.soft_labelled, pf.logistic), ONE, WINS),
+    row("soft_labelled", partial(pf.soft_labelled, pf.logistic_link), ONE, WINS),
     row("reward_relabelled", pf.reward_relabelled, ONE, SIDES[0]),
     row(
         "tdpo1_margin",
@@ -307,9 +307,9 @@ ROWS = [
         rowwise=False,
     ),
     row(
-        "descend",
+        "fit_tabular_policy",
         of_samples(
-            lambda q: pf.descend(
+            lambda q: pf.fit_tabular_policy(
                 partial(pf.ipo, beta=0.5),
                 wide(q),
                 WINNING,

@@ -84,8 +84,8 @@ ROWS = [
         grad=(),
     ),
     Row(
-        name="selection.recovered",
-        fn=lambda x, keep: selection.recovered(
+        name="selection.recent_sample_recovery",
+        fn=lambda x, keep: selection.recent_sample_recovery(
             BUFFER, x.astype(jnp.float32), keep, size=4
         ),
         args=(VALUES, CORRECT[:, 0]),
@@ -94,12 +94,12 @@ ROWS = [
     ),
     row("objective_weights", VALUES**2, OTHERS**2, rowwise=False),
     Row(
-        name="selection.exchanged",
-        fn=lambda x, y: selection.exchanged(
+        name="selection.exchanged_roles",
+        fn=lambda x, y: selection.exchanged_roles(
             x.astype(jnp.float32), y.astype(jnp.float32), jnp.int32(5)
         ),
         args=(VALUES, OTHERS),
     ),
     row("newest_version", LENGTHS[:, None] + jnp.arange(3)[None] % 2),
-    row("unsolved", CORRECT),
+    row("unsolved_completions", CORRECT),
 ]

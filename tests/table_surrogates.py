@@ -125,7 +125,7 @@ ROWS = [
         ADVANTAGES,
         bound={"div": divergences.reverse_kl(), "beta": 0.5},
     ),
-    decision("drifted", LOGP, OLD, ADVANTAGES, bound={"threshold": 0.1}),
+    decision("off_policy_sequences", LOGP, OLD, ADVANTAGES, bound={"threshold": 0.1}),
     masked("mismatch", LOGP, OLD, grad=(), rowwise=False),
     masked("ratio_tail", LOGP, OLD, grad=(), rowwise=False),
     Row(

@@ -128,8 +128,10 @@ def test_loops_under_shard_map(name):
     contexts, key = jnp.zeros(4, int), jax.random.key(0)
     functions = {
         "sinkd": lambda x: divergences.sinkd(x, jnp.zeros_like(x)),
-        "play": lambda x: exact.play(learner, x, contexts, num_contexts=1),
-        "play_bandit": lambda x: exact.play_bandit(
+        "play": lambda x: exact.run_full_information(
+            learner, x, contexts, num_contexts=1
+        ),
+        "play_bandit": lambda x: exact.run_bandit(
             learner, x, contexts, key, num_contexts=1
         )[0],
         "equilibrium": lambda x: games.regularised_equilibrium(

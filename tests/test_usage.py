@@ -26,20 +26,21 @@ WAITING = {
         "sinkhorn_divergence swap"
     ),
     "estimators": ("context_weights"),
-    "exact": ("exponential_weights play_bandit regret"),
+    "exact": ("exponential_weights regret run_bandit run_full_information"),
     "games": (
         "bradley_terry duality_gap equilibrium_residual inpo inpo_loss "
         "intransitive_dice log_barrier_step nash_mp_surrogate "
         "nash_pg_myopic_surrogate perturbed_cycle preference_matrix "
-        "proximal_point regularised_preference rock_paper_scissors sppo_loss"
+        "proximal_point regularised_preference rock_paper_scissors "
+        "span_seminorm sppo_loss"
     ),
     "preference": (
-        "best_of_n_estimate binary_feedback_loss divergence_sft plackett_luce "
-        "rejection_law rejection_sample reward_relabelled segment_margin seppo "
-        "soft_labelled ties_loss"
+        "best_of_n_estimate binary_feedback_loss divergence_sft "
+        "fit_tabular_policy plackett_luce rejection_law rejection_sample "
+        "reward_relabelled segment_margin seppo soft_labelled ties_loss"
     ),
     "references": ("snapshots"),
-    "selection": ("exchanged recovered"),
+    "selection": ("exchanged_roles recent_sample_recovery"),
     "surrogates": (
         "conservative_targets continuous_log_ratio dueling_values "
         "masked_policy_logits mismatch one_token_rollout_surrogate "

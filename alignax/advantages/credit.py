@@ -273,7 +273,7 @@ def preference_token_rewards(
     return preferred - beta * (constant(logp, mask) - ref)
 
 
-def smoothed(
+def smoothed_rewards(
     values: Float[Array, "*B T"], mask: Bool[Array, "*B T"], *, width: int
 ) -> Float[Array, "*B T"]:
     """Token rewards spread over their neighbours by a box (PCPG's pseudo-convolution).
@@ -297,7 +297,8 @@ def smoothed(
       sequence-to-sequence lip-reading", arXiv 2003.03983.
 
     Example:
-      >>> print(smoothed(jnp.array([0.0, 0, 3, 0, 0]), jnp.ones(5, bool), width=3))
+      >>> rewards, mask = jnp.array([0.0, 0, 3, 0, 0]), jnp.ones(5, bool)
+      >>> print(smoothed_rewards(rewards, mask, width=3))
       [0. 1. 1. 1. 0.]
     """
     if width < 1 or width % 2 == 0:

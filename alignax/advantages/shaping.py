@@ -15,7 +15,7 @@ def _constant(x: Array) -> Array:
     return jax.lax.stop_gradient(as_float(x))
 
 
-def multiplicative(
+def multiplied_rewards(
     base: Float[Array, "*B"], factors: Float[Array, "*B N"]
 ) -> Float[Array, "*B"]:
     """``base · Π factors``: penalties that no other reward can buy back (CaRL).
@@ -32,7 +32,7 @@ def multiplicative(
       arXiv 2504.17838, eq. 1.
 
     Example:
-      >>> print(multiplicative(jnp.array([10.0]), jnp.array([[1.0, 0.5]])))
+      >>> print(multiplied_rewards(jnp.array([10.0]), jnp.array([[1.0, 0.5]])))
       [5.]
     """
     return _constant(base) * jnp.prod(jnp.clip(_constant(factors), 0, 1), axis=-1)

@@ -294,7 +294,7 @@ def weighted(scored):
 
 def multiplied(scored):
     """CaRL: the reward times its factors."""
-    return advantages.multiplicative(scored.rewards, needed(scored, "objectives"))
+    return advantages.multiplied_rewards(scored.rewards, needed(scored, "objectives"))
 
 
 def implied(scored, *, clip=None):
@@ -311,7 +311,7 @@ def implied(scored, *, clip=None):
 
 def smoothed(scored, values, penalty, *, width=3):
     """PCPG: token rewards to come, over neighbours."""
-    rewards = advantages.smoothed(
+    rewards = advantages.smoothed_rewards(
         needed(scored, "token_rewards"), scored.mask, width=width
     )
     to_go = advantages.reward_to_go(rewards - penalty, scored.mask)

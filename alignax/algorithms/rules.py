@@ -23,7 +23,7 @@ def sampler_gap(scored):
 def opsm(ratios, rows, *, threshold=2.0):
     """Bad completions count no longer once the policy has left them behind, at each
     update; they stay in the denominator."""
-    gone = surrogates.drifted(
+    gone = surrogates.off_policy_sequences(
         ratios, -rows.level, rows.advantages, rows.mask, threshold=threshold
     )
     return jnp.where(gone[:, None], 0, ppo(ratios, rows))
@@ -98,7 +98,7 @@ def top_covariances(logp, rows):
 def kl_cov(ratios, rows):
     chosen = rows.mask & (rows.level > 0)
     plain = surrogates.ratio_surrogate(ratios, rows.advantages, rows.mask)
-    return plain + estimators.absolute(ratios, jnp.zeros_like(ratios), chosen)
+    return plain + estimators.absolute_log_ratio(ratios, jnp.zeros_like(ratios), chosen)
 
 
 def draws(scored):
@@ -154,7 +154,9 @@ def root(ratios, rows, *, draws):
 
 
 def kdrl_share(scored):
-    return selection.unsolved(correct(scored)).astype(jnp.float32).reshape(-1)
+    return (
+        selection.unsolved_completions(correct(scored)).astype(jnp.float32).reshape(-1)
+    )
 
 
 def stored(scored):

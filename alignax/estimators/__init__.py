@@ -43,7 +43,7 @@ myopic_f_reference_surrogate        ρ       ΣD(π‖ρ), ρ's prefixes        
 k1                                  π       sequence KL(π‖ρ)              none: mean zero               ε^2       Schulman 2020
 k2                                  π       biased                        myopic KL(π‖ρ)                ε^4       Schulman 2020
 k3                                  π       sequence KL(π‖ρ)              myopic KL(ρ‖π)                ε^4       Schulman 2020
-absolute                            π       biased                        myopic ‖π − ρ‖₁               ε^2       verl
+absolute_log_ratio                  π       biased                        myopic ‖π − ρ‖₁               ε^2       verl
 estimated_control_variate           π       sequence KL(π‖ρ)              other                         ε^4       alignax
 control_variate                     π       sequence KL(π‖ρ)              other                         ε^2       Schulman 2020
 rao_blackwell                       π       sequence KL(π‖ρ)              myopic KL(π‖ρ)                ε^4       Amini et al. 2025
@@ -88,7 +88,7 @@ from alignax.estimators.myopic import (
 )
 from alignax.estimators.off_policy import sequence_weighted_k3_surrogate
 from alignax.estimators.pointwise import (
-    absolute,
+    absolute_log_ratio,
     forward_k1,
     forward_k3,
     k1,
@@ -131,7 +131,7 @@ __all__ = [
     "TABLE",
     "Estimator",
     "Samples",
-    "absolute",
+    "absolute_log_ratio",
     "context_weights",
     "control_variate",
     "effective_sample_size",

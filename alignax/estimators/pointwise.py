@@ -113,7 +113,7 @@ def k3(
     return numerics.expm1(-l) + l
 
 
-def absolute(
+def absolute_log_ratio(
     logp: Float[Array, "*shape"],
     logp_ref: Float[Array, "*shape"],
     mask: Bool[Array, "*shape"] | None = None,
@@ -133,7 +133,7 @@ def absolute(
       ``[..., T]`` float32, not negative, zero where masked.
 
     Example:
-      >>> print(absolute(jnp.array([-1.0, -2.0]), jnp.array([-1.5, -1.5])))
+      >>> print(absolute_log_ratio(jnp.array([-1.0, -2.0]), jnp.array([-1.5, -1.5])))
       [0.5 0.5]
     """
     l = _common.log_ratio(logp, logp_ref, mask)

@@ -232,7 +232,7 @@ def _values() -> dict[str, Estimator]:
             (p.k1, kl, ZERO, 2, "Schulman 2020"),
             (p.k2, None, MYOPIC_KL, 4, "Schulman 2020"),
             (p.k3, kl, MYOPIC_FORWARD_KL, 4, "Schulman 2020"),
-            (p.absolute, None, MYOPIC_L1, 2, "verl"),
+            (p.absolute_log_ratio, None, MYOPIC_L1, 2, "verl"),
             (control.estimated_control_variate, kl, None, 4, "alignax"),
         ),
         **_rows(

@@ -4,9 +4,9 @@ from alignax.exact.bandits import (
     Learner,
     exponential_weights,
     importance_weighted_losses,
-    play,
-    play_bandit,
     regret,
+    run_bandit,
+    run_full_information,
 )
 from alignax.exact.best_of_n import best_of_n
 from alignax.exact.binary import binary_best_of_n, binary_optimum
@@ -39,10 +39,10 @@ __all__ = [
     "make_tabular_apply",
     "objective",
     "optimum",
-    "play",
-    "play_bandit",
     "policy_gradient",
     "regret",
+    "run_bandit",
+    "run_full_information",
     "tabular_init",
     "total_variation",
 ]

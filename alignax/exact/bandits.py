@@ -2,8 +2,9 @@
 
 A learner is an ``init``/``update`` pair over cumulative losses, one row for each
 context. Fed all losses, exponential weights are Hedge; fed the importance-weighted
-estimate from the arm played, EXP3. ``play`` and ``play_bandit`` run a whole game in
-one scan, and ``jax.vmap`` over keys gives the expectation that the bounds are about.
+estimate from the arm played, EXP3. ``run_full_information`` and ``run_bandit`` play a
+whole game in one scan, and ``jax.vmap`` over keys gives the expectation that the bounds
+are about.
 """
 
 from collections.abc import Callable
@@ -100,7 +101,7 @@ def importance_weighted_losses(
     return jnp.zeros_like(logp).at[arm].set(loss * jnp.exp(-logp[arm]))
 
 
-def play(
+def run_full_information(
     learner: Learner,
     losses: Float[Array, "T K"],
     contexts: Int[Array, " T"],
@@ -120,7 +121,8 @@ def play(
 
     Example:
       >>> learner = exponential_weights(learning_rate=1.0)
-      >>> logp = play(learner, jnp.eye(2), jnp.zeros(2, int), num_contexts=1)
+      >>> game = jnp.eye(2), jnp.zeros(2, int)
+      >>> logp = run_full_information(learner, *game, num_contexts=1)
       >>> print(logp[1].round(2))
       [-1.31 -0.31]
     """
@@ -134,7 +136,7 @@ def play(
     return jax.lax.scan(step, state, (losses, contexts))[1]
 
 
-def play_bandit(
+def run_bandit(
     learner: Learner,
     losses: Float[Array, "T K"],
     contexts: Int[Array, " T"],
@@ -158,7 +160,7 @@ def play_bandit(
     Example:
       >>> learner, zeros = exponential_weights(learning_rate=1.0), jnp.zeros(4, int)
       >>> game = jnp.ones((4, 3)), zeros, jax.random.key(0)
-      >>> logp, arms = play_bandit(learner, *game, num_contexts=1)
+      >>> logp, arms = run_bandit(learner, *game, num_contexts=1)
       >>> print(logp.shape, arms.shape)
       (4, 3) (4,)
     """

@@ -7,8 +7,8 @@ that no other is preferred to.
 >>> from alignax import games
 >>> logp_ref = jnp.log(jnp.array([0.6, 0.3, 0.1]))
 >>> game = games.Game(games.rock_paper_scissors(), logp_ref, 0.1)
->>> state, path = games.play(games.nash_mp(), game, logp_ref, steps=50)
->>> print(games.span(state.logp, games.regularised_equilibrium(game)) < 1e-3)
+>>> state, path = games.run_solver(games.nash_mp(), game, logp_ref, steps=50)
+>>> print(games.span_seminorm(state.logp, games.regularised_equilibrium(game)) < 1e-3)
 True
 
 ==================  ============================================================
@@ -59,7 +59,7 @@ from alignax.games.measures import (
     equilibrium_residual,
     exploitability,
     regularised_exploitability,
-    span,
+    span_seminorm,
 )
 from alignax.games.mirror import (
     divergence_step,
@@ -83,8 +83,8 @@ from alignax.games.solvers import (
     nash_ema,
     nash_md,
     nash_mp,
-    play,
     proximal_point,
+    run_solver,
     sppo,
 )
 
@@ -121,7 +121,6 @@ __all__ = [
     "online_ipo",
     "online_ipo_loss",
     "perturbed_cycle",
-    "play",
     "policy_preference",
     "preference_matrix",
     "proximal_point",
@@ -131,7 +130,8 @@ __all__ = [
     "regularised_exploitability",
     "regularised_preference",
     "rock_paper_scissors",
-    "span",
+    "run_solver",
+    "span_seminorm",
     "sppo",
     "sppo_loss",
     "weighted_cycle",

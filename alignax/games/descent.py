@@ -79,9 +79,10 @@ def online_ipo(*, learning_rate: Rate) -> Solver:
       preference optimisation", arXiv 2403.08635, propositions 4.1 and 4.2.
 
     Example:
-      >>> from alignax.games.solvers import play
+      >>> from alignax.games.solvers import run_solver
       >>> game = Game(jnp.full((2, 2), 0.5), jnp.log(jnp.full(2, 0.5)), 1.0)
-      >>> print(play(online_ipo(learning_rate=0.1), game, game.logp_ref, steps=1)[1])
+      >>> solver = online_ipo(learning_rate=0.1)
+      >>> print(run_solver(solver, game, game.logp_ref, steps=1)[1])
       [[-0.6931 -0.6931]]
     """
     return ipo_md(learning_rate=learning_rate, mixture=0.0)
@@ -108,10 +109,10 @@ def ipo_md(*, learning_rate: Rate, mixture: Rate) -> Solver:
       preference optimisation", arXiv 2403.08635, §5.
 
     Example:
-      >>> from alignax.games.solvers import play
+      >>> from alignax.games.solvers import run_solver
       >>> game = Game(jnp.full((2, 2), 0.5), jnp.log(jnp.full(2, 0.5)), 1.0)
       >>> solver = ipo_md(learning_rate=0.1, mixture=0.5)
-      >>> print(play(solver, game, game.logp_ref, steps=1)[1])
+      >>> print(run_solver(solver, game, game.logp_ref, steps=1)[1])
       [[-0.6931 -0.6931]]
     """
     if isinstance(mixture, (int, float)) and not 0 <= mixture <= 1:
@@ -144,10 +145,10 @@ def xpo(*, learning_rate: Rate, alpha: Rate) -> Solver:
       Xie et al., "Exploratory preference optimization", arXiv 2405.21046.
 
     Example:
-      >>> from alignax.games.solvers import play
+      >>> from alignax.games.solvers import run_solver
       >>> game = Game(jnp.full((2, 2), 0.5), jnp.log(jnp.full(2, 0.5)), 1.0)
       >>> solver = xpo(learning_rate=0.1, alpha=0.0)
-      >>> print(play(solver, game, game.logp_ref, steps=1)[1])
+      >>> print(run_solver(solver, game, game.logp_ref, steps=1)[1])
       [[-0.6931 -0.6931]]
     """
     if isinstance(alpha, (int, float)) and alpha < 0:

@@ -114,7 +114,7 @@ def equilibrium_residual(
     return jnp.max(jnp.sign(gap) * gap, axis=-1)
 
 
-def span(
+def span_seminorm(
     logp: Float[Array, "*batch N"], logp_other: Float[Array, "*batch N"]
 ) -> Float[Array, "*batch"]:
     """The span semi-norm ``max_y l − min_y l`` of ``l = log π − log π'``.
@@ -135,7 +135,7 @@ def span(
 
     Example:
       >>> p, q = jnp.log(jnp.array([[0.5, 0.5], [0.8, 0.2]]))
-      >>> print(f"{span(p, q):.4f}")
+      >>> print(f"{span_seminorm(p, q):.4f}")
       1.3863
     """
     l = _difference(as_float(logp), as_float(logp_other))

@@ -80,7 +80,7 @@ def memoryless(step: Callable[..., Any], *, queries: int = 1) -> Solver:
     return Solver(init, update, queries)
 
 
-def play(
+def run_solver(
     solver: Solver, game: Game, logp: Float[Array, "*batch N"], *, steps: int
 ) -> tuple[SolverState, Float[Array, "steps *batch N"]]:
     """Run a solver in one scan.
@@ -96,7 +96,7 @@ def play(
 
     Example:
       >>> game = Game(jnp.full((2, 2), 0.5), jnp.log(jnp.full(2, 0.5)), 1.0)
-      >>> play(sppo(eta=1.0), game, game.logp_ref, steps=3)[1].shape
+      >>> run_solver(sppo(eta=1.0), game, game.logp_ref, steps=3)[1].shape
       (3, 2)
     """
     check_game(game, regularised=False)
@@ -133,7 +133,7 @@ def mirror_descent(*, eta: Rate) -> Solver:
 
     Example:
       >>> game = Game(jnp.full((2, 2), 0.5), jnp.log(jnp.full(2, 0.5)), 1.0)
-      >>> print(play(mirror_descent(eta=0.5), game, game.logp_ref, steps=1)[1])
+      >>> print(run_solver(mirror_descent(eta=0.5), game, game.logp_ref, steps=1)[1])
       [[-0.6931 -0.6931]]
     """
     check_positive(eta=eta)
@@ -166,7 +166,7 @@ def nash_md(*, eta: Rate | None = None) -> Solver:
 
     Example:
       >>> game = Game(jnp.full((2, 2), 0.5), jnp.log(jnp.full(2, 0.5)), 1.0)
-      >>> print(play(nash_md(), game, game.logp_ref, steps=1)[1])
+      >>> print(run_solver(nash_md(), game, game.logp_ref, steps=1)[1])
       [[-0.6931 -0.6931]]
     """
     check_positive(eta=eta)
@@ -202,7 +202,7 @@ def nash_ema(*, eta: Rate, decay: Rate) -> Solver:
     Example:
       >>> game = Game(jnp.full((2, 2), 0.5), jnp.log(jnp.full(2, 0.5)), 1.0)
       >>> solver = nash_ema(eta=0.5, decay=0.9)
-      >>> print(play(solver, game, game.logp_ref, steps=1)[1])
+      >>> print(run_solver(solver, game, game.logp_ref, steps=1)[1])
       [[-0.6931 -0.6931]]
     """
     check_positive(eta=eta)
@@ -244,7 +244,7 @@ def nash_mp(*, eta: Rate = 2.0) -> Solver:
 
     Example:
       >>> game = Game(jnp.full((2, 2), 0.5), jnp.log(jnp.full(2, 0.5)), 1.0)
-      >>> print(play(nash_mp(), game, game.logp_ref, steps=1)[1])
+      >>> print(run_solver(nash_mp(), game, game.logp_ref, steps=1)[1])
       [[-0.6931 -0.6931]]
     """
     check_positive(eta=eta)
@@ -283,7 +283,7 @@ def proximal_point(*, eta: Rate) -> Solver:
 
     Example:
       >>> game = Game(jnp.full((2, 2), 0.5), jnp.log(jnp.full(2, 0.5)), 1.0)
-      >>> print(play(proximal_point(eta=9.0), game, game.logp_ref, steps=1)[1])
+      >>> print(run_solver(proximal_point(eta=9.0), game, game.logp_ref, steps=1)[1])
       [[-0.6931 -0.6931]]
     """
     check_positive(eta=eta)
@@ -317,7 +317,7 @@ def sppo(*, eta: Rate) -> Solver:
 
     Example:
       >>> game = Game(jnp.full((2, 2), 0.5), jnp.log(jnp.full(2, 0.5)), 1.0)
-      >>> print(play(sppo(eta=0.5), game, game.logp_ref, steps=1)[1])
+      >>> print(run_solver(sppo(eta=0.5), game, game.logp_ref, steps=1)[1])
       [[-0.6931 -0.6931]]
     """
     check_positive(eta=eta)
@@ -347,7 +347,7 @@ def inpo(*, eta: Rate) -> Solver:
 
     Example:
       >>> game = Game(jnp.full((2, 2), 0.5), jnp.log(jnp.full(2, 0.5)), 1.0)
-      >>> print(play(inpo(eta=2.0), game, game.logp_ref, steps=1)[1])
+      >>> print(run_solver(inpo(eta=2.0), game, game.logp_ref, steps=1)[1])
       [[-0.6931 -0.6931]]
     """
     check_positive(eta=eta)
@@ -378,7 +378,7 @@ def magnetic_mirror_descent(*, eta: Rate, refresh: int | None = None) -> Solver:
     Example:
       >>> game = Game(jnp.full((2, 2), 0.5), jnp.log(jnp.full(2, 0.5)), 1.0)
       >>> solver = magnetic_mirror_descent(eta=0.5)
-      >>> print(play(solver, game, game.logp_ref, steps=1)[1])
+      >>> print(run_solver(solver, game, game.logp_ref, steps=1)[1])
       [[-0.6931 -0.6931]]
     """
     check_positive(eta=eta)

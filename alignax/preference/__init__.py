@@ -4,7 +4,7 @@
 >>> from alignax import preference as pf
 >>> pair = pf.Pair(*jnp.array([-10.0, -12.0, -11.0, -11.5, 5.0, 6.0]))
 >>> margin = 0.1 * pf.log_ratio_margin(pair)           # how far apart
->>> loss = pf.label_smoothed(pf.logistic, margin, noise=0.1)  # of which labels
+>>> loss = pf.label_smoothed(pf.logistic_link, margin, noise=0.1)  # of which labels
 >>> print(loss == pf.cdpo(pair, beta=0.1, noise=0.1))  # its name
 True
 
@@ -65,12 +65,12 @@ from alignax.preference.information import (
     divergence_sft,
 )
 from alignax.preference.links import (
-    blended,
-    exponential,
-    hinge,
-    logistic,
-    reverse_cross_entropy,
-    squared,
+    blended_link,
+    exponential_link,
+    hinge_link,
+    logistic_link,
+    reverse_cross_entropy_link,
+    squared_link,
 )
 from alignax.preference.listwise import (
     plackett_luce,
@@ -137,8 +137,8 @@ from alignax.preference.reward_models import (
     ties_loss,
 )
 from alignax.preference.sampling import (
-    descend,
     expected_loss,
+    fit_tabular_policy,
 )
 from alignax.preference.tokens import (
     activation_weights,
@@ -185,14 +185,13 @@ __all__ = [
     "best_and_worst",
     "best_of_n_estimate",
     "binary_feedback_loss",
-    "blended",
+    "blended_link",
     "bradley_terry_loss",
     "cdpo",
     "chi_po",
     "copg",
     "cpo",
     "debiased",
-    "descend",
     "discopop",
     "divergence_margin",
     "divergence_sft",
@@ -202,10 +201,11 @@ __all__ = [
     "ensemble_worst",
     "exo",
     "expected_loss",
-    "exponential",
+    "exponential_link",
     "f_dpo",
-    "hinge",
+    "fit_tabular_policy",
     "hinge_dpo",
+    "hinge_link",
     "implicit_reward",
     "ipo",
     "ipo_averaged",
@@ -217,7 +217,7 @@ __all__ = [
     "ln_dpo",
     "log_ratio_margin",
     "log_ratios",
-    "logistic",
+    "logistic_link",
     "nca",
     "normalised_margin",
     "odds_margin",
@@ -232,7 +232,7 @@ __all__ = [
     "rebel",
     "rejection_law",
     "rejection_sample",
-    "reverse_cross_entropy",
+    "reverse_cross_entropy_link",
     "reward_relabelled",
     "rpo",
     "segment_margin",
@@ -244,7 +244,7 @@ __all__ = [
     "sparse_po",
     "sparse_score",
     "sppo_hard",
-    "squared",
+    "squared_link",
     "standardise",
     "tail_discounted_logp",
     "tdpo1",

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from alignax.preference import unpaired
 from alignax.preference._checks import Strength, not_negative, positive
-from alignax.preference.links import logistic, squared
+from alignax.preference.links import logistic_link, squared_link
 from alignax.preference.margins import policy_margin
 from alignax.preference.named import Losses
 from alignax.preference.pairs import Pair, log_ratios, per_token
@@ -35,7 +35,10 @@ def nca(pair: Pair, *, beta: Strength) -> Losses:
     """
     positive(beta=beta)
     u, v = log_ratios(pair)
-    return logistic(beta * u) + (logistic(-beta * u) + logistic(-beta * v)) / 2
+    return (
+        logistic_link(beta * u)
+        + (logistic_link(-beta * u) + logistic_link(-beta * v)) / 2
+    )
 
 
 def bco_pair(
@@ -63,7 +66,7 @@ def bco_pair(
     positive(beta=beta)
     u, v = log_ratios(pair)
     shift = jax.lax.stop_gradient(shift)
-    return logistic(beta * u - shift) + logistic(shift - beta * v)
+    return logistic_link(beta * u - shift) + logistic_link(shift - beta * v)
 
 
 def bco_batch(pair: Pair, *, beta: Strength) -> Losses:
@@ -142,7 +145,9 @@ def sppo_hard(pair: Pair, *, beta: Strength) -> Losses:
     """
     positive(beta=beta)
     u, v = log_ratios(pair)
-    return squared(u, target=1 / (2 * beta)) + squared(v, target=-1 / (2 * beta))
+    return squared_link(u, target=1 / (2 * beta)) + squared_link(
+        v, target=-1 / (2 * beta)
+    )
 
 
 def apo_zero_pair(pair: Pair, *, beta: Strength) -> Losses:
@@ -225,4 +230,4 @@ def tpo(
     positive(beta=beta)
     not_negative(alpha=alpha)
     gold = per_token(logp_gold, length_gold)
-    return logistic(beta * policy_margin(pair)) - alpha * gold
+    return logistic_link(beta * policy_margin(pair)) - alpha * gold

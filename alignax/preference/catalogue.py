@@ -19,7 +19,7 @@ from alignax.preference.anchored import (
     tpo,
 )
 from alignax.preference.contrastive import copg, rebel
-from alignax.preference.links import squared
+from alignax.preference.links import squared_link
 from alignax.preference.margins import average_margin
 from alignax.preference.named import (
     Losses,
@@ -108,7 +108,7 @@ LABEL_LOSSES: dict[str, PairLoss] = {
 
 def _ipo_policy(pair: Pair, *, beta) -> Losses:
     """CPO's and TPO's ``ipo``: mean log-probabilities, no reference."""
-    return squared(average_margin(pair), target=1 / (2 * beta))
+    return squared_link(average_margin(pair), target=1 / (2 * beta))
 
 
 def _and_sft(loss: Callable[..., Array], pair: Pair, *, beta, weight, **more):

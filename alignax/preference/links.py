@@ -14,7 +14,7 @@ from alignax.preference._checks import Strength, positive
 from alignax.types import InputError
 
 
-def logistic(margin: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+def logistic_link(margin: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
     """``−log σ(m)``: the likelihood of a Bradley-Terry label (DPO).
 
     Args:
@@ -27,13 +27,13 @@ def logistic(margin: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
       Rafailov et al., "Direct preference optimization", arXiv 2305.18290, eq. 7.
 
     Example:
-      >>> print(logistic(jnp.array([0.0, -1e4])).round(4))
+      >>> print(logistic_link(jnp.array([0.0, -1e4])).round(4))
       [6.931e-01 1.000e+04]
     """
     return jax.nn.softplus(-as_float(margin))
 
 
-def squared(
+def squared_link(
     margin: Float[Array, "*batch"], *, target: Strength
 ) -> Float[Array, "*batch"]:
     """``(m − target)²``: a margin to reach and not to exceed (IPO).
@@ -52,13 +52,13 @@ def squared(
       preferences", arXiv 2310.12036, eq. 17.
 
     Example:
-      >>> print(squared(jnp.array([0.0, 2.0]), target=2.0))
+      >>> print(squared_link(jnp.array([0.0, 2.0]), target=2.0))
       [4. 0.]
     """
     return jnp.square(as_float(margin) - target)
 
 
-def hinge(margin: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+def hinge_link(margin: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
     """``max(0, 1 − m)``: nothing to gain beyond a margin of 1 (SLiC, RSO).
 
     Args:
@@ -72,13 +72,13 @@ def hinge(margin: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
       sampling improves preference optimization", arXiv 2309.06657, eq. 8.
 
     Example:
-      >>> print(hinge(jnp.array([0.0, 2.0])))
+      >>> print(hinge_link(jnp.array([0.0, 2.0])))
       [1. 0.]
     """
     return jax.nn.relu(1 - as_float(margin))
 
 
-def exponential(margin: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
+def exponential_link(margin: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
     """``e^{−m}``, as in boosting; its tangent below a margin of −40 (float32).
 
     Args:
@@ -91,13 +91,13 @@ def exponential(margin: Float[Array, "*batch"]) -> Float[Array, "*batch"]:
       Tang et al., "Generalized preference optimization", arXiv 2402.05749, table 1.
 
     Example:
-      >>> print(exponential(jnp.array([0.0, -jnp.log(2.0)])).round(4))
+      >>> print(exponential_link(jnp.array([0.0, -jnp.log(2.0)])).round(4))
       [1. 2.]
     """
     return exp(-as_float(margin))
 
 
-def blended(
+def blended_link(
     margin: Float[Array, "*batch"], *, temperature: float = 0.05
 ) -> Float[Array, "*batch"]:
     """DiscoPOP's discovered link, from logistic to exponential as m turns positive.
@@ -120,16 +120,16 @@ def blended(
       language models", arXiv 2406.08414, eq. 5.
 
     Example:
-      >>> print(blended(jnp.array(0.0)).round(4))
+      >>> print(blended_link(jnp.array(0.0)).round(4))
       0.8466
     """
     positive(temperature=temperature)
     margin = as_float(margin)
     weight = jax.nn.sigmoid(margin / temperature)
-    return (1 - weight) * logistic(margin) + weight * exponential(margin)
+    return (1 - weight) * logistic_link(margin) + weight * exponential_link(margin)
 
 
-def reverse_cross_entropy(
+def reverse_cross_entropy_link(
     margin: Float[Array, "*batch"], *, noise: float = 1e-3
 ) -> Float[Array, "*batch"]:
     """EXO's ``KL(model ‖ label)``: the reverse of cross-entropy, which seeks modes.
@@ -151,7 +151,7 @@ def reverse_cross_entropy(
       arXiv 2402.00856, eq. 13.
 
     Example:
-      >>> print(reverse_cross_entropy(jnp.log(jnp.array([999.0, 1.0]))).round(4))
+      >>> print(reverse_cross_entropy_link(jnp.log(jnp.array([999.0, 1.0]))).round(4))
       [0. 2.7612]
     """
     if not 0 < noise < 1:

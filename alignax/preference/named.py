@@ -13,11 +13,11 @@ from alignax import divergences as dv
 from alignax.numerics import as_float
 from alignax.preference._checks import Strength, not_negative, positive
 from alignax.preference.links import (
-    blended,
-    hinge,
-    logistic,
-    reverse_cross_entropy,
-    squared,
+    blended_link,
+    hinge_link,
+    logistic_link,
+    reverse_cross_entropy_link,
+    squared_link,
 )
 from alignax.preference.margins import (
     divergence_margin,
@@ -50,7 +50,7 @@ def dpo(pair: Pair, *, beta: Strength) -> Losses:
       0.6931
     """
     positive(beta=beta)
-    return logistic(beta * log_ratio_margin(pair))
+    return logistic_link(beta * log_ratio_margin(pair))
 
 
 def f_dpo(div: dv.Divergence, pair: Pair, *, beta: Strength) -> Losses:
@@ -80,7 +80,7 @@ def f_dpo(div: dv.Divergence, pair: Pair, *, beta: Strength) -> Losses:
       >>> print(f_dpo(dv.forward_kl(), pair, beta=1.0).round(4))
       0.6931
     """
-    return logistic(divergence_margin(div, pair, beta=beta))
+    return logistic_link(divergence_margin(div, pair, beta=beta))
 
 
 def chi_po(pair: Pair, *, beta: Strength, reward_range: float) -> Losses:
@@ -104,7 +104,7 @@ def chi_po(pair: Pair, *, beta: Strength, reward_range: float) -> Losses:
       0.6931
     """
     margin = divergence_margin(dv.chi2_kl(), pair, beta=beta, clip=2 * reward_range)
-    return logistic(margin)
+    return logistic_link(margin)
 
 
 def cdpo(pair: Pair, *, beta: Strength, noise: Strength) -> Losses:
@@ -127,7 +127,7 @@ def cdpo(pair: Pair, *, beta: Strength, noise: Strength) -> Losses:
       0.6931
     """
     positive(beta=beta)
-    return label_smoothed(logistic, beta * log_ratio_margin(pair), noise=noise)
+    return label_smoothed(logistic_link, beta * log_ratio_margin(pair), noise=noise)
 
 
 def rdpo(pair: Pair, *, beta: Strength, noise: Strength) -> Losses:
@@ -150,7 +150,7 @@ def rdpo(pair: Pair, *, beta: Strength, noise: Strength) -> Losses:
       0.6931
     """
     positive(beta=beta)
-    return debiased(logistic, beta * log_ratio_margin(pair), noise=noise)
+    return debiased(logistic_link, beta * log_ratio_margin(pair), noise=noise)
 
 
 def ipo(pair: Pair, *, beta: Strength) -> Losses:
@@ -172,7 +172,7 @@ def ipo(pair: Pair, *, beta: Strength) -> Losses:
       1.0
     """
     positive(beta=beta)
-    return squared(log_ratio_margin(pair), target=1 / (2 * beta))
+    return squared_link(log_ratio_margin(pair), target=1 / (2 * beta))
 
 
 def ipo_averaged(pair: Pair, *, beta: Strength) -> Losses:
@@ -194,7 +194,7 @@ def ipo_averaged(pair: Pair, *, beta: Strength) -> Losses:
       1.0
     """
     positive(beta=beta)
-    return squared(normalised_margin(pair), target=1 / (2 * beta))
+    return squared_link(normalised_margin(pair), target=1 / (2 * beta))
 
 
 def hinge_dpo(pair: Pair, *, beta: Strength) -> Losses:
@@ -216,7 +216,7 @@ def hinge_dpo(pair: Pair, *, beta: Strength) -> Losses:
       1.0
     """
     positive(beta=beta)
-    return hinge(beta * log_ratio_margin(pair))
+    return hinge_link(beta * log_ratio_margin(pair))
 
 
 def ln_dpo(pair: Pair, *, beta: Strength) -> Losses:
@@ -238,7 +238,7 @@ def ln_dpo(pair: Pair, *, beta: Strength) -> Losses:
       0.6931
     """
     positive(beta=beta)
-    return logistic(beta * normalised_margin(pair))
+    return logistic_link(beta * normalised_margin(pair))
 
 
 def rpo(pair: Pair, *, beta: Strength, eta: Strength) -> Losses:
@@ -289,7 +289,7 @@ def exo(pair: Pair, *, beta: Strength, noise: float = 1e-3) -> Losses:
       2.7612
     """
     positive(beta=beta)
-    return reverse_cross_entropy(beta * log_ratio_margin(pair), noise=noise)
+    return reverse_cross_entropy_link(beta * log_ratio_margin(pair), noise=noise)
 
 
 def discopop(pair: Pair, *, beta: Strength, temperature: float = 0.05) -> Losses:
@@ -313,7 +313,7 @@ def discopop(pair: Pair, *, beta: Strength, temperature: float = 0.05) -> Losses
       0.8466
     """
     positive(beta=beta)
-    return blended(beta * log_ratio_margin(pair), temperature=temperature)
+    return blended_link(beta * log_ratio_margin(pair), temperature=temperature)
 
 
 def aot(pair: Pair, *, beta: Strength) -> Losses:
@@ -343,7 +343,7 @@ def aot(pair: Pair, *, beta: Strength) -> Losses:
     ref_w, ref_l = jax.lax.stop_gradient((pair.ref_w, pair.ref_l))
     policy = jnp.sort(policy_margin(pair), axis=-1)
     reference = jnp.sort(as_float(ref_w) - as_float(ref_l), axis=-1)
-    return logistic(beta * (policy - reference))
+    return logistic_link(beta * (policy - reference))
 
 
 def aot_unpaired(pair: Pair, *, beta: Strength) -> Losses:
@@ -366,4 +366,4 @@ def aot_unpaired(pair: Pair, *, beta: Strength) -> Losses:
     """
     positive(beta=beta)
     u, v = log_ratios(pair)
-    return logistic(beta * (jnp.sort(u, axis=-1) - jnp.sort(v, axis=-1)))
+    return logistic_link(beta * (jnp.sort(u, axis=-1) - jnp.sort(v, axis=-1)))

@@ -26,7 +26,7 @@ def label_smoothed(
     ``(1 − 2ε) target``: no margin grows without end.
 
     Args:
-      link: ``ℓ``, such as ``logistic``.
+      link: ``ℓ``, such as ``logistic_link``.
       margin: ``[...]``.
       noise: ε, the share of wrong labels, in [0, 0.5).
 
@@ -40,8 +40,8 @@ def label_smoothed(
       Mitchell, "A note on DPO with noisy preferences and relationship to IPO", 2023.
 
     Example:
-      >>> from alignax.preference.links import hinge
-      >>> print(label_smoothed(hinge, jnp.array(1.0), noise=0.25))
+      >>> from alignax.preference.links import hinge_link
+      >>> print(label_smoothed(hinge_link, jnp.array(1.0), noise=0.25))
       0.5
     """
     noise_rate(noise)
@@ -58,7 +58,7 @@ def debiased(
     Gradient: of that expectation; unbiased for the clean loss's.
 
     Args:
-      link: ``ℓ``, such as ``logistic``.
+      link: ``ℓ``, such as ``logistic_link``.
       margin: ``[...]``.
       noise: ε, the share of wrong labels, in [0, 0.5).
 
@@ -73,8 +73,8 @@ def debiased(
       with noisy feedback", arXiv 2403.00409, eq. 10.
 
     Example:
-      >>> from alignax.preference.links import hinge
-      >>> print(debiased(hinge, jnp.array(1.0), noise=0.25))
+      >>> from alignax.preference.links import hinge_link
+      >>> print(debiased(hinge_link, jnp.array(1.0), noise=0.25))
       -1.0
     """
     noise_rate(noise)
@@ -88,7 +88,7 @@ def soft_labelled(
     """``p ℓ(m) + (1 − p) ℓ(−m)``: labels that are probabilities.
 
     Args:
-      link: ``ℓ``, such as ``logistic``.
+      link: ``ℓ``, such as ``logistic_link``.
       margin: ``[...]``.
       preferences: ``[...]``, p that the first completion is preferred; no gradient.
 
@@ -96,8 +96,8 @@ def soft_labelled(
       ``[...]``.
 
     Example:
-      >>> from alignax.preference.links import hinge
-      >>> print(soft_labelled(hinge, jnp.array(1.0), jnp.array(0.5)))
+      >>> from alignax.preference.links import hinge_link
+      >>> print(soft_labelled(hinge_link, jnp.array(1.0), jnp.array(0.5)))
       1.0
     """
     p = jax.lax.stop_gradient(as_float(preferences))

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float
 
 from alignax import reduce
 from alignax.preference._checks import Strength, positive
-from alignax.preference.links import logistic
+from alignax.preference.links import logistic_link
 from alignax.preference.named import dpo
 from alignax.preference.pairs import Pair, pair_from_tokens
 from alignax.preference.tokens import (
@@ -139,7 +139,7 @@ def tdpo1(tokens: PairTokens, *, beta: Strength) -> Float[Array, "*batch"]:
     """
     positive(beta=beta)
     kls = _along(tokens.kl_w, tokens.mask_w), _along(tokens.kl_l, tokens.mask_l)
-    return logistic(beta * tdpo1_margin(whole(tokens), *kls))
+    return logistic_link(beta * tdpo1_margin(whole(tokens), *kls))
 
 
 def tdpo2(
@@ -160,7 +160,7 @@ def tdpo2(
     """
     positive(beta=beta)
     kls = _along(tokens.kl_w, tokens.mask_w), _along(tokens.kl_l, tokens.mask_l)
-    return logistic(beta * tdpo2_margin(whole(tokens), *kls, alpha=alpha))
+    return logistic_link(beta * tdpo2_margin(whole(tokens), *kls, alpha=alpha))
 
 
 def sparse_po(tokens: PairTokens, *, beta: Strength) -> Float[Array, "*batch"]:
@@ -180,7 +180,7 @@ def sparse_po(tokens: PairTokens, *, beta: Strength) -> Float[Array, "*batch"]:
     t = tokens
     w = sparse_score(t.logp_w, t.ref_w, t.kl_w, t.weights_w, t.weights_w, t.mask_w)
     l = sparse_score(t.logp_l, t.ref_l, t.kl_l, t.weights_l, t.weights_l, t.mask_l)
-    return logistic(beta * (w - l))
+    return logistic_link(beta * (w - l))
 
 
 def ld_dpo(

@@ -2,7 +2,7 @@
 ``ref_*``; what holds the policy back is a likelihood term, a length or nothing."""
 
 from alignax.preference._checks import Strength, not_negative, positive
-from alignax.preference.links import hinge, logistic
+from alignax.preference.links import hinge_link, logistic_link
 from alignax.preference.margins import (
     average_margin,
     odds_margin,
@@ -53,7 +53,7 @@ def slic(pair: Pair, *, beta: Strength) -> Losses:
       0.5
     """
     positive(beta=beta)
-    return hinge(beta * policy_margin(pair))
+    return hinge_link(beta * policy_margin(pair))
 
 
 def simpo(pair: Pair, *, beta: Strength, gamma: Strength) -> Losses:
@@ -78,7 +78,7 @@ def simpo(pair: Pair, *, beta: Strength, gamma: Strength) -> Losses:
       0.6931
     """
     positive(beta=beta)
-    return logistic(beta * average_margin(pair) - gamma)
+    return logistic_link(beta * average_margin(pair) - gamma)
 
 
 def alpha_po(pair: Pair, *, beta: Strength, alpha: float, gamma: Strength) -> Losses:
@@ -103,7 +103,7 @@ def alpha_po(pair: Pair, *, beta: Strength, alpha: float, gamma: Strength) -> Lo
       0.6931
     """
     positive(beta=beta)
-    return logistic(beta * power_margin(pair, alpha=alpha) - gamma)
+    return logistic_link(beta * power_margin(pair, alpha=alpha) - gamma)
 
 
 def cpo(pair: Pair, *, beta: Strength, alpha: Strength = 1.0) -> Losses:
@@ -128,7 +128,7 @@ def cpo(pair: Pair, *, beta: Strength, alpha: Strength = 1.0) -> Losses:
     """
     positive(beta=beta)
     not_negative(alpha=alpha)
-    return logistic(beta * policy_margin(pair)) + alpha * sft(pair)
+    return logistic_link(beta * policy_margin(pair)) + alpha * sft(pair)
 
 
 def orpo(pair: Pair, *, beta: Strength) -> Losses:
@@ -151,4 +151,4 @@ def orpo(pair: Pair, *, beta: Strength) -> Losses:
       1.0693
     """
     positive(beta=beta)
-    return sft(pair) + beta * logistic(odds_margin(pair))
+    return sft(pair) + beta * logistic_link(odds_margin(pair))

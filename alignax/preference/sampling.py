@@ -66,7 +66,7 @@ def expected_loss(
     return jnp.sum(weights * loss(pair))
 
 
-def descend(
+def fit_tabular_policy(
     loss: Loss,
     logp_ref: Float[Array, " K"],
     preference: Float[Array, "K K"],
@@ -99,7 +99,7 @@ def descend(
       >>> uniform = jnp.log(jnp.full(2, 0.5))
       >>> wins = jnp.array([[0.5, 0.7], [0.3, 0.5]])
       >>> loss = lambda pair: ipo(pair, beta=0.5)
-      >>> logp = descend(loss, uniform, wins, learning_rate=0.5, steps=100)
+      >>> logp = fit_tabular_policy(loss, uniform, wins, learning_rate=0.5, steps=100)
       >>> print(f"{logp[0] - logp[1]:.4f}")  # (2p - 1) / (2 beta)
       0.4000
     """

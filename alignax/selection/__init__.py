@@ -19,14 +19,14 @@ from alignax.selection.groups import (
 from alignax.selection.replay import (
     Buffer,
     objective_weights,
-    recovered,
+    recent_sample_recovery,
     replay_buffer,
     replay_sample,
 )
 from alignax.selection.roles import (
-    exchanged,
+    exchanged_roles,
     newest_version,
-    unsolved,
+    unsolved_completions,
 )
 from alignax.selection.tokens import (
     calm_completions,
@@ -42,15 +42,15 @@ __all__ = [
     "calm_completions",
     "critical_tokens",
     "difficulty_band",
-    "exchanged",
+    "exchanged_roles",
     "mixed_groups",
     "newest_version",
     "objective_weights",
     "prefix_cuts",
-    "recovered",
+    "recent_sample_recovery",
     "replay_buffer",
     "replay_sample",
     "top_tokens",
-    "unsolved",
+    "unsolved_completions",
     "widest_subset",
 ]

@@ -128,7 +128,7 @@ def replay_sample(
     return jax.tree.map(lambda x: x[order], buffer.rows), usable[order]
 
 
-def recovered(
+def recent_sample_recovery(
     buffer: Buffer,
     rows: Any,
     keep: Bool[Array, " B"],
@@ -161,7 +161,7 @@ def recovered(
     Example:
       >>> buffer = replay_buffer(jnp.zeros(()), capacity=2).init()
       >>> new, keep = jnp.array([1.0, 2.0, 3.0]), jnp.array([True, True, True])
-      >>> batch, valid, buffer = recovered(buffer, new, keep, size=2)
+      >>> batch, valid, buffer = recent_sample_recovery(buffer, new, keep, size=2)
       >>> print(batch, buffer.rows)
       [1. 2.] [3. 0.]
     """

@@ -34,7 +34,9 @@ def newest_version(versions: Int[Array, "*G K"]) -> Bool[Array, "*G K"]:
     return versions == jnp.max(versions, axis=-1, keepdims=True)
 
 
-def unsolved(correct: Bool[Array, "*G K"], *, whole_group: bool = False) -> Array:
+def unsolved_completions(
+    correct: Bool[Array, "*G K"], *, whole_group: bool = False
+) -> Array:
     """Where a teacher is still needed: wrong completions (KDRL's guided masking).
 
     The weight of a distillation term, such as ``estimators.myopic_k2_surrogate`` to
@@ -52,7 +54,7 @@ def unsolved(correct: Bool[Array, "*G K"], *, whole_group: bool = False) -> Arra
       distillation and reinforcement learning", arXiv 2506.02208, §3.4.
 
     Example:
-      >>> print(unsolved(jnp.array([True, False])))
+      >>> print(unsolved_completions(jnp.array([True, False])))
       [False  True]
     """
     if whole_group:
@@ -61,7 +63,7 @@ def unsolved(correct: Bool[Array, "*G K"], *, whole_group: bool = False) -> Arra
     return ~correct
 
 
-def exchanged(
+def exchanged_roles(
     first: Tree, second: Tree, step: Int[Array, ""], *, every: int = 5
 ) -> tuple[Tree, Tree]:
     """Pioneer and observer, who change places every few steps (CORY).
@@ -86,7 +88,7 @@ def exchanged(
       cooperative multi-agent reinforcement learning" (CORY), arXiv 2410.06101.
 
     Example:
-      >>> print(*exchanged(jnp.float32(1), jnp.float32(2), jnp.int32(5)))
+      >>> print(*exchanged_roles(jnp.float32(1), jnp.float32(2), jnp.int32(5)))
       2.0 1.0
     """
     if every < 1:

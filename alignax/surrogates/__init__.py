@@ -21,8 +21,8 @@ from alignax.surrogates.budgets import (
 )
 from alignax.surrogates.corrections import (
     Mismatch,
-    drifted,
     mismatch,
+    off_policy_sequences,
 )
 from alignax.surrogates.entropy import (
     adaptive_clip,
@@ -94,7 +94,6 @@ __all__ = [
     "covariances",
     "divergence_masked_surrogate",
     "diverging",
-    "drifted",
     "dual_clip_surrogate",
     "dueling_values",
     "effective_share",
@@ -106,6 +105,7 @@ __all__ = [
     "log_ratio",
     "masked_policy_logits",
     "mismatch",
+    "off_policy_sequences",
     "one_token_rollout_surrogate",
     "p3o_surrogate",
     "penalised_ratio_surrogate",

@@ -6,7 +6,7 @@ surrogate *and the divergence's token terms* by a weight of ``π_old/μ``, a con
 - TIS: ``estimators.truncated_weights(estimators.token_weights(logp_old,
   logp_behaviour, mask), cap=2.0)``, or of ``sequence_weights``.
 - MIS, IcePop: ``estimators.masked_weights(…, low=0.5, high=2.0)``.
-- whole completions: ``drifted`` here, as a mask.
+- whole completions: ``off_policy_sequences`` here, as a mask.
 
 Or leave the old policy out, with μ in its place in the ratio and no weight.
 """
@@ -26,7 +26,7 @@ def _constant_ratio(logp: Array, logp_behaviour: Array, mask: Array) -> Array:
     return jax.lax.stop_gradient(log_ratio(logp, logp_behaviour, mask))
 
 
-def drifted(
+def off_policy_sequences(
     logp: Float[Array, "*B T"],
     logp_behaviour: Float[Array, "*B T"],
     advantages: Float[Array, "*B T"],
@@ -58,7 +58,8 @@ def drifted(
     Example:
       >>> mask, behaviour = jnp.ones((2, 1), bool), jnp.zeros((2, 1))
       >>> advantages = jnp.array([[1.0], [-1.0]])
-      >>> print(drifted(behaviour - 3, behaviour, advantages, mask, threshold=1.0))
+      >>> rows = behaviour - 3, behaviour, advantages, mask
+      >>> print(off_policy_sequences(*rows, threshold=1.0))
       [False  True]
     """
     if threshold < 0:

@@ -73,10 +73,14 @@ def test_reinforce_plus_plus_worked_numbers():
 def test_smoothed_worked_numbers():
     """PCPG, reference C7: width 1 is plain, the mass inside is kept."""
     rewards, mask = jnp.array([0.0, 0, 1, 0, 0]), jnp.ones(5, bool)
-    close(advantages.smoothed(rewards, mask, width=1), rewards)
-    close(advantages.smoothed(rewards, mask, width=3), [0, 1 / 3, 1 / 3, 1 / 3, 0])
+    close(advantages.smoothed_rewards(rewards, mask, width=1), rewards)
+    close(
+        advantages.smoothed_rewards(rewards, mask, width=3), [0, 1 / 3, 1 / 3, 1 / 3, 0]
+    )
     # At the edges the window shrinks.
-    edge = advantages.smoothed(jnp.array([1.0, 0, 0]), jnp.ones(3, bool), width=3)
+    edge = advantages.smoothed_rewards(
+        jnp.array([1.0, 0, 0]), jnp.ones(3, bool), width=3
+    )
     close(edge, [0.5, 1 / 3, 0])
 
 
@@ -194,7 +198,7 @@ def test_nothing_generated_is_all_zeros():
         advantages.reward_to_go(bad, EMPTY),
         advantages.whitened(bad, EMPTY),
         advantages.at_last_token(jnp.ones(2), EMPTY),
-        advantages.smoothed(bad, EMPTY, width=3),
+        advantages.smoothed_rewards(bad, EMPTY, width=3),
         advantages.last_value(bad, EMPTY),
         advantages.exploration_advantages(bad, bad, EMPTY),
         advantages.relative_entropy_level(bad, EMPTY, pivot=0.5),
@@ -219,7 +223,7 @@ def test_one_token_and_huge_rewards():
         lambda: advantages.gae(REWARDS, VALUES, ALL, discount=1.5),
         lambda: advantages.gae(REWARDS, VALUES, ALL, trace=-0.1),
         lambda: advantages.whitened(REWARDS[None], ALL[None], eps=0.0),
-        lambda: advantages.smoothed(REWARDS, ALL, width=2),
+        lambda: advantages.smoothed_rewards(REWARDS, ALL, width=2),
         lambda: advantages.preference_token_rewards(
             REWARDS, REWARDS, REWARDS, ALL, scale=0.0
         ),

@@ -93,8 +93,8 @@ def test_contrastive_rewards_worked_numbers():
 def test_multiplicative_worked_numbers():
     """CaRL, reference B22: no penalty telescopes to the final completion."""
     base, factors = jnp.full(4, 10.0), jnp.array([[1.0], [0.5], [1.0], [0.0]])
-    close(advantages.multiplicative(base, factors), [10, 5, 10, 0])
-    assert advantages.multiplicative(base, jnp.full((4, 3), 7.0)).sum() == 40
+    close(advantages.multiplied_rewards(base, factors), [10, 5, 10, 0])
+    assert advantages.multiplied_rewards(base, jnp.full((4, 3), 7.0)).sum() == 40
 
 
 def test_running_moments_do_not_depend_on_the_split():

@@ -27,7 +27,7 @@ def test_hedge_on_alternating_losses():
         losses = jnp.stack([t % 2, 1 - t % 2], axis=1).astype(jnp.float64)
         contexts = jnp.zeros(1000, jnp.int32)
         learner = exact.exponential_weights(learning_rate=np.sqrt(8 * np.log(2) / 1000))
-        logp = exact.play(learner, losses, contexts, num_contexts=1)
+        logp = exact.run_full_information(learner, losses, contexts, num_contexts=1)
         played = jnp.sum(jnp.exp(logp) * losses)
         np.testing.assert_allclose(played, 509.3039445896252, rtol=1e-13)
         regret = exact.regret(logp, losses, contexts, num_contexts=1)
@@ -38,7 +38,9 @@ def test_hedge_on_alternating_losses():
 def test_hedge_is_the_product_of_its_updates():
     learner = exact.exponential_weights(learning_rate=0.7)
     losses, contexts = game(jax.random.key(2), 6, 3, 2)
-    logp = np.array(exact.play(learner, losses, contexts, num_contexts=2))
+    logp = np.array(
+        exact.run_full_information(learner, losses, contexts, num_contexts=2)
+    )
     losses, contexts = np.array(losses), np.array(contexts)
     for t in range(6):
         past = losses[:t][contexts[:t] == contexts[t]].sum(0)
@@ -56,7 +58,7 @@ def test_hedge_regret_is_bounded_on_every_path():
     @jax.vmap
     def regrets(key):
         losses, at = game(key, rounds, arms, contexts)
-        logp = exact.play(learner, losses, at, num_contexts=contexts)
+        logp = exact.run_full_information(learner, losses, at, num_contexts=contexts)
         return exact.regret(logp, losses, at, num_contexts=contexts)
 
     worst = jnp.max(regrets(jax.random.split(jax.random.key(0), 32)))
@@ -69,7 +71,7 @@ def mean_regret(learner, rounds, arms, contexts, seeds=64):
     @jax.jit
     @jax.vmap
     def regrets(key):
-        logp, _ = exact.play_bandit(learner, losses, at, key, num_contexts=contexts)
+        logp, _ = exact.run_bandit(learner, losses, at, key, num_contexts=contexts)
         return exact.regret(logp, losses, at, num_contexts=contexts)
 
     values = regrets(jax.random.split(jax.random.key(1), seeds))
@@ -92,8 +94,8 @@ def test_a_constant_added_to_all_losses_changes_nothing():
     losses, at = game(jax.random.key(7), 50, 3, 2)
     learner = exact.exponential_weights(learning_rate=0.5)
     np.testing.assert_allclose(
-        exact.play(learner, losses + 2, at, num_contexts=2),
-        exact.play(learner, losses, at, num_contexts=2),
+        exact.run_full_information(learner, losses + 2, at, num_contexts=2),
+        exact.run_full_information(learner, losses, at, num_contexts=2),
         atol=1e-4,
     )
 
@@ -123,7 +125,7 @@ def test_bandit_feedback_uses_the_played_arm_alone():
     learner = exact.exponential_weights(learning_rate=0.3)
     losses, at = game(jax.random.key(8), 30, 3, 1)
     run = jax.jit(
-        lambda losses: exact.play_bandit(
+        lambda losses: exact.run_bandit(
             learner, losses, at, jax.random.key(0), num_contexts=1
         )
     )

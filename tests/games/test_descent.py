@@ -10,7 +10,7 @@ from tests.games.cases import A5, ELO, GRPS, REF3, REF5, UNIFORM3, game, kl, sol
 
 def last(solver, played, steps, start=None):
     start = played.logp_ref if start is None else start
-    run = jax.jit(lambda g, p: games.play(solver, g, p, steps=steps)[1])
+    run = jax.jit(lambda g, p: games.run_solver(solver, g, p, steps=steps)[1])
     return np.exp(run(played, start))
 
 
@@ -59,7 +59,7 @@ def test_ipo_md_rests_at_a_warmer_equilibrium():
 
         def run(mixture):
             solver = games.ipo_md(learning_rate=0.05, mixture=mixture)
-            return games.play(solver, played, played.logp_ref, steps=4000)[0].logp
+            return games.run_solver(solver, played, played.logp_ref, steps=4000)[0].logp
 
         rest = jax.jit(jax.vmap(run))(mixtures)
         for logp, (m, policy) in zip(rest, expected.items(), strict=True):

@@ -200,7 +200,9 @@ def test_practical_mirror_prox_reaches_the_equilibrium():
         return jax.lax.scan(step, carry, length=600)[0][1].anchor
 
     found = jax.nn.softmax(run(played.logp_ref))
-    expected = games.play(games.nash_mp(), played, played.logp_ref, steps=3)[0].logp
+    expected = games.run_solver(games.nash_mp(), played, played.logp_ref, steps=3)[
+        0
+    ].logp
     np.testing.assert_allclose(found, np.exp(expected), atol=1e-4)
 
 

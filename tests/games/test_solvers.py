@@ -29,7 +29,7 @@ from tests.games.cases import (
 def path(solver, played, steps, start=None):
     """Probabilities after each update, float64 numpy ``[steps, ..., N]``."""
     start = played.logp_ref if start is None else start
-    run = jax.jit(lambda g, logp: games.play(solver, g, logp, steps=steps)[1])
+    run = jax.jit(lambda g, logp: games.run_solver(solver, g, logp, steps=steps)[1])
     return np.exp(run(played, start))
 
 
@@ -120,7 +120,7 @@ def test_nash_md_rate_on_a_hundred_games(hundred):
     steps, solver = 1000, games.nash_md()
     with x64():
         one = jax.jit(
-            jax.vmap(lambda g: games.play(solver, g, g.logp_ref, steps=steps)[1])
+            jax.vmap(lambda g: games.run_solver(solver, g, g.logp_ref, steps=steps)[1])
         )
         pi = np.moveaxis(np.exp(one(many)), 1, 0)
     distance = kl(star, pi)
@@ -140,7 +140,9 @@ def test_nash_mp_rate_on_a_hundred_games(hundred):
     steps = 200
     with x64():
         one = jax.jit(
-            jax.vmap(lambda g: games.play(games.nash_mp(), g, g.logp_ref, steps=steps))
+            jax.vmap(
+                lambda g: games.run_solver(games.nash_mp(), g, g.logp_ref, steps=steps)
+            )
         )
         logp = np.moveaxis(np.asarray(one(many)[1]), 1, 0)
         distance = kl(star, np.exp(logp))
@@ -150,7 +152,7 @@ def test_nash_mp_rate_on_a_hundred_games(hundred):
         assert (distance <= rate * first + 1e-14).all()
         assert (distance <= rate / (2 * BETAS) + 1e-14).all()
         wide = np.broadcast_to(np.log(star), logp.shape)
-        span = np.asarray(games.span(jnp.asarray(logp), jnp.asarray(wide)))
+        span = np.asarray(games.span_seminorm(jnp.asarray(logp), jnp.asarray(wide)))
     # span_{k+1} ≤ (span_k + 2 √(2 KL(π*‖π_{k+1/2}))) / (1 + 2β): a multiple of √rate.
     ceiling = np.sqrt(rate) * (20 / BETAS)
     assert (span <= ceiling + 1e-10).all()
@@ -204,7 +206,7 @@ def test_nash_md_with_a_constant_step_is_biased():
         def rest(make, etas):
             def run(eta):
                 start = jnp.log(jnp.asarray(star))
-                return games.play(make(eta), played, start, steps=20000)[0].logp
+                return games.run_solver(make(eta), played, start, steps=20000)[0].logp
 
             return jax.jit(jax.vmap(run))(etas)
 
@@ -234,7 +236,9 @@ def test_the_game_on_which_only_mirror_prox_converges():
 
         def distances(make, etas, steps=4000):
             def run(eta):
-                return games.play(make(eta), played, played.logp_ref, steps=steps)[0]
+                return games.run_solver(
+                    make(eta), played, played.logp_ref, steps=steps
+                )[0]
 
             logp = jax.jit(jax.vmap(run))(jnp.array(etas)).logp
             return kl(star, np.exp(logp))
@@ -264,7 +268,7 @@ def test_proximal_point_contracts_for_every_step_size():
         @jax.vmap
         def run(eta):
             solver = games.proximal_point(eta=eta)
-            return games.play(solver, played, played.logp_ref, steps=4)[1]
+            return games.run_solver(solver, played, played.logp_ref, steps=4)[1]
 
         pi = np.exp(jax.jit(run)(jnp.asarray(etas)))
     start = np.broadcast_to(REF3, (3, 1, 3))
@@ -345,7 +349,7 @@ def test_nash_ema_plays_the_geometric_mean_of_its_past():
         expected = path(games.mirror_descent(eta=0.5), played, 20)
         np.testing.assert_allclose(found, expected, atol=1e-14)
         solver = games.nash_ema(eta=0.5, decay=0.75)
-        state = games.play(solver, played, played.logp_ref, steps=1)[0]
+        state = games.run_solver(solver, played, played.logp_ref, steps=1)[0]
         mean = 0.75 * played.logp_ref + 0.25 * state.logp
         np.testing.assert_allclose(state.memory, jax.nn.log_softmax(mean), atol=1e-14)
         assert kl(star, path(solver, played, 3000)[-1]) < 1e-12
@@ -362,7 +366,7 @@ def test_step_sizes_and_games_share_one_compilation():
         def run(many, etas):
             def one(game, eta):
                 solver = games.mirror_descent(eta=eta)
-                return games.play(solver, game, game.logp_ref, steps=5)[0].logp
+                return games.run_solver(solver, game, game.logp_ref, steps=5)[0].logp
 
             return jax.vmap(jax.vmap(one, (None, 0)), (0, None))(many, etas)
 
@@ -397,4 +401,6 @@ def test_bad_hyperparameters_are_named(make, options, message):
 def test_a_step_too_long_for_its_mixture_is_refused():
     played = games.Game(games.rock_paper_scissors(), jnp.log(jnp.full(3, 1 / 3)), 0.5)
     with pytest.raises(InputError, match="mixture must be in"):
-        games.play(games.mirror_descent(eta=4.0), played, played.logp_ref, steps=1)
+        games.run_solver(
+            games.mirror_descent(eta=4.0), played, played.logp_ref, steps=1
+        )

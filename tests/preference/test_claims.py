@@ -138,18 +138,22 @@ def test_rdpo_is_unbiased_under_its_noise_model():
         return (1 - noise) * loss(m) + noise * loss(-m)
 
     close = {"rtol": 1e-5, "atol": 1e-5}  # the exponential is of float32
-    for link in (pf.logistic, pf.exponential, partial(pf.squared, target=0.5)):
+    for link in (
+        pf.logistic_link,
+        pf.exponential_link,
+        partial(pf.squared_link, target=0.5),
+    ):
         robust = lambda m, link=link: pf.debiased(link, m, noise=noise)  # noqa: E731
         np.testing.assert_allclose(expected(robust, margins), link(margins), **close)
         found = jax.vmap(jax.grad(lambda m, r=robust: expected(r, m)))(margins)
         np.testing.assert_allclose(found, jax.vmap(jax.grad(link))(margins), **close)
-    smoothed = partial(pf.label_smoothed, pf.logistic, noise=noise)
-    assert np.abs(expected(smoothed, margins) - pf.logistic(margins)).max() > 0.1
+    smoothed = partial(pf.label_smoothed, pf.logistic_link, noise=noise)
+    assert np.abs(expected(smoothed, margins) - pf.logistic_link(margins)).max() > 0.1
 
 
 def test_rdpo_is_unbounded_below():
     """Slope ``−ε/(1 − 2ε)`` for large margins: no finite minimiser of one pair."""
-    robust = lambda m: pf.debiased(pf.logistic, m, noise=0.1)  # noqa: E731
+    robust = lambda m: pf.debiased(pf.logistic_link, m, noise=0.1)  # noqa: E731
     np.testing.assert_allclose(robust(wide(12.0)), -1.499994, atol=1e-6)
     np.testing.assert_allclose(jax.grad(robust)(wide(1e4)), -0.1 / 0.8)
     np.testing.assert_allclose(jax.grad(robust)(wide(0.0)), -1 / (2 * 0.8))
@@ -158,9 +162,9 @@ def test_rdpo_is_unbounded_below():
 def test_conservative_minimisers():
     """cDPO's margin stops at ``logit(1 − ε)``, IPO's at ``(1 − 2ε)/(2β)``."""
     at = wide(2.1972245773362196)
-    cdpo = partial(pf.label_smoothed, pf.logistic, noise=0.1)
+    cdpo = partial(pf.label_smoothed, pf.logistic_link, noise=0.1)
     np.testing.assert_allclose(jax.grad(cdpo)(at), 0, atol=1e-12)
-    ipo = partial(pf.label_smoothed, partial(pf.squared, target=5.0), noise=0.1)
+    ipo = partial(pf.label_smoothed, partial(pf.squared_link, target=5.0), noise=0.1)
     np.testing.assert_allclose(jax.grad(ipo)(wide(0.8 * 5.0)), 0, atol=1e-12)
 
 
@@ -267,7 +271,7 @@ def test_dpo_recovers_a_plackett_luce_ranker_of_two():
     rewards = wide([0.4, -0.3])
     some = jnp.ones(2, bool)
     np.testing.assert_allclose(
-        pf.plackett_luce(rewards, some), pf.logistic(rewards[0] - rewards[1])
+        pf.plackett_luce(rewards, some), pf.logistic_link(rewards[0] - rewards[1])
     )
     three = wide([0.4, -0.3, 1.0])
     total = sum(

@@ -149,13 +149,13 @@ def test_finite_at_margins_of_ten_thousand(name):
 @pytest.mark.parametrize(
     "link",
     [
-        pf.logistic,
-        pf.hinge,
-        pf.exponential,
-        pf.blended,
-        pf.reverse_cross_entropy,
-        lambda m: pf.squared(m, target=1.0),
-        lambda m: pf.debiased(pf.logistic, m, noise=0.3),
+        pf.logistic_link,
+        pf.hinge_link,
+        pf.exponential_link,
+        pf.blended_link,
+        pf.reverse_cross_entropy_link,
+        lambda m: pf.squared_link(m, target=1.0),
+        lambda m: pf.debiased(pf.logistic_link, m, noise=0.3),
     ],
 )
 def test_links_pull_at_wrong_margins(link):
@@ -165,17 +165,17 @@ def test_links_pull_at_wrong_margins(link):
     slopes = jax.vmap(jax.grad(link))(margins)
     assert np.isfinite(slopes).all()
     assert np.isfinite(link(jnp.array([-1e4, 1e4]))).all()
-    if link is not pf.reverse_cross_entropy:
+    if link is not pf.reverse_cross_entropy_link:
         assert (slopes < 0).all()
 
 
 def test_links_at_zero_have_one_slope():
     """A convex link's slope at 0 is its curvature's weight: −½, −1, −1, −2·target."""
     slope = jax.grad
-    assert slope(pf.logistic)(0.0 * jnp.ones(())) == -0.5
-    assert slope(pf.hinge)(jnp.zeros(())) == -1
-    assert slope(pf.exponential)(jnp.zeros(())) == -1
-    assert slope(lambda m: pf.squared(m, target=2.0))(jnp.zeros(())) == -4
+    assert slope(pf.logistic_link)(0.0 * jnp.ones(())) == -0.5
+    assert slope(pf.hinge_link)(jnp.zeros(())) == -1
+    assert slope(pf.exponential_link)(jnp.zeros(())) == -1
+    assert slope(lambda m: pf.squared_link(m, target=2.0))(jnp.zeros(())) == -4
 
 
 def test_alpha_po_becomes_simpo():

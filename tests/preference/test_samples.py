@@ -108,7 +108,9 @@ def test_online_and_offline_ipo_part():
     uniform = jnp.log(jnp.full(3, 1 / 3))
     data = jnp.array([0.6, 0.3, 0.1])
     loss = partial(pf.ipo, beta=0.1)
-    run = partial(pf.descend, loss, uniform, dice, learning_rate=0.2, steps=1500)
+    run = partial(
+        pf.fit_tabular_policy, loss, uniform, dice, learning_rate=0.2, steps=1500
+    )
     offline = jnp.exp(run(data))
     np.testing.assert_allclose(
         offline, (0.365639092229, 0.247833678806, 0.386527228965), atol=1e-4
@@ -121,7 +123,12 @@ def test_dpo_under_bradley_terry_does_not_mind_who_samples():
     rewards, ref = jnp.array([0.5, 0.0, -0.5]), jnp.log(jnp.array([0.2, 0.5, 0.3]))
     wins = jax.nn.sigmoid(rewards[:, None] - rewards[None])
     run = partial(
-        pf.descend, partial(pf.dpo, beta=0.8), ref, wins, learning_rate=2.0, steps=800
+        pf.fit_tabular_policy,
+        partial(pf.dpo, beta=0.8),
+        ref,
+        wins,
+        learning_rate=2.0,
+        steps=800,
     )
     optimum = jax.nn.softmax(ref + rewards / 0.8)
     for law in (None, jnp.array([0.6, 0.2, 0.2])):

@@ -65,7 +65,7 @@ def test_tdpo_margins_share_value_and_the_losers_gradient():
     def total(margin):
         def of_logits(w, l):
             pair, kl_w, kl_l = everything(w, l)
-            return jnp.sum(pf.logistic(0.3 * margin(pair, kl_w, kl_l)))
+            return jnp.sum(pf.logistic_link(0.3 * margin(pair, kl_w, kl_l)))
 
         return jax.value_and_grad(of_logits, argnums=(0, 1))(LOGITS_W, LOGITS_L)
 
@@ -109,10 +109,10 @@ def test_token_losses_of_the_table():
     }
     close = {"rtol": 1e-5}
     margins = everything(LOGITS_W, LOGITS_L)
-    first = pf.logistic(0.3 * pf.tdpo1_margin(*margins))
+    first = pf.logistic_link(0.3 * pf.tdpo1_margin(*margins))
     np.testing.assert_allclose(loss["tdpo1"], first, **close)
     np.testing.assert_allclose(loss["sparse_po"], first, **close)
-    second = pf.logistic(0.3 * pf.tdpo2_margin(*margins))
+    second = pf.logistic_link(0.3 * pf.tdpo2_margin(*margins))
     np.testing.assert_allclose(loss["tdpo2"], second, **close)
     u = np.asarray(tokens.logp_w - tokens.ref_w)
     v = np.asarray(tokens.logp_l - tokens.ref_l)
@@ -163,7 +163,7 @@ def test_sparse_po_special_cases():
         margin(1.0, 1.0), pf.tdpo1_margin(pair, kl_w, kl_l), **close
     )
     np.testing.assert_allclose(margin(1.0, 0.0), pf.log_ratio_margin(pair), **close)
-    np.testing.assert_allclose(pf.logistic(margin(0.0, 0.0)), np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(pf.logistic_link(margin(0.0, 0.0)), np.log(2), rtol=1e-6)
     gradient = jax.grad(lambda x: jnp.sum(margin(0.0, 0.0, x)))(LOGITS_W)
     np.testing.assert_array_equal(gradient, 0)
 

@@ -128,7 +128,9 @@ def test_recovery_uses_each_row_once():
     """Confucius3-Math: full batches, nothing twice, nothing older than a step."""
     buffer = selection.replay_buffer(jnp.zeros((), jnp.int32), capacity=5).init()
     step = jax.jit(
-        lambda buffer, rows, keep: selection.recovered(buffer, rows, keep, size=4)
+        lambda buffer, rows, keep: selection.recent_sample_recovery(
+            buffer, rows, keep, size=4
+        )
     )
     rng, used = np.random.default_rng(0), []
     for number in range(12):
@@ -188,9 +190,9 @@ def test_objective_weights_worked_numbers():
 def test_roles_exchange_and_return():
     first, second = {"w": jnp.ones(2)}, {"w": jnp.zeros(2)}
     for step, turned in ((0, False), (4, False), (5, True), (9, True), (10, False)):
-        pioneer, observer = selection.exchanged(first, second, jnp.int32(step))
+        pioneer, observer = selection.exchanged_roles(first, second, jnp.int32(step))
         assert bool(pioneer["w"][0] == 0) == turned
-        back, _ = selection.exchanged(pioneer, observer, jnp.int32(step))
+        back, _ = selection.exchanged_roles(pioneer, observer, jnp.int32(step))
         np.testing.assert_array_equal(back["w"], first["w"])
 
 
@@ -233,8 +235,11 @@ def test_versions_and_teachers():
     relative = advantages.group_centred(rewards, newest)
     close(relative[0, 1:], [0.5, -0.5])
     correct = jnp.array([[True, False], [False, False]])
-    assert selection.unsolved(correct).tolist() == [[False, True], [True, True]]
-    whole = selection.unsolved(correct, whole_group=True)
+    assert selection.unsolved_completions(correct).tolist() == [
+        [False, True],
+        [True, True],
+    ]
+    whole = selection.unsolved_completions(correct, whole_group=True)
     assert whole.tolist() == [[False, False], [True, True]]
 
 
@@ -256,7 +261,9 @@ def test_versions_and_teachers():
         lambda: selection.objective_weights(
             jnp.ones((1, 1)), jnp.ones((1, 1)), alpha=2.0
         ),
-        lambda: selection.exchanged(jnp.ones(1), jnp.ones(1), jnp.int32(0), every=0),
+        lambda: selection.exchanged_roles(
+            jnp.ones(1), jnp.ones(1), jnp.int32(0), every=0
+        ),
     ],
 )
 def test_bad_arguments_are_named(call):

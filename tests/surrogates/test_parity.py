@@ -165,7 +165,7 @@ def truncated(ratios, logp):
 
 
 def without_drifted(ratios, logp):
-    gone = surrogates.drifted(
+    gone = surrogates.off_policy_sequences(
         logp,
         jnp.asarray(BEHAVIOUR),
         jnp.asarray(SPREAD),

@@ -195,7 +195,9 @@ def test_the_tail_of_ratios_adds_over_microbatches():
     "call",
     [
         lambda: surrogates.clipped_log_ratio(jnp.ones(3), jnp.ones(3), ALL, low=-1.0),
-        lambda: surrogates.drifted(*[jnp.ones(3)] * 3, ALL, threshold=-1.0),
+        lambda: surrogates.off_policy_sequences(
+            *[jnp.ones(3)] * 3, ALL, threshold=-1.0
+        ),
         lambda: surrogates.dual_clip_surrogate(jnp.ones(3), jnp.ones(3), ALL, cap=1.0),
         lambda: surrogates.cispo_surrogate(
             jnp.ones(3), jnp.ones(3), ALL, clip_high=-1.0
