@@ -11,6 +11,7 @@ from alignax.types import InputError
 
 PAIR = {"prompt": "1+1=", "chosen": "2", "rejected": "3"}
 TOKENIZER = data.byte_tokenizer()
+PAIRS = ["pairs"]
 
 
 def conversation(messages):
@@ -37,10 +38,10 @@ def write(path, lines):
 
 
 def test_jsonl_pairs(tmp_path):
-    """Texts as they are, other fields left out, blank lines skipped."""
+    """Texts as they are, other fields kept, blank lines skipped."""
     path = write(tmp_path / "x.jsonl", [PAIR | {"source": "me"}, "", PAIR])
-    records, complaints = data.read_preferences(path, fields=data.PAIRS)
-    assert records == [PAIR, PAIR]
+    records, _, complaints = data.read_records(path, formats=PAIRS)
+    assert list(records) == [PAIR | {"source": "me"}, PAIR]
     assert complaints == []
     assert data.pair_texts(records[0], TOKENIZER) == ("1+1=", "2", "3")
 
@@ -65,8 +66,8 @@ def test_bad_lines_are_named_and_dropped_only_when_asked(tmp_path, line, message
     """File, line and field; with ``on_bad="drop"`` the same sentence comes back."""
     path = write(tmp_path / "x.jsonl", [PAIR, line, PAIR])
     with pytest.raises(InputError, match=message):
-        data.read_preferences(path, fields=data.PAIRS)
-    records, complaints = data.read_preferences(path, fields=data.PAIRS, on_bad="drop")
+        data.read_records(path, formats=PAIRS)
+    records, _, complaints = data.read_records(path, formats=PAIRS, on_bad="drop")
     assert len(records) == 2
     assert len(complaints) == 1
     assert message in complaints[0]
@@ -77,11 +78,11 @@ def test_nothing_usable(tmp_path):
     """A file of bad lines only, a missing one, an option that is none."""
     path = write(tmp_path / "x.jsonl", ["{", "["])
     with pytest.raises(InputError, match="no usable record \\(2 bad ones\\)"):
-        data.read_preferences(path, fields=data.PAIRS, on_bad="drop")
+        data.read_records(path, formats=PAIRS, on_bad="drop")
     with pytest.raises(InputError, match="cannot be read"):
-        data.read_preferences(tmp_path / "no.jsonl", fields=data.PAIRS)
+        data.read_records(tmp_path / "no.jsonl", formats=PAIRS)
     with pytest.raises(InputError, match="on_bad: 'skip' was given"):
-        data.read_preferences(path, fields=data.PAIRS, on_bad="skip")
+        data.read_records(path, formats=PAIRS, on_bad="skip")
 
 
 def test_conversations_go_through_the_chat_template(tmp_path):
@@ -97,7 +98,7 @@ def test_conversations_go_through_the_chat_template(tmp_path):
     assert data.pair_texts(explicit, CHATTY) == expected
     assert data.pair_texts(implicit, CHATTY) == expected
     path = write(tmp_path / "x.jsonl", [implicit])
-    records, _ = data.read_preferences(path, fields=data.CONVERSATIONS)
+    records = data.read_records(path, formats=PAIRS).records
     assert data.pair_texts(records[0], CHATTY) == expected
 
 
@@ -267,7 +268,7 @@ def test_unpaired_labels(tmp_path):
         for i in range(6)
     ]
     path = write(tmp_path / "x.jsonl", lines)
-    records, _ = data.read_preferences(path, fields=data.UNPAIRED)
+    records = data.read_records(path, formats=["labelled"]).records
     batches = data.unpaired_batches(
         records, TOKENIZER, lengths=(10,), tokens_per_batch=30, seed=0, num_epochs=1
     )
@@ -279,7 +280,7 @@ def test_unpaired_labels(tmp_path):
     assert labels == {i: i % 3 == 0 for i in range(6)}
     write(path, [lines[0] | {"label": "good"}])
     with pytest.raises(InputError, match="line 1, field 'label': 'good'"):
-        data.read_preferences(path, fields=data.UNPAIRED)
+        data.read_records(path, formats=["labelled"])
 
 
 def test_tfds_pairs(tmp_path):

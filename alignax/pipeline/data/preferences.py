@@ -1,6 +1,6 @@
 """Preference records: pairs, conversations and labelled completions.
 
-The field's formats, each a choice of ``fields``:
+The field's formats:
 
 ====================  ==========================================================
 fields                a record
@@ -14,7 +14,6 @@ Messages become texts through the tokenizer's chat template, the answer as a ``T
 that ends as the template ends it; plain answers get ``eos_id``.
 """
 
-import pathlib
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -22,7 +21,6 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Bool
 
-from alignax.pipeline.data.records import _check_fields, _parse
 from alignax.pipeline.data.rows import Turn, encode_supervised
 from alignax.pipeline.data.tokenizers import Tokenizer
 from alignax.types import InputError, Supervised
@@ -30,6 +28,7 @@ from alignax.types import InputError, Supervised
 PAIRS = ("prompt", "chosen", "rejected")
 CONVERSATIONS = ("chosen", "rejected")
 UNPAIRED = ("prompt", "completion", "label")
+TEXTS = {"messages", *PAIRS, *UNPAIRED}
 
 
 Sides = tuple[Array, Array]
@@ -64,73 +63,26 @@ def check_on_bad(on_bad: str) -> None:
         raise InputError(f'on_bad: {on_bad!r} was given; "error" or "drop" would do.')
 
 
-def read_preferences(
-    path: str | pathlib.Path, *, fields: Sequence[str], on_bad: str = "error"
-) -> tuple[list[dict[str, Any]], list[str]]:
-    """Read a JSON-lines file of preferences, naming what is wrong with it.
-
-    A TFDS set comes in by ``read_tfds`` with the same ``fields``.
-
-    Args:
-      path: the file, UTF-8, one object a line.
-      fields: ``PAIRS``, ``CONVERSATIONS`` or ``UNPAIRED``.
-      on_bad: ``"drop"`` leaves bad lines out; ``"error"`` refuses the first.
-
-    Returns:
-      the records in the file's order, and a sentence for each line left out.
-
-    Raises:
-      InputError: the file is missing, a line is bad (file, line and field are named),
-        or no record is left.
-    """
-    _check_fields(fields)
-    check_on_bad(on_bad)
-    path = pathlib.Path(path)
-    records, complaints = [], []
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise InputError(
-            f"path: {str(path)!r} cannot be read ({error.strerror}); a JSON-lines file "
-            "would do, one object a line."
-        ) from error
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            record = _parse(line, where, fields)
-            _check_record(record, where)
-            records.append(record)
-        except InputError as error:
-            if on_bad == "error":
-                raise
-            complaints.append(str(error))
-    if not records:
-        raise InputError(
-            f"path: {str(path)!r} holds no usable record ({len(complaints)} bad ones); "
-            f"objects with the fields {', '.join(fields)} would do."
-        )
-    return records, complaints
-
-
-def _check_record(record: Mapping[str, Any], where: str) -> None:
+def check_record(record: Mapping[str, Any], where: str) -> None:
     """Types of the fields, and that a pair says something."""
     for field, value in record.items():
+        if field not in TEXTS:
+            continue  # a reward's
         if field == "label":
             if not isinstance(value, bool) and value not in (0, 1):
                 raise InputError(
                     f"{where}, field 'label': {value!r}; true or false would do."
                 )
-        elif isinstance(value, str):
+        elif isinstance(value, str) and field != "messages":
             if field in ("prompt", "chosen") and not value:
                 raise InputError(f"{where}, field {field!r}: an empty text.")
         elif not _are_messages(value):
             raise InputError(
-                f"{where}, field {field!r}: a {type(value).__name__}; a text would do, "
-                'or messages such as [{"role": "user", "content": "…"}].'
+                f"{where}, field {field!r}: a {type(value).__name__}; "
+                + ("" if field == "messages" else "a text would do, or ")
+                + 'messages such as [{"role": "user", "content": "…"}].'
             )
-    if "chosen" not in record:
+    if "chosen" not in record or "rejected" not in record:
         return
     if not isinstance(record["chosen"], str) and not record["chosen"][-1]["content"]:
         raise InputError(f"{where}, field 'chosen': its last message is empty.")
@@ -165,7 +117,7 @@ def _are_messages(value: Any) -> bool:
     )
 
 
-def _prompt_text(prompt: Any, tokenizer: Tokenizer, where: str) -> str:
+def written_prompt(prompt: Any, tokenizer: Tokenizer, where: str) -> str:
     if isinstance(prompt, str):
         return prompt
     if tokenizer.chat is None:
@@ -173,10 +125,15 @@ def _prompt_text(prompt: Any, tokenizer: Tokenizer, where: str) -> str:
             f"{where}, field 'prompt': messages, and the tokenizer has no chat "
             "template; texts would do, or a tokenizer that has one."
         )
+    if prompt[-1]["role"] == "assistant":
+        raise InputError(
+            f"{where}, field 'prompt': its last message is the assistant's; one that "
+            "it answers would do."
+        )
     return tokenizer.chat(prompt)
 
 
-def _answer(
+def written_answer(
     prompt: Any, answer: Any, tokenizer: Tokenizer, where: str, field: str
 ) -> str | Turn:
     """What the template writes after the prompt: the answer and its end of turn."""
@@ -197,7 +154,7 @@ def _answer(
             f"{where}, field {field!r}: messages, and the tokenizer has no chat "
             "template; texts would do, or a tokenizer that has one."
         )
-    before = _prompt_text(prompt, tokenizer, where)
+    before = written_prompt(prompt, tokenizer, where)
     whole = tokenizer.conversation([*prompt, *answer])
     if whole.startswith(before):
         return Turn(whole.removeprefix(before))
@@ -236,17 +193,17 @@ def pair_texts(
       >>> pair_texts(record, byte_tokenizer())
       ('1+1=', '2', '3')
     """
-    _check_record(record, where)
+    check_record(record, where)
     answers = [record[field] for field in CONVERSATIONS]
     if "prompt" in record:
         prompt = record["prompt"]
     else:
         prompt, answers = answers[0][:-1], [answer[-1:] for answer in answers]
     chosen, rejected = (
-        _answer(prompt, answer, tokenizer, where, field)
+        written_answer(prompt, answer, tokenizer, where, field)
         for answer, field in zip(answers, CONVERSATIONS, strict=True)
     )
-    return _prompt_text(prompt, tokenizer, where), chosen, rejected
+    return written_prompt(prompt, tokenizer, where), chosen, rejected
 
 
 def encode_pairs(
@@ -317,10 +274,12 @@ def labelled_texts(
       >>> labelled_texts(record, byte_tokenizer())
       ('1+1=', '2')
     """
-    _check_record(record, where)
+    check_record(record, where)
     return (
-        _prompt_text(record["prompt"], tokenizer, where),
-        _answer(record["prompt"], record["completion"], tokenizer, where, "completion"),
+        written_prompt(record["prompt"], tokenizer, where),
+        written_answer(
+            record["prompt"], record["completion"], tokenizer, where, "completion"
+        ),
     )
 
 

@@ -52,18 +52,11 @@ def read_jsonl(
         not an object or lacks a field; the message names file, line and field.
     """
     _check_fields(fields)
-    path = pathlib.Path(path)
     records = []
-    try:
-        with path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    records.append(_parse(line, f"{path}, line {number}", fields))
-    except OSError as error:
-        raise InputError(
-            f"path: {str(path)!r} cannot be read ({error.strerror}); a JSON-lines file "
-            "would do, one object a line."
-        ) from error
+    for where, line in jsonl_lines(path):
+        record = parse_line(line, where)
+        require(record, fields, where)
+        records.append({field: record[field] for field in fields})
     if not records:
         raise InputError(
             f"path: {str(path)!r} holds no record; a JSON-lines file with at least one "
@@ -72,7 +65,23 @@ def read_jsonl(
     return records
 
 
-def _parse(line: bytes, where: str, fields: Sequence[str]) -> dict[str, Any]:
+def jsonl_lines(path: str | os.PathLike[str]) -> Iterator[tuple[str, bytes]]:
+    """The lines of a file that are not blank, each with its place."""
+    path = pathlib.Path(path)
+    try:
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield f"{path}, line {number}", line
+    except OSError as error:
+        raise InputError(
+            f"path: {str(path)!r} cannot be read ({error.strerror}); a JSON-lines file "
+            "would do, one object a line."
+        ) from error
+
+
+def parse_line(line: bytes, where: str) -> dict[str, Any]:
+    """One object, or an error that names its place."""
     try:
         record = json.loads(line.decode("utf-8-sig"))
     # ValueError: no JSON, no UTF-8, an endless number; RecursionError: deep nesting.
@@ -82,16 +91,19 @@ def _parse(line: bytes, where: str, fields: Sequence[str]) -> dict[str, Any]:
         ) from error
     if not isinstance(record, dict):
         raise InputError(
-            f"path: {where}: a JSON {type(record).__name__} where an object with the "
-            f"fields {', '.join(fields)} would do."
+            f"path: {where}: a JSON {type(record).__name__} where an object would do."
         )
+    return record
+
+
+def require(record: Mapping[str, Any], fields: Sequence[str], where: str) -> None:
+    """Refuse a record without one of the fields, with those that it has."""
     for field in fields:
         if record.get(field) is None:
             raise InputError(
                 f"path: {where}: the record has no field {field!r}; it has "
                 f"{', '.join(map(repr, record)) or 'none'}."
             )
-    return {field: record[field] for field in fields}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +147,7 @@ def read_tfds(
     *,
     split: str,
     data_dir: str | os.PathLike[str],
-    fields: Sequence[str],
+    fields: Sequence[str] | None = None,
 ) -> Records:
     """Read a prepared TFDS set by random access; TensorFlow is never imported.
 
@@ -145,7 +157,8 @@ def read_tfds(
       name: as TFDS has it: ``"gsm8k"``, ``"name/config"``, ``"name:1.0.0"``.
       split: such as ``"train"`` or ``"train[:100]"``.
       data_dir: where the sets were prepared, in array_record or parquet.
-      fields: what every record must have; other features are left out.
+      fields: what every record must have; other features are left out. All that the
+        set has where not given.
 
     Returns:
       The records; each is read when it is asked for.
@@ -154,7 +167,8 @@ def read_tfds(
       InputError: TFDS knows no such set, it is not prepared in a random-access
         format, or a split or field is not there.
     """
-    _check_fields(fields)
+    if fields is not None:
+        _check_fields(fields)
     # Half a second that runs on other data do without.
     import tensorflow_datasets as tfds
 
@@ -183,6 +197,7 @@ def read_tfds(
             f"name: {name!r} is not prepared in {str(data_dir)!r}; prepare it with "
             f"{needs}{prepare}, or give the data_dir that has it."
         )
+    fields = tuple(builder.info.features) if fields is None else fields
     missing = [field for field in fields if field not in builder.info.features]
     if missing:
         raise InputError(

@@ -1,5 +1,6 @@
 """Token rows: prompts to sample from, prompts with answers to train on."""
 
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -71,6 +72,13 @@ def select(
             f"of {length} ({len(lengths) - len(fits)} of {len(lengths)} records do; "
             f"the longest has {max(lengths)}); raise the limit, or leave such records "
             'out with on_long="drop".'
+        )
+    if 0 < len(fits) < len(lengths):
+        print(
+            f"warning: {len(lengths) - len(fits)} of {len(lengths)} records have more "
+            f"than {length} tokens and are left out",
+            file=sys.stderr,
+            flush=True,
         )
     if not fits:
         what = "no record was given" if not lengths else f"all have more than {length}"

@@ -101,6 +101,7 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
         )
     # transformers takes a second to import; byte-level runs do without.
     import transformers
+    from jinja2 import TemplateError
 
     try:
         hf: Any = transformers.AutoTokenizer.from_pretrained(
@@ -140,11 +141,18 @@ def load_tokenizer(folder: str | os.PathLike[str]) -> Tokenizer:
         )
 
     def conversation(messages: Sequence[Mapping[str, str]], answered=True) -> str:
-        return hf.apply_chat_template(
-            [dict(m) for m in messages],
-            tokenize=False,
-            add_generation_prompt=not answered,
-        )
+        try:
+            return hf.apply_chat_template(
+                [dict(m) for m in messages],
+                tokenize=False,
+                add_generation_prompt=not answered,
+            )
+        except TemplateError as error:
+            roles = ", ".join(str(m.get("role")) for m in messages)
+            raise InputError(
+                f"messages: the chat template of {str(path)!r} refuses the roles "
+                f"{roles} ({error})."
+            ) from error
 
     bos = hf.bos_token_id
     return Tokenizer(
