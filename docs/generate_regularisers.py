@@ -121,6 +121,25 @@ the only one whose tokens add up to the whole (the chain rule).
 """
 
 
+def elsewhere() -> str:
+    """What other papers and libraries call a divergence, by the converters."""
+    lines = ["\n## Names elsewhere\n\n| there | here |\n|---|---|\n"]
+    for name in ("reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"):
+        options = {"coefficient": 0.25} if name == "alpha_divergence" else {}
+        more = ", f_alpha_divergence_coef=0.25" if options else ""
+        lines.append(
+            f'| TRL\'s `f_divergence_type="{name}"{more}` | '
+            f"`{dv.from_trl(name, **options)}` |\n"
+        )
+    for there, amari in (
+        ("f-DPO's and DPH-RL's α = 0.25", dv.amari_from_fdpo(0.25)),
+        ("Cressie and Read's λ = 1", dv.amari_from_cressie_read(1.0)),
+        ("Tsallis' and Rényi's q = 2", dv.amari_from_tsallis(2.0)),
+    ):
+        lines.append(f"| {there} | `{dv.alpha(amari)}` |\n")
+    return "".join(lines)
+
+
 def number(x: float) -> str:
     if not math.isfinite(x):
         return "∞"
@@ -142,8 +161,7 @@ def pull_table() -> str:
     ]
     for name, div in DIVERGENCES.items():
         smooth = math.isfinite(div.curvature)
-        scale = div.curvature if smooth else 1.0
-        slope = slopes(div) / scale
+        slope = slopes(dv.normalise(div) if smooth else div)
         five, twenty = (slope[RATIOS.index(r)] for r in (5, 20))
         verdict = "grows"
         if twenty > 1e4:
@@ -151,7 +169,7 @@ def pull_table() -> str:
         elif twenty - five < 0.1 * abs(five):
             verdict = "flat"
         cells = [number(x) for x in slope]
-        factor = number(1 / scale) if smooth else "no curvature"
+        factor = number(1 / div.curvature) if smooth else "no curvature"
         lines.append(f"| `{name}` | {' | '.join(cells)} | {verdict} | {factor} |\n")
     return "".join(lines)
 
@@ -189,7 +207,7 @@ def text() -> str:
         "\n![Slopes of the divergences over the log-ratio, each by its curvature]"
         "(regularisers.png)\n"
     )
-    return HEAD + pull_table() + picture + combinations() + COSTS
+    return HEAD + pull_table() + picture + combinations() + COSTS + elsewhere()
 
 
 def draw(path: Path) -> None:

@@ -109,8 +109,12 @@ def judge_of_styles() -> jax.Array:
 
 def make_world() -> World:
     tokens, mask = exact.enumerate_completions(4, LENGTH, eos_id=EOS, pad_id=EOS)
-    styles = leading_letter(tokens, mask)
-    return World(tokens, mask, styles, judge_of_styles()[styles][:, styles])
+    styles, matrix = leading_letter(tokens, mask), judge_of_styles()
+
+    def judge(first, second):
+        return matrix[first, second]
+
+    return World(tokens, mask, styles, games.preference_matrix(judge, styles))
 
 
 def fit_reward_model(logp_ref) -> jax.Array:

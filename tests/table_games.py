@@ -75,9 +75,7 @@ SOLVERS = {
     "nash_md": games.nash_md(),
     "nash_ema": games.nash_ema(eta=0.5, decay=0.9),
     "nash_mp": games.nash_mp(),
-    "proximal_point": games.proximal_point(eta=2.0),
     "sppo": games.sppo(eta=0.5),
-    "inpo": games.inpo(eta=2.0),
     "magnetic_mirror_descent": games.magnetic_mirror_descent(eta=0.5, refresh=2),
     "online_ipo": games.online_ipo(learning_rate=0.1),
     "ipo_md": games.ipo_md(learning_rate=0.1, mixture=0.3),
@@ -87,8 +85,6 @@ SOLVERS = {
     ),
 }
 CONSTANT = {
-    "rock_paper_scissors": games.rock_paper_scissors,
-    "intransitive_dice": games.intransitive_dice,
     "cycle": partial(games.cycle, 3, margin=0.2),
     "random_preference": partial(games.random_preference, keys[5], count=3, scale=1.0),
 }
@@ -106,7 +102,6 @@ ROWS = [
         args=(PREFERENCE, LOGP, LOGQ),
         grad=(0, 1, 2),
     ),
-    Row(name="games.bradley_terry", fn=games.bradley_terry, args=(LOGP,)),
     Row(
         name="games.preference_matrix",
         fn=partial(games.preference_matrix, judged),
@@ -132,25 +127,10 @@ ROWS = [
         grad=(0, 1),
     ),
     Row(
-        name="games.duality_gap",
-        fn=games.duality_gap,
-        args=(PREFERENCE, LOGP, LOGQ),
+        name="games.regularised_exploitability",
+        fn=of_game(games.regularised_exploitability),
+        args=(PREFERENCE, LOGR, LOGP),
         grad=(0, 1, 2),
-    ),
-    *(
-        Row(
-            name=f"games.{function.__name__}",
-            fn=of_game(function),
-            args=(PREFERENCE, LOGR, LOGP),
-            grad=(0, 1, 2),
-        )
-        for function in (games.regularised_exploitability, games.equilibrium_residual)
-    ),
-    Row(
-        name="games.span_seminorm",
-        fn=games.span_seminorm,
-        args=(LOGP, LOGQ),
-        grad=(0, 1),
     ),
     Row(
         name="games.regularised_equilibrium",
@@ -183,12 +163,6 @@ ROWS = [
         args=(LOGP, LOGQ, LOGR),
         grad=(0, 1, 2),
     ),
-    Row(
-        name="games.log_barrier_step",
-        fn=partial(games.log_barrier_step, eta=0.5),
-        args=(LOGP, LOGQ),
-        grad=(0, 1),
-    ),
     # A player's path: nobody differentiates through it, and exactly so here.
     *(
         Row(
@@ -219,7 +193,6 @@ ROWS = [
         fn=games.weighted_cycle,
         args=(jnp.abs(LOGP[:, :3]) / 8,),
     ),
-    Row(name="games.perturbed_cycle", fn=games.perturbed_cycle, args=(WINS / 4,)),
     token_row("nash_pg_surrogate", partial(games.nash_pg_surrogate, beta=0.5)),
     token_row(
         "nash_pg_myopic_surrogate", partial(games.nash_pg_myopic_surrogate, beta=0.5)

@@ -233,7 +233,6 @@ ROWS = [
         masked=(0, 1, 2),
         estimator=True,
     ),
-    row("segment_margin", pf.segment_margin, REWARDS, LOGP, grad=(0, 1)),
     row("kto_anchor", pf.kto_anchor, REWARDS, estimator=True),
     row("kto", partial(pf.kto, beta=0.5), ONE, LABELS, WINS),
     row("bco", partial(pf.bco, beta=0.5), ONE, LABELS, WINS),
@@ -293,32 +292,6 @@ ROWS = [
         "divergence_sft",
         partial(pf.divergence_sft, dv.squared_hellinger(), beta=0.3),
         *SIDES[:2],
-    ),
-    row(
-        "expected_loss",
-        of_samples(
-            lambda p, q: pf.expected_loss(
-                partial(pf.dpo, beta=0.5), p, q, jnp.exp(wide(q)), WINNING
-            )
-        ),
-        LAW,
-        REFERENCE,
-        grad=(0, 1),
-        rowwise=False,
-    ),
-    row(
-        "fit_tabular_policy",
-        of_samples(
-            lambda q: pf.fit_tabular_policy(
-                partial(pf.ipo, beta=0.5),
-                wide(q),
-                WINNING,
-                learning_rate=0.1,
-                steps=2,
-            )
-        ),
-        REFERENCE,
-        rowwise=False,
     ),
     row("bradley_terry_loss", pf.bradley_terry_loss, ONE, WINS, SIDES[0], grad=(0, 1)),
     row(

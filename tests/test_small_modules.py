@@ -135,7 +135,7 @@ def test_loops_under_shard_map(name):
             learner, x, contexts, key, num_contexts=1
         )[0],
         "equilibrium": lambda x: games.regularised_equilibrium(
-            games.Game(games.bradley_terry(x[0]), x[1], 0.5)
+            games.Game(jax.nn.sigmoid(x[0][:, None] - x[0][None]), x[1], 0.5)
         ),
     }
     worlds = jax.random.uniform(jax.random.key(1), (8, 4, 3))

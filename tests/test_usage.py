@@ -18,32 +18,28 @@ ROOT = Path(__file__).parent.parent
 OUTSIDE = {"types", "cli", "models", "pipeline", "train"}
 WAITING = {
     "advantages": ("contrastive_rewards"),
-    "controllers": ("dual_ascent_kl lagrange_multipliers lagrangian_rewards"),
+    "controllers": ("lagrange_multipliers lagrangian_rewards"),
     "divergences": (
-        "amari_from_cressie_read amari_from_fdpo cauchy_schwarz "
-        "cauchy_schwarz_kernel from_trl gaussian_kl information_projection "
-        "kl_dro normalise pseudo_reward renyi score_weight sinkd "
-        "sinkhorn_divergence swap"
+        "cauchy_schwarz cauchy_schwarz_kernel gaussian_kl "
+        "information_projection kl_dro pseudo_reward renyi score_weight sinkd "
+        "sinkhorn_divergence"
     ),
     "estimators": ("context_weights"),
     "exact": ("exponential_weights regret run_bandit run_full_information"),
     "games": (
-        "bradley_terry duality_gap equilibrium_residual inpo inpo_loss "
-        "intransitive_dice log_barrier_step nash_mp_surrogate "
-        "nash_pg_myopic_surrogate perturbed_cycle preference_matrix "
-        "proximal_point regularised_preference rock_paper_scissors "
-        "span_seminorm sppo_loss"
+        "divergence_step inpo_loss nash_mp_surrogate nash_pg_myopic_surrogate "
+        "regularised_preference sppo_loss"
     ),
     "preference": (
-        "best_of_n_estimate binary_feedback_loss divergence_sft "
-        "fit_tabular_policy plackett_luce rejection_law rejection_sample "
-        "reward_relabelled segment_margin seppo soft_labelled ties_loss"
+        "best_of_n_estimate binary_feedback_loss divergence_sft plackett_luce "
+        "rejection_law rejection_sample reward_relabelled seppo soft_labelled "
+        "ties_loss"
     ),
     "references": ("snapshots"),
     "selection": ("exchanged_roles recent_sample_recovery"),
     "surrogates": (
         "conservative_targets continuous_log_ratio dueling_values "
-        "masked_policy_logits mismatch one_token_rollout_surrogate "
+        "masked_policy_logits one_token_rollout_surrogate "
         "product_of_experts_logits"
     ),
     "targets": (
@@ -51,7 +47,6 @@ WAITING = {
         "kl_to_posterior quasi_rejection_law quasi_rejection_quality "
         "renyi_cross_entropy running_log_normaliser"
     ),
-    "testing": ("check_divergence"),
 }
 
 

@@ -208,7 +208,7 @@ def annealed(*, beta: float, end: float, steps: int) -> Stateful:
     def update(state, kl, completions, **measured):
         del kl, completions, measured
         count = state.count + 1
-        left = 1 - jnp.minimum(count.astype(jnp.float32) / steps, 1)
+        left = 1 - jnp.minimum(jnp.asarray(count, jnp.float32) / steps, 1)
         return Annealed(end + left * (state.start - end), state.start, count)
 
     return Stateful(init, update)

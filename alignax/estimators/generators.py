@@ -53,7 +53,7 @@ def f_from_policy(
       [0. 0.386]
     """
     logp, logp_ref, weights = _clean(logp, logp_ref, log_weights, mask)
-    value = weights * _generator(divergence.dual(), logp_ref - logp)
+    value = weights * _generator(divergences.swap(divergence), logp_ref - logp)
     return jax.lax.stop_gradient(reduce.masked(value, mask))
 
 

@@ -8,42 +8,6 @@ from alignax.numerics import as_float
 from alignax.types import InputError
 
 
-def rock_paper_scissors() -> Float[Array, "3 3"]:
-    """Each outcome loses to the next for certain: equilibrium (1/3, 1/3, 1/3).
-
-    From the reference (0.6, 0.3, 0.1) at beta = 0.01 and steps of 0.5 or 2, Nash-MP
-    converges where mirror descent, Nash-MD and magnetic mirror descent circle.
-
-    Args:
-
-    Returns:
-      ``[3, 3]``.
-
-    Example:
-      >>> print(rock_paper_scissors()[1])
-      [1. 0.5 0.]
-    """
-    return jnp.array([[0.5, 0.0, 1.0], [1.0, 0.5, 0.0], [0.0, 1.0, 0.5]])
-
-
-def intransitive_dice() -> Float[Array, "3 3"]:
-    """The dice {2, 4, 9}, {1, 6, 8}, {3, 5, 7}: each beats the next with 5/9.
-
-    Args:
-
-    Returns:
-      ``[3, 3]``; equilibrium (1/3, 1/3, 1/3).
-
-    Example:
-      >>> print((9 * intransitive_dice()[0]).round())
-      [4. 5. 4.]
-    """
-    faces = jnp.array([[2, 4, 9], [1, 6, 8], [3, 5, 7]])
-    wins = faces[:, None, :, None] > faces[None, :, None, :]
-    ties = faces[:, None, :, None] == faces[None, :, None, :]
-    return jnp.mean(jnp.where(ties, 0.5, wins), axis=(-2, -1))
-
-
 def weighted_cycle(
     weights: Float[Array, "*batch 3"],
 ) -> Float[Array, "*batch 3 3"]:
@@ -69,28 +33,6 @@ def weighted_cycle(
     return 0.5 + jnp.stack([jnp.stack(row, axis=-1) for row in rows], axis=-2)
 
 
-def perturbed_cycle(epsilon: Float[Array, "*batch"]) -> Float[Array, "*batch 3 3"]:
-    """Nash learning's own example: equilibrium (1/3 + ε/2, 1/3 + ε/2, 1/3 − ε).
-
-    Args:
-      epsilon: ``[...]``, ε, at most 1/3 in size.
-
-    Returns:
-      ``[..., 3, 3]``.
-
-    Reference:
-      Munos et al., "Nash learning from human feedback", arXiv 2312.00886, §3.2.
-
-    Example:
-      >>> print(perturbed_cycle(jnp.float32(0.0))[0].round(4))
-      [0.5 0.3333 0.6667]
-    """
-    epsilon = as_float(epsilon)
-    third = 1 / 6 + epsilon / 4
-    weights = jnp.stack([third, third, 1 / 6 - epsilon / 2], axis=-1)
-    return weighted_cycle(weights)
-
-
 def cycle(count: int, *, margin: float = 0.5) -> Float[Array, "N N"]:
     """N outcomes round a table: each beats the ⌊(N−1)/2⌋ before it.
 
@@ -99,7 +41,7 @@ def cycle(count: int, *, margin: float = 0.5) -> Float[Array, "N N"]:
       margin: by how much above ½, in (0, ½].
 
     Returns:
-      ``[N, N]``; equilibrium uniform. With 3 and ½, ``rock_paper_scissors``.
+      ``[N, N]``; equilibrium uniform. With 3 and ½, rock, paper, scissors.
 
     Raises:
       InputError: ``count`` is less than 3 or ``margin`` out of range.

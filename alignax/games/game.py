@@ -138,26 +138,6 @@ def preference_matrix(
     return (table + (1 - table.T)) / 2
 
 
-def bradley_terry(rewards: Float[Array, "*batch N"]) -> Float[Array, "*batch N N"]:
-    """``P[i, j] = σ(r_i − r_j)``: the preferences that a reward explains.
-
-    Args:
-      rewards: ``[..., N]``.
-
-    Returns:
-      ``[..., N, N]``, float32 or wider.
-
-    Reference:
-      Bradley and Terry, "Rank analysis of incomplete block designs", 1952.
-
-    Example:
-      >>> print(bradley_terry(jnp.array([1.0, 1.0]))[0])
-      [0.5 0.5]
-    """
-    rewards = as_float(rewards)
-    return jax.nn.sigmoid(rewards[..., :, None] - rewards[..., None, :])
-
-
 def win_rate(
     preference: Float[Array, "*batch N N"], logp: Float[Array, "*batch N"]
 ) -> Float[Array, "*batch N"]:
@@ -230,7 +210,7 @@ def regularised_preference(
 
     Example:
       >>> half = jnp.log(jnp.array([0.5, 0.5]))
-      >>> game = Game(bradley_terry(jnp.zeros(2)), half, 1.0)
+      >>> game = Game(jnp.full((2, 2), 0.5), half, 1.0)
       >>> logp = jnp.log(jnp.array([0.75, 0.25]))
       >>> print(f"{regularised_preference(game, logp, half):.4f}")
       0.3692
@@ -267,7 +247,7 @@ def best_response(
 
     Example:
       >>> half = jnp.log(jnp.array([0.5, 0.5]))
-      >>> game = Game(bradley_terry(jnp.log(jnp.array([3.0, 1.0]))), half, 0.25)
+      >>> game = Game(jnp.array([[0.5, 0.75], [0.25, 0.5]]), half, 0.25)
       >>> print(f"{jnp.exp(best_response(game, half)[0])[0]:.4f}")
       0.7311
     """

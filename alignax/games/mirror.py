@@ -1,8 +1,8 @@
 """Mirror steps: towards what wins, but not far from where one is.
 
 ``π⁺ = argmax_π η ⟨q, π⟩ − B(π‖π_t)``, with the Bregman divergence B of a convex
-function: the negative entropy, any f-divergence from the reference, or the
-logarithmic barrier. ``q`` is a ``win_rate``; constants added to it change nothing.
+function: the negative entropy, or any f-divergence from the reference. ``q`` is a
+``win_rate``; constants added to it change nothing.
 """
 
 import jax.numpy as jnp
@@ -163,35 +163,3 @@ def divergence_step(
     dual = jnp.where(alive, div.f_prime(l), div.slopes[0])
     rewards = (dual + column(eta, payoff) * payoff) / (1 + column(eta * beta, payoff))
     return divergence_optimum(div, rewards, logp_ref, beta=1.0)[0]
-
-
-def log_barrier_step(
-    logp: Float[Array, "*batch N"], payoff: Float[Array, "*batch N"], *, eta: Strength
-) -> Float[Array, "*batch N"]:
-    """``1/π⁺ = 1/π − ηq + λ``: mirror descent of the barrier ``−Σ log π``.
-
-    Probabilities fall like 1/t and not exponentially. The barrier is N times the
-    forward KL from the uniform law, and the step that of ``divergence_step``.
-
-    Args:
-      logp: ``[..., N]``, finite.
-      payoff: ``[..., N]``, q.
-      eta: step size.
-
-    Returns:
-      ``[..., N]``.
-
-    Reference:
-      Foster et al., "Learning in games: robustness of fast convergence", arXiv
-      1606.06244.
-
-    Example:
-      >>> half, q = jnp.log(jnp.array([0.5, 0.5])), jnp.array([2.6667, 0.0])
-      >>> print(jnp.exp(log_barrier_step(half, q, eta=1.0)).round(4))
-      [0.75 0.25]
-    """
-    count = logp.shape[-1]
-    uniform = jnp.full_like(as_float(logp), -jnp.log(count))
-    return divergence_step(
-        divergences.forward_kl(), logp, payoff, uniform, eta=eta / count
-    )

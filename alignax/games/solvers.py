@@ -7,10 +7,10 @@ step sizes. Regularisation is the game's: ``game.beta``, ``game.logp_ref``.
 ==============================  =====================  =========================
 solver                          last iterate goes to   stated rate
 ==============================  =====================  =========================
-``mirror_descent``, ``inpo``    π*, or cycles          \\-
+``mirror_descent`` (INPO)       π*, or cycles          \\-
 ``nash_md``                     π*                     KL ≤ 8 / (β² (T + 1))
 ``nash_ema``                    π*, or cycles          \\-
-``nash_mp``, ``proximal_point`` π*                     KL ≤ (1 + ηβ)^{−k} KL_0
+``nash_mp``                     π*                     KL ≤ (1 + ηβ)^{−k} KL_0
 ``magnetic_mirror_descent``     π*, or cycles; with    (1 + ηβ)^{−k} for small η
                                 refreshed magnets, an
                                 unregularised Nash
@@ -25,7 +25,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from alignax.games.equilibrium import regularised_equilibrium
 from alignax.games.game import Game, check_game, win_rate
 from alignax.games.mirror import entropic_step, geometric_mixture, proximal_step
 from alignax.numerics import as_float
@@ -261,41 +260,6 @@ def nash_mp(*, eta: Rate = 2.0) -> Solver:
     return memoryless(step, queries=2)
 
 
-def proximal_point(*, eta: Rate) -> Solver:
-    """The proximal point method: each step solves an easier game exactly.
-
-    ``π_{k+1}`` is the equilibrium with the further penalty ``KL(π‖π_k)/η``: that of
-    strength ``β + 1/η`` and a merged reference. ``KL(π*‖π_k)`` falls by ``1 + ηβ``
-    a step for every η.
-
-    Args:
-      eta: step size.
-
-    Returns:
-      a ``Solver``; the win rates of its inner games are not counted.
-
-    Raises:
-      InputError: ``eta`` is not positive.
-
-    Reference:
-      Tiapkin et al., "Proximal point Nash learning from human feedback", arXiv
-      2505.19731v2.
-
-    Example:
-      >>> game = Game(jnp.full((2, 2), 0.5), jnp.log(jnp.full(2, 0.5)), 1.0)
-      >>> print(run_solver(proximal_point(eta=9.0), game, game.logp_ref, steps=1)[1])
-      [[-0.6931 -0.6931]]
-    """
-    check_positive(eta=eta)
-
-    def step(state, game):
-        beta = game.beta + 1 / eta
-        merged = geometric_mixture(state.logp, game.logp_ref, mixture=game.beta / beta)
-        return regularised_equilibrium(Game(game.preference, merged, beta))
-
-    return memoryless(step, queries=0)
-
-
 def sppo(*, eta: Rate) -> Solver:
     """SPPO: multiplicative weights in self-play, ``π_{t+1} ∝ π_t e^{ηP(·≻π_t)}``.
 
@@ -326,32 +290,6 @@ def sppo(*, eta: Rate) -> Solver:
             state.logp, win_rate(game.preference, state.logp), eta=eta
         )
     )
-
-
-def inpo(*, eta: Rate) -> Solver:
-    """INPO: the minimiser of ``inpo_loss`` over pairs from π_t.
-
-    ``π_{t+1} ∝ ρ^{β/η} π_t^{1−β/η} e^{P(·≻π_t)/η}``: ``mirror_descent`` of step 1/η.
-
-    Args:
-      eta: the paper's η, an inverse step size, at least beta.
-
-    Returns:
-      a ``Solver``.
-
-    Raises:
-      InputError: ``eta`` is not positive.
-
-    Reference:
-      Zhang et al., "Iterative Nash policy optimization", arXiv 2407.00617.
-
-    Example:
-      >>> game = Game(jnp.full((2, 2), 0.5), jnp.log(jnp.full(2, 0.5)), 1.0)
-      >>> print(run_solver(inpo(eta=2.0), game, game.logp_ref, steps=1)[1])
-      [[-0.6931 -0.6931]]
-    """
-    check_positive(eta=eta)
-    return mirror_descent(eta=1 / eta)
 
 
 def magnetic_mirror_descent(*, eta: Rate, refresh: int | None = None) -> Solver:

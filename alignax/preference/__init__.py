@@ -136,14 +136,9 @@ from alignax.preference.reward_models import (
     bradley_terry_loss,
     ties_loss,
 )
-from alignax.preference.sampling import (
-    expected_loss,
-    fit_tabular_policy,
-)
 from alignax.preference.tokens import (
     activation_weights,
     on_policy_weight,
-    segment_margin,
     sparse_score,
     tail_discounted_logp,
     tdpo1_margin,
@@ -200,10 +195,8 @@ __all__ = [
     "ensemble_uncertain",
     "ensemble_worst",
     "exo",
-    "expected_loss",
     "exponential_link",
     "f_dpo",
-    "fit_tabular_policy",
     "hinge_dpo",
     "hinge_link",
     "implicit_reward",
@@ -235,7 +228,6 @@ __all__ = [
     "reverse_cross_entropy_link",
     "reward_relabelled",
     "rpo",
-    "segment_margin",
     "seppo",
     "sft",
     "simpo",

@@ -141,8 +141,12 @@ class RL:
     target_kl: float | None = None
     """The KL to hold by adapting beta, in nats a completion; None leaves beta to the
     method."""
+    kl_controller: Literal["proportional", "pid", "dual_ascent"] = "proportional"
+    """How beta is adapted to hold target_kl: in proportion to the error (Ziegler et
+    al.), by its sum as well (PID), or as the constraint's Lagrange multiplier."""
     kl_horizon: float = 10_000.0
-    """Completions over which a KL that is far from its target changes beta by 20 %."""
+    """Completions over which a KL that is far from its target changes beta by 20 %,
+    with the proportional controller."""
     reference: Literal["method", "fixed", "moving_average", "periodic_reset"] = "method"
     """Which policy the divergence is measured from: the method's choice, the first
     policy, its moving average, or the policy of every so many steps ago."""
@@ -296,14 +300,14 @@ def algorithm_of(config: RL) -> Algorithm:
     }
     if config.reference != "method":
         algorithm = dataclasses.replace(algorithm, reference=rules[config.reference]())
-    target = config.target_kl
-    if target is not None:
-        algorithm = dataclasses.replace(
-            algorithm,
-            controller=algorithms.partial(
-                controllers.adaptive_kl, target=target, horizon=config.kl_horizon
-            ),
-        )
+    if config.target_kl is not None:
+        maker, settings = {
+            "proportional": (controllers.adaptive_kl, {"horizon": config.kl_horizon}),
+            "pid": (controllers.pid_kl, {}),
+            "dual_ascent": (controllers.dual_ascent_kl, {}),
+        }[config.kl_controller]
+        controller = algorithms.partial(maker, target=config.target_kl, **settings)
+        algorithm = dataclasses.replace(algorithm, controller=controller)
     return algorithm
 
 

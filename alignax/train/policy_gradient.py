@@ -201,15 +201,15 @@ def make_step(
       ``reward``, ``kl`` (k3 summed over each completion, nats), ``entropy`` (nats a
       token), ``clipped`` (share of tokens without a gradient of the policy term),
       ``ratio`` and ``ratio_outside`` (mean, and share of tokens out of [0.9, 1.1], at
-      the first update: 1 and 0 on-policy), ``sampler_ratio``, ``sampler_outside`` and
-      ``sampler_largest`` (the same of ``logp_old`` to the sampler's own, and the
-      largest difference in nats: 1, 0 and 0 where it is not scored again), ``flat``
-      and ``steep``
-      (``regularisers.pull``), ``mass`` and ``mass_ref`` (what a truncation keeps of
-      the policy's and of the reference's probability), ``length``, ``tokens``,
-      ``finished``, ``signal`` (share of groups whose rewards differ), ``no_signal`` and
-      ``skipped`` (share of updates without a signal, and not finite), ``beta``; with a
-      critic ``value_error`` and ``value``.
+      the first update: 1 and 0 on-policy), ``sampler_ratio``, ``sampler_outside``,
+      ``sampler_kl`` and ``sampler_largest`` (the same of ``logp_old`` to the sampler's
+      own, the KL in nats a token, and the largest difference in nats: 1, 0, 0 and 0
+      where it is not scored again), ``flat`` and ``steep`` (``regularisers.pull``),
+      ``mass`` and ``mass_ref`` (what a truncation keeps of the policy's and of the
+      reference's probability), ``length``, ``tokens``, ``finished``, ``signal`` (share
+      of groups whose rewards differ), ``no_signal`` and ``skipped`` (share of updates
+      without a signal, and not finite), ``beta``; with a critic ``value_error`` and
+      ``value``.
 
     Raises:
       InputError: the method needs a critic's values, or a divergence over the
@@ -344,7 +344,8 @@ def describe(algorithm: Algorithm, scored: Scored) -> dict[str, Array]:
         tail = surrogates.ratio_tail(scored.logp_old, behaviour, mask)
         metrics["sampler_ratio"] = reduce.divide(*tail.mean)
         metrics["sampler_outside"] = reduce.divide(*tail.outside)
-        metrics["sampler_largest"] = tail.largest
+        apart = surrogates.mismatch(scored.logp_old, behaviour, mask)
+        metrics |= {"sampler_kl": apart.kl, "sampler_largest": apart.largest}
     if scored.rollout.finished is not None:
         metrics["finished"] = jnp.mean(scored.rollout.finished.astype(jnp.float32))
     if scored.right is not None:

@@ -212,7 +212,9 @@ def test_inpo_loss_is_minimised_by_its_step():
     with x64():
         prev, ref = jnp.log(jnp.array([0.5, 0.3, 0.2])), jnp.log(jnp.asarray(REF3))
         played = game(GRPS, REF3, 0.1)
-        after = games.run_solver(games.inpo(eta=0.4), played, prev, steps=1)[0].logp
+        after = games.run_solver(
+            games.mirror_descent(eta=1 / 0.4), played, prev, steps=1
+        )[0].logp
 
         def expected(logits):
             def pairs(x):

@@ -89,18 +89,6 @@ def test_divergence_step_of_the_reverse_kl_is_the_proximal_step():
     np.testing.assert_allclose(general, closed, atol=1e-11)
 
 
-def test_log_barrier_step():
-    """``1/π⁺ − 1/π + ηq`` is constant."""
-    with x64():
-        (pi,) = logs(PI)
-        new = np.exp(games.log_barrier_step(pi, jnp.asarray(PAYOFF), eta=2.5))
-    force = 1 / new - 1 / PI + 2.5 * PAYOFF
-    np.testing.assert_allclose(
-        np.ptp(force, axis=-1) / np.abs(force).max(-1), 0, atol=1e-9
-    )
-    np.testing.assert_allclose(new.sum(-1), 1, rtol=1e-12)
-
-
 def test_divergence_step_with_a_finite_slope_at_zero():
     """Pearson's: ``(1 + ηβ) f'(π⁺/ρ) = f'(π/ρ) + ηq − λ`` on the support, and an
     outcome that lost all mass comes back."""

@@ -11,6 +11,7 @@ from alignax import divergences as dv
 from alignax import preference as pf
 from alignax.logprobs import log_softmax
 from alignax.types import InputError
+from tests.preference.expected import all_pairs, expected_loss
 
 KEYS = jax.random.split(jax.random.key(5), 4)
 REWARDS = jnp.array([0.3, -0.5, 1.1, 0.2])
@@ -28,14 +29,6 @@ def wide(x):
     return jnp.asarray(np.asarray(x), jnp.float64)
 
 
-def all_pairs(logp, logp_ref):
-    rows = lambda x: jnp.broadcast_to(x[:, None], (4, 4))  # noqa: E731
-    columns = lambda x: jnp.broadcast_to(x[None], (4, 4))  # noqa: E731
-    return pf.Pair(
-        rows(logp), columns(logp), rows(logp_ref), columns(logp_ref), ONES, ONES
-    )
-
-
 def bradley_terry(rewards):
     return jax.nn.sigmoid(rewards[:, None] - rewards[None, :])
 
@@ -45,7 +38,7 @@ def population(loss, preference, sampling):
 
     def of_logits(logits, logp_ref):
         logp = log_softmax(logits)
-        return pf.expected_loss(loss, logp, logp_ref, sampling, preference)
+        return expected_loss(loss, logp, logp_ref, sampling, preference)
 
     return of_logits
 

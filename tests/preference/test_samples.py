@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from alignax import divergences as dv
-from alignax import games
 from alignax import preference as pf
 from alignax.types import InputError
 from tests.close import EPS
+from tests.games.cases import DICE
+from tests.preference.expected import fit_policy
 
 
 def test_best_and_worst():
@@ -104,13 +105,11 @@ def test_online_and_offline_ipo_part():
     """Offline IPO fits win rates against the data's law, online IPO the equilibrium:
     on intransitive dice, ``ρ e^{P(·≻μ)/β}`` against uniform (Tang et al., arXiv
     2405.08448; Calandriello et al., arXiv 2403.08635)."""
-    dice = games.intransitive_dice()
+    dice = jnp.array(DICE)
     uniform = jnp.log(jnp.full(3, 1 / 3))
     data = jnp.array([0.6, 0.3, 0.1])
     loss = partial(pf.ipo, beta=0.1)
-    run = partial(
-        pf.fit_tabular_policy, loss, uniform, dice, learning_rate=0.2, steps=1500
-    )
+    run = partial(fit_policy, loss, uniform, dice, learning_rate=0.2, steps=1500)
     offline = jnp.exp(run(data))
     np.testing.assert_allclose(
         offline, (0.365639092229, 0.247833678806, 0.386527228965), atol=1e-4
@@ -123,7 +122,7 @@ def test_dpo_under_bradley_terry_does_not_mind_who_samples():
     rewards, ref = jnp.array([0.5, 0.0, -0.5]), jnp.log(jnp.array([0.2, 0.5, 0.3]))
     wins = jax.nn.sigmoid(rewards[:, None] - rewards[None])
     run = partial(
-        pf.fit_tabular_policy,
+        fit_policy,
         partial(pf.dpo, beta=0.8),
         ref,
         wins,

@@ -236,14 +236,3 @@ def test_rto_clips_penalises_and_ends():
         zero + 9, zero, zero + 1, jnp.array(2.0), mask, beta_dpo=0.5
     )
     np.testing.assert_allclose(rewards, [0.05 - 0.01, 0.05 - 0.01 + 2, 0], rtol=1e-6)
-
-
-def test_segments_add_up_to_dpo():
-    """Amplitude 0, or segments equally clear, is the sum: DPO of the whole."""
-    margins, clear = jnp.array([1.0, -2.0]), jnp.array([3.0, 0.0])
-    total = pf.segment_margin(margins, clear, amplitude=0.0)
-    np.testing.assert_allclose(total, -1)
-    np.testing.assert_allclose(pf.segment_margin(margins, jnp.zeros(2)), -1)
-    share = 1 / (1 + np.exp(-3))
-    weighted = (1 + 0.5 * (2 * share - 1)) * 1 + (1 - 0.5 * (2 * share - 1)) * -2
-    np.testing.assert_allclose(pf.segment_margin(margins, clear), weighted, rtol=1e-5)
