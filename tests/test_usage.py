@@ -36,10 +36,10 @@ WAITING = {
         "ties_loss"
     ),
     "references": ("snapshots"),
-    "selection": ("exchanged_roles recent_sample_recovery"),
+    "selection": ("recent_sample_recovery"),
     "surrogates": (
         "conservative_targets continuous_log_ratio dueling_values "
-        "masked_policy_logits one_token_rollout_surrogate "
+        "one_token_rollout_surrogate "
         "product_of_experts_logits"
     ),
     "targets": (

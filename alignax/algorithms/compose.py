@@ -133,7 +133,10 @@ class Sampling:
     """Share of each group sampled with the record's context before the prompt, and
     trained without it."""
     roles: int = 1
-    """Two: a pioneer answers, an observer answers with that answer before it."""
+    """Two: a pioneer answers, an observer answers with that answer before it; the first
+    half of each group is the pioneer's."""
+    roles_every: int = 5
+    """Steps after which the two policies exchange their roles."""
     copy_top_p: float = 1.0
     """Mass of a slower copy's likeliest tokens: no others are drawn."""
     copy_every: int = 1

@@ -14,6 +14,7 @@ from alignax.algorithms import stages as s
 from alignax.algorithms.compose import Algorithm, Critic
 from alignax.algorithms.fields import correct, lengths, needed, spread
 from alignax.algorithms.rules import demonstrated
+from alignax.types import InputError
 
 grpo = Algorithm(
     advantage=s.standardised,
@@ -290,6 +291,18 @@ def weighted(scored):
     return advantages.weighted_sum(
         needed(scored, "objectives"), needed(scored, "objective_weights")
     )
+
+
+def team(scored):
+    """CORY: the pioneer's reward and the observer's who saw it, for both."""
+    half = scored.rewards.shape[1] // 2
+    if scored.rewards.shape[1] % 2:
+        raise InputError(
+            f"completions must be even, got {scored.rewards.shape[1]}: each pioneer's "
+            "has an observer's"
+        )
+    both = scored.rewards[:, :half] + scored.rewards[:, half:]
+    return jnp.concatenate([both, both], axis=1)
 
 
 def multiplied(scored):

@@ -84,9 +84,9 @@ ROWS = {
     "cory": Method(
         "CORY",
         "2410.06101",
-        "two roles, exchanged · shared reward · PPO each",
-        "every 5",
-        replace(m.gae_ppo, sampling=Sampling(roles=2)),
+        "two roles, exchanged · shared reward · PPO each, one token mean over both",
+        "every 5; β .05 is ours",
+        replace(m.gae_ppo, shape=m.team, sampling=Sampling(roles=2)),
     ),
     "trimpi": Method(
         "TriMPI",

@@ -64,7 +64,13 @@ Draw = Callable[[Key[Array, " B"], Int[Array, " B"], Float[Array, "B V"]], Out]
 ``logp_behaviour`` and, of a truncated distribution, its ``support``."""
 
 
-def make_draw(*, temperature: float, top_k: int | None, top_p: float | None) -> Draw:
+def make_draw(
+    *,
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    restricted: bool = False,
+) -> Draw:
     """The draw of one token a row, from its key and its position in the completion."""
 
     def draw(keys, positions, logits):
@@ -81,7 +87,7 @@ def make_draw(*, temperature: float, top_k: int | None, top_p: float | None) -> 
         token, normaliser = sampling.inverse_cdf(uniforms, law)
         picked = jnp.take_along_axis(law, token[:, None], axis=-1)[:, 0]
         drawn = {"tokens": token, "logp_behaviour": picked - normaliser}
-        if top_k is None and top_p is None:
+        if top_k is None and top_p is None and not restricted:
             return drawn
         return drawn | {"support": sampling.support_bits(law)}
 

@@ -37,6 +37,7 @@ def generate(
     top_k: int | None = None,
     top_p: float | None = None,
     slots: int | None = None,
+    restricted: bool = False,
     version: int | Int[Array, ""] = 0,
 ) -> Rollout:
     """Sample ``completions`` completions of up to ``max_tokens`` for each prompt.
@@ -66,6 +67,8 @@ def generate(
       top_p: keep the likeliest tokens of this mass; None for all.
       slots: rows decoded at a time, at least 1; None for all. The model's caches must
         be the rings that ``ApplyFn`` describes.
+      restricted: the model itself rules tokens out, by logits of −inf: the record
+        holds the support as for ``top_k``.
       version: of the policy, such as its step; written on every token.
 
     Returns:
@@ -96,7 +99,9 @@ def generate(
         raise InputError(f"slots must be None or at least 1, got {slots}")
     prompts = decoding.left_padded(prompts)
     keys = decoding.row_keys(key, prompts.index, completions)
-    draw = decoding.make_draw(temperature=temperature, top_k=top_k, top_p=top_p)
+    draw = decoding.make_draw(
+        temperature=temperature, top_k=top_k, top_p=top_p, restricted=restricted
+    )
     decode = decoding.at_once
     if slots is not None and slots < len(keys):
         decode = partial(decoding.in_slots, slots=slots)

@@ -108,7 +108,8 @@ def state_shardings(
 ) -> TrainState:
     """Shardings for a whole train state from those of its parameters.
 
-    A reference that has the structure of the parameters is laid out as they are.
+    A reference, or a policy in the memory, that has the structure of the parameters is
+    laid out as they are.
 
     Args:
       state: arrays or their shapes.
@@ -129,13 +130,21 @@ def state_shardings(
         params if state.critic is None else (params, critic),
         transform_non_params=lambda _: replicated,
     )
-    alike = jax.tree.structure(state.reference) == jax.tree.structure(state.params)
+    structure = jax.tree.structure(state.params)
+
+    def laid_out(tree, sharding):
+        return params if jax.tree.structure(tree) == structure else sharding
+
+    memory = shared.memory
+    if isinstance(memory, dict):
+        memory = {n: laid_out(state.memory[n], x) for n, x in memory.items()}
     return dataclasses.replace(
         shared,
         params=params,
         opt_state=opt_state,
-        reference=params if alike else shared.reference,
+        reference=laid_out(state.reference, shared.reference),
         critic=critic,
+        memory=memory,
     )
 
 

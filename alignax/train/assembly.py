@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -11,10 +12,18 @@ from jaxtyping import Array, Key
 from alignax.algorithms import Algorithm
 from alignax.pipeline import rollout as rollouts
 from alignax.train import critic as critics
-from alignax.train import policy_gradient, sampler
+from alignax.train import policy_gradient, sampler, two_policies
 from alignax.train.options import RL, algorithm_of, optimiser
 from alignax.train.samples import Samples
-from alignax.types import ApplyFn, HiddenFn, InputError, Params, Prompts, TrainState
+from alignax.types import (
+    ApplyFn,
+    HiddenFn,
+    InputError,
+    Params,
+    Prompts,
+    Rollout,
+    TrainState,
+)
 
 
 class Parts(NamedTuple):
@@ -23,10 +32,14 @@ class Parts(NamedTuple):
     algorithm: Algorithm
     init: Callable[..., TrainState]
     """``(params, key, beta=None, reference=None, others=(), critic=None, records=None,
-    prompts=None) -> state``: ``records``, how many there are, and ``prompts``, a batch
-    for its shapes, of methods that keep something of each."""
+    prompts=None, preferred=None) -> state``: ``records``, how many there are, and
+    ``prompts``, a batch for its shapes, of methods that keep something of each;
+    ``preferred``, a policy trained on pairs, of RTO. With two roles the state's
+    parameters are a pair, both policies beginning alike."""
     sample: Callable[[TrainState, Prompts], Samples]
     step: policy_gradient.Step
+    generate: Callable[[Params, Key[Array, ""], Prompts], Rollout]
+    """``(params, key, prompts) -> rollout``: K plain completions of each prompt."""
 
 
 def make(
@@ -61,7 +74,10 @@ def make(
     Raises:
       InputError: the method needs what is not given.
     """
-    algorithm, tx, group = algorithm_of(config), optimiser(config), config.completions
+    algorithm, tx = algorithm_of(config), optimiser(config)
+    roles, completions = algorithm.sampling.roles > 1, config.completions
+    # An observer's prompt is its own.
+    group = 1 if roles else completions
     own_values = values is not None
     if hidden_fn is None:
         score = rollouts.score_by_logits(apply_fn)
@@ -78,6 +94,12 @@ def make(
                 hidden_fn, div, completions=group
             )
     values = values if algorithm.critic is not None else None
+    if roles:
+        every = algorithm.sampling.roles_every
+        by_role = partial(two_policies.by_role, completions=completions, every=every)
+        score = by_role(score)
+        values = None if values is None else by_role(values)
+        divergence = None if divergence is None else by_role(divergence)
 
     def init(
         params: Params,
@@ -85,6 +107,7 @@ def make(
         *,
         critic: Params | None = None,
         prompts: Prompts | None = None,
+        reference: Params | None = None,
         **slots: Any,
     ) -> TrainState:
         if algorithm.critic is None:
@@ -100,6 +123,11 @@ def make(
             critic = critics.init_head(
                 jax.random.fold_in(key, 7), width=width, outputs=algorithm.critic.heads
             )
+        if reference is not None:
+            slots["reference"] = (reference, reference) if roles else reference
+        if roles:
+            params = (params, params)
+            critic = None if critic is None else (critic, critic)
         if algorithm.replay is not None and prompts is not None:
             bare = dataclasses.replace(algorithm, replay=None)
             state = policy_gradient.init_state(
@@ -114,7 +142,7 @@ def make(
         algorithm,
         apply_fn,
         score,
-        completions=group,
+        completions=completions,
         max_tokens=max_tokens,
         eos_id=eos_id,
         pad_id=pad_id,
@@ -136,4 +164,17 @@ def make(
         shardings=shardings,
         jit=jit,
     )
-    return Parts(algorithm, init, sample, step)
+    generate = partial(
+        rollouts.generate,
+        apply_fn,
+        completions=completions,
+        max_tokens=max_tokens,
+        eos_id=eos_id,
+        pad_id=pad_id,
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        slots=config.slots,
+    )
+    generate = jax.jit(generate) if jit else generate
+    return Parts(algorithm, init, sample, step, generate)

@@ -11,13 +11,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from alignax import advantages, algorithms, reduce, selection
+from alignax import advantages, algorithms, reduce, references, selection
 from alignax.algorithms import Algorithm, Replay
-from alignax.types import InputError, Scored, Stateful, TrainState
+from alignax.types import InputError, Params, Scored, Stateful, TrainState
 
 
 def init(
-    algorithm: Algorithm, *, records: int | None, example: Scored | None
+    algorithm: Algorithm,
+    *,
+    records: int | None,
+    example: Scored | None,
+    params: Params = None,
+    preferred: Params = None,
 ) -> dict[str, Any] | None:
     """A fresh memory, or None for methods without one.
 
@@ -25,6 +30,9 @@ def init(
       algorithm: the method.
       records: how many there are, for methods that keep a number of each.
       example: a scored rollout, or its shapes, for methods that replay.
+      params: the policy's, for methods that sample among a slower copy's tokens.
+      preferred: of a policy trained on preferences, for methods that take their tokens'
+        rewards from one; None where the task gives its log-probabilities.
 
     Returns:
       the memory.
@@ -51,7 +59,34 @@ def init(
                 "buffer has the shapes of a scored rollout"
             )
         memory["replay"] = _replay(algorithm.replay, example)[0].init()
+    if algorithm.sampling.copy_top_p < 1:
+        memory["copy"] = _copies(algorithm).init(params)
+    if preferred is not None and "logp_preferred" in asked:
+        memory["preferred"] = jax.tree.map(jnp.copy, preferred)
     return memory or None
+
+
+def _copies(algorithm: Algorithm) -> references.Reference:
+    return references.periodic_reset(every=algorithm.sampling.copy_every)
+
+
+def followed(
+    algorithm: Algorithm, memory: dict[str, Any], params: Params, step: Array
+) -> dict[str, Any]:
+    """The memory after a step's updates: the slower copy is renewed where it is due.
+
+    Args:
+      algorithm: the method.
+      memory: of ``update``.
+      params: the policy's after the step.
+      step: how many steps there were, this one included.
+
+    Returns:
+      the memory.
+    """
+    if "copy" not in memory:
+        return memory
+    return memory | {"copy": _copies(algorithm).update(memory["copy"], params, step)}
 
 
 def update(

@@ -44,6 +44,7 @@ def init_state(
     critic: Params | None = None,
     example: Scored | None = None,
     records: int | None = None,
+    preferred: Params | None = None,
 ) -> TrainState:
     """A train state at step 0, with the slots that a method needs.
 
@@ -59,6 +60,8 @@ def init_state(
       example: a scored rollout, or its shapes, for the buffer of methods that replay
         (``jax.eval_shape`` of the sampler).
       records: how many there are, for methods that keep a number of each.
+      preferred: parameters of a policy trained on pairs, for RTO; without them the task
+        gives its log-probabilities.
 
     Returns:
       the state.
@@ -72,7 +75,8 @@ def init_state(
         raise InputError(f"critic: this method {word} a value function")
     if reference is None:
         reference = params
-    for other in (reference, *others):
+    given = () if preferred is None else (preferred,)
+    for other in (reference, *others, *given):
         _check_alike(params, other)
     beta = algorithm.beta if beta is None else beta
     return update.init_state(
@@ -82,7 +86,13 @@ def init_state(
         key,
         reference=algorithm.reference.init(reference, *others),
         critic=critic,
-        memory=memories.init(algorithm, records=records, example=example),
+        memory=memories.init(
+            algorithm,
+            records=records,
+            example=example,
+            params=params,
+            preferred=preferred,
+        ),
     )
 
 
@@ -294,6 +304,7 @@ def make_step(
         # One bad rollout must not stay in what later steps read.
         sound = [jnp.isfinite(metrics[x]) for x in ("kl", "reward", "entropy")]
         sound = jnp.all(jnp.stack(sound))
+        memory = memories.followed(algorithm, memory, new.params, step)
         new = dataclasses.replace(
             new,
             step=step,

@@ -13,6 +13,7 @@ from alignax import algorithms, reduce, selection
 from alignax.algorithms import Algorithm
 from alignax.pipeline import rollout as rollouts
 from alignax.pipeline.rollout import ScoreFn
+from alignax.train import joined, two_policies
 from alignax.train.samples import Samples
 from alignax.types import (
     ApplyFn,
@@ -25,69 +26,6 @@ from alignax.types import (
 )
 
 TokenFn = Callable[[Params, Any, Rollout], Float[Array, "B T"]]
-
-
-def behind(prompts: Prompts, tokens: Array, mask: Array, rows: int = 1) -> Prompts:
-    """Prompts with a text after each: ``rows`` texts for every prompt.
-
-    Args:
-      prompts: ``[N, P]``.
-      tokens: int32 ``[N * rows, L]``.
-      mask: bool ``[N * rows, L]``.
-      rows: adjacent texts of one prompt.
-
-    Returns:
-      ``[N * rows, P + L]``, for ``rollout.generate``, which moves the padding.
-    """
-
-    def joined(x, y):
-        return jnp.concatenate([jnp.repeat(x, rows, axis=0), y], axis=1)
-
-    return Prompts(
-        tokens=joined(prompts.tokens, tokens),
-        mask=joined(prompts.mask, mask),
-        index=jnp.repeat(prompts.index, rows),
-    )
-
-
-def _shifted(given: Rollout, cut: Array, more: Rollout, like: Rollout) -> Rollout:
-    """``given`` up to ``cut``, attended and not trained, then ``more``."""
-    length = like.tokens.shape[1]
-    place = jnp.arange(length)[None] - cut[:, None]
-    before = place < 0
-
-    def moved(x):
-        index = jnp.clip(place, 0, x.shape[1] - 1)
-        return jnp.take_along_axis(
-            x, index.reshape(*index.shape, *[1] * (x.ndim - 2)), axis=1
-        )
-
-    def fit(x):
-        return jnp.pad(x, ((0, 0), (0, max(0, length - x.shape[1]))))[:, :length]
-
-    trained = ~before & moved(more.trained)
-    written = jnp.sum(more.trained, axis=-1)
-    support = like.support
-    if support is not None:
-        support = moved(more.support)
-    return dataclasses.replace(
-        like,
-        tokens=jnp.where(before, fit(given.tokens), moved(more.tokens)),
-        attended=jnp.where(before, fit(given.attended), trained),
-        trained=trained,
-        logp_behaviour=reduce.masked(moved(more.logp_behaviour), trained),
-        finished=more.finished & (written + cut <= length),
-        support=support,
-    )
-
-
-def _picked(where: Array, new: Rollout, old: Rollout) -> Rollout:
-    """Rows of ``new`` where True; both were sampled for the same prompts."""
-
-    def pick(x, y):
-        return jnp.where(jnp.expand_dims(where, range(1, x.ndim)), x, y)
-
-    return jax.tree.map(pick, new, old)
 
 
 def _guide(prompts: Prompts, why: str) -> tuple[Array, Array]:
@@ -147,15 +85,17 @@ def make_sampler(
     asked = algorithms.needs(algorithm)
     extra = round(plan.context * completions)
     begun = round(plan.roll_in_share * completions)
-    if plan.roles > 1 or plan.copy_top_p < 1 or plan.draws > 1:
-        what = "two policies that answer in turn"
-        if plan.copy_top_p < 1:
-            what = "only the likeliest tokens of a slower copy"
-        elif plan.draws > 1:
-            what = "several tokens at each position"
+    slow = plan.copy_top_p < 1
+    if plan.draws > 1:
         raise InputError(
-            f"algorithm samples {what}, which this sampler does not: make the rollouts "
-            "yourself and give policy_gradient.make_step their records"
+            "algorithm samples several tokens at each position, which this sampler "
+            "does not: make the rollouts yourself and give policy_gradient.make_step "
+            "their records"
+        )
+    if plan.roles > 1 and completions % 2:
+        raise InputError(
+            f"completions must be even, got {completions}: half of each group are a "
+            "pioneer's, half an observer's"
         )
     for name, share, count in (
         ("context", plan.context, extra),
@@ -178,7 +118,10 @@ def make_sampler(
         )
     generate = partial(
         rollouts.generate,
-        apply_fn,
+        two_policies.among_copy(apply_fn, p=plan.copy_top_p, temperature=temperature)
+        if slow
+        else apply_fn,
+        restricted=slow,
         max_tokens=max_tokens,
         eos_id=eos_id,
         pad_id=pad_id,
@@ -215,11 +158,13 @@ def make_sampler(
         else:
             cut = selection.prefix_cuts(cut_key, most)
         kept = jnp.arange(given.tokens.shape[1])[None] < cut[:, None]
-        longer = behind(prompts, given.tokens, given.attended & kept, completions)
+        longer = joined.behind(
+            prompts, given.tokens, given.attended & kept, completions
+        )
         more = generate(params, go_on, longer, completions=1)
-        result = _shifted(given, cut, more, own)
+        result = joined.shifted(given, cut, more, own)
         last = jnp.arange(len(cut)) % completions >= completions - begun
-        return result if begun == completions else _picked(last, result, own)
+        return result if begun == completions else joined.picked(last, result, own)
 
     def in_context(params, key, prompts, own):
         """The last rows of each group with the guide's text before the prompt."""
@@ -234,13 +179,13 @@ def make_sampler(
             shown, prompt_tokens=own.prompt_tokens, prompt_mask=own.prompt_mask
         )
         rows = jnp.arange(len(own.tokens)) % completions
-        return _picked(rows >= completions - extra, shown, own)
+        return joined.picked(rows >= completions - extra, shown, own)
 
     def with_last(reference, key, prompts, own):
         last = jnp.arange(len(own.tokens)) % completions == completions - 1
         if plan.last == "reference":
             other = generate(reference, key, prompts, completions=completions)
-            return last, _picked(last, other, own)
+            return last, joined.picked(last, other, own)
         tokens, mask = (
             jnp.repeat(x, completions, axis=0)[:, :max_tokens]
             for x in _guide(prompts, "a demonstration")
@@ -259,7 +204,7 @@ def make_sampler(
             finished=jnp.ones_like(own.finished),
             support=support,
         )
-        return last, _picked(last, given, own)
+        return last, joined.picked(last, given, own)
 
     def sample(state: TrainState, prompts: Prompts) -> Samples:
         reference = algorithm.reference.params(state.reference)
@@ -267,8 +212,19 @@ def make_sampler(
         begin_key, context_key, last_key, method_key = jax.random.split(
             jax.random.fold_in(key, 1), 4
         )
-        own = partial(generate, state.params, version=state.step)
-        rollout = own(key, prompts, completions=completions)
+        own = partial(generate, version=state.step)
+        if plan.roles > 1:
+            rollout = two_policies.in_turn(
+                own,
+                state,
+                key,
+                prompts,
+                completions=completions,
+                every=plan.roles_every,
+            )
+        else:
+            policy = (state.params, state.memory["copy"]) if slow else state.params
+            rollout = own(policy, key, prompts, completions=completions)
         demonstrated = None
         if plan.roll_in is not None:
             rollout = rolled_in(state.params, reference, begin_key, prompts, rollout)
@@ -300,6 +256,10 @@ def make_sampler(
             count = jnp.sum(mask, axis=-1, dtype=jnp.float32)
             mean = reduce.divide(jnp.sum(logp_ref, axis=-1), count)
             fields["confidence"] = jnp.exp(mean).reshape(-1, completions)
+        if "logp_preferred" in asked and "preferred" in (state.memory or {}):
+            preferred = score(state.memory["preferred"], rollout)
+            preferred = reduce.masked(preferred.logp + preferred.log_mass, mask)
+            fields["logp_preferred"] = preferred
         if "history" in asked:
             fields["history"] = state.memory["history"][prompts.index]
         if values is not None:

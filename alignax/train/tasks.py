@@ -8,8 +8,10 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
+from alignax import algorithms
 from alignax.pipeline import data, rewards
 from alignax.train.assembly import Parts
 from alignax.types import InputError, Prompts, Rollout, TrainState
@@ -80,6 +82,48 @@ def guided(
     return dataclasses.replace(prompts, guide=tokens, guide_mask=mask)
 
 
+# No step has this number.
+_BEFOREHAND = 2**32 - 1
+
+
+def reference_rewards(
+    parts: Parts, judge: Judge
+) -> Callable[[TrainState, Prompts], np.ndarray]:
+    """Rewards of the reference's own completions, each prompt's sampled once.
+
+    A prompt's completions are drawn by the run's key and its record's number, whatever
+    the step: a resumed run draws the same.
+
+    Args:
+      parts: of ``assembly.make``; K completions of each prompt are sampled.
+      judge: the task's.
+
+    Returns:
+      ``(state, prompts) -> [N, K]``. They are kept while the reference is one that does
+      not move, and drawn at each step otherwise.
+
+    Reference:
+      Brantley et al., "Accelerating RL for LLM reasoning with optimal advantage
+      regression" (A*-PO), arXiv 2505.20686, stage 1.
+    """
+    rule, kept = parts.algorithm.reference, {}
+
+    def rewards_of(state, prompts):
+        index = np.asarray(prompts.index)
+        if rule.name not in ("fixed", "soup"):
+            kept.clear()
+        if any(number not in kept for number in index):
+            key = jax.random.fold_in(state.key, _BEFOREHAND)
+            rollout = parts.generate(rule.params(state.reference), key, prompts)
+            numbers = np.repeat(index, len(rollout.tokens) // len(index))
+            found = rewards.checked(judge(rollout, numbers)["rewards"], numbers)
+            for number, row in zip(index, found.reshape(len(index), -1), strict=True):
+                kept.setdefault(number, row)
+        return np.stack([kept[number] for number in index])
+
+    return rewards_of
+
+
 def host_step(
     parts: Parts,
     judge: Judge,
@@ -99,6 +143,10 @@ def host_step(
       and the step leaves the parameters as they were.
     """
 
+    beforehand = None
+    if "reference_rewards" in algorithms.needs(parts.algorithm):
+        beforehand = reference_rewards(parts, judge)
+
     def step(state, prompts):
         if guide is not None and parts.algorithm.sampling.guided:
             prompts = guide(prompts)
@@ -113,6 +161,8 @@ def host_step(
         numbers = np.repeat(index, samples.scored.rewards.shape[1])
         fields = judge(samples.rollout, numbers)
         fields["rewards"] = rewards.checked(fields["rewards"], numbers)
+        if beforehand is not None and "reference_rewards" not in fields:
+            fields["reference_rewards"] = beforehand(state, prompts)
         if samples.greedy is not None:
             best = judge(samples.greedy, index)["rewards"]
             fields["greedy"] = rewards.checked(best, index)

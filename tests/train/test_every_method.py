@@ -23,7 +23,7 @@ MODEL = DecoderConfig(
     num_kv_heads=1,
     head_dim=8,
     mlp_size=32,
-    max_length=P + 2 * T + 4,
+    max_length=P + 3 * T + 4,
     initializer_range=0.3,
 )
 PARAMS = functional.init(MODEL, jax.random.key(0))
@@ -33,8 +33,8 @@ NAMES = [
     *(key for key, method in algorithms.METHODS.items() if method.algorithm),
     *VARIANTS,
 ]
-# Sampled by other means than tokens of one policy, or by two policies.
-ELSEWHERE = ("cot2", "nlpo", "cory")
+# Sampled by other means than tokens.
+ELSEWHERE = ("cot2",)
 # One of each kind; the rest are slow.
 ALWAYS = {"unbiased", "ppo", "remix", "trimpi"}
 PROMPTS = Prompts(
@@ -59,11 +59,8 @@ def judge(asked, rollout, numbers):
         "reward_version": rows % 2,
         "objectives": np.stack([rewards, mask.mean(axis=1)], axis=1),
         "token_rewards": ((tokens == 3) & mask).astype(np.float32),
-        "logp_preferred": -np.ones(tokens.shape, np.float32),
     }
     given = {name: value for name, value in known.items() if name in asked}
-    if "reference_rewards" in asked:
-        given["reference_rewards"] = rewards.reshape(N, K) / 2
     if "objective_weights" in asked:
         given["objective_weights"] = np.ones(2, np.float32)
     return {"rewards": rewards.astype(np.float32)} | given
@@ -102,8 +99,11 @@ def test_method_trains(name):
     asked = algorithms.needs(parts.algorithm)
     step = tasks.host_step(parts, functools.partial(judge, asked), guide=guide)
     shown = guide(PROMPTS) if parts.algorithm.sampling.guided else PROMPTS
-    slots = {"others": [functional.init(MODEL, jax.random.key(3))]}
-    slots = slots if parts.algorithm.reference.name == "soup" else {}
+    slots, other = {}, functional.init(MODEL, jax.random.key(3))
+    if parts.algorithm.reference.name == "soup":
+        slots["others"] = [other]
+    if "logp_preferred" in asked:
+        slots["preferred"] = other
     state = parts.init(PARAMS, jax.random.key(2), records=N, prompts=shown, **slots)
     seen = []
     for _ in range(3):
@@ -117,7 +117,11 @@ def test_method_trains(name):
         # It drops completions of more than 0.7 nats a token: all of this model's.
         assert [values["no_signal"] for values in seen] == [1, 1, 1]
         return
-    moved = jax.tree.map(lambda x, y: float(jnp.abs(x - y).max()), state.params, PARAMS)
+    policies = state.params if parts.algorithm.sampling.roles > 1 else [state.params]
+    moved = [
+        jax.tree.map(lambda x, y: float(jnp.abs(x - y).max()), policy, PARAMS)
+        for policy in policies
+    ]
     alone = parts.algorithm.critic is not None and parts.algorithm.critic.pretrain > 3
     assert (max(jax.tree.leaves(moved)) > 1e-4) != alone
     assert int(state.step) == 3
@@ -283,7 +287,7 @@ def test_demonstrations_were_drawn_from_all_tokens():
 
 
 REFUSED = {
-    "cory": {"method": "cory"},
+    "cot2": {"method": "cot2"},
     "alpha takes a number": {"divergence": "alpha"},
     "reverse_kl takes no number": {"divergence": "reverse_kl:2"},
     "did you mean grpo": {"method": "GRPO"},
