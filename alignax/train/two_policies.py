@@ -132,7 +132,9 @@ def by_role(
 
         step = rollout.version.reshape(-1)[0]
         rows = selection.exchanged_roles(part(0), part(1), step, every=every)
-        first, second = [function(*[pair[i] for pair in pairs], rows[i]) for i in range(2)]
+        first, second = [
+            function(*[pair[i] for pair in pairs], rows[i]) for i in range(2)
+        ]
         return _joined(
             *selection.exchanged_roles(first, second, step, every=every), half
         )
