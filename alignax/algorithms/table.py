@@ -1,13 +1,13 @@
 """The methods by their published names: those of this page by whose samples they take,
-by their reference or their kind of step; ``table_rewards``, ``table_ratios`` and
-``table_regions`` have the others."""
+by their reference or their kind of step; ``table_rewards`` and ``table_ratios`` have
+the others."""
 
 import functools
 from dataclasses import replace
 
 from alignax import divergences, references, regularisers, surrogates
 from alignax.algorithms import methods as m
-from alignax.algorithms import rules, table_ratios, table_regions, table_rewards
+from alignax.algorithms import rules, table_ratios, table_rewards
 from alignax.algorithms import stages as s
 from alignax.algorithms.compose import Critic, Method, Replay, Sampling
 from alignax.algorithms.values import partial
@@ -200,6 +200,13 @@ ROWS = {
         "β required",
         step="preference",
     ),
+    "rebel": Method(
+        "REBEL",
+        "2404.16767 Algorithm 1",
+        "rebel on pairs of one prompt, the policy before for its reference",
+        "η = 1/β 1; its code's loss is η² times the paper's",
+        step="preference",
+    ),
     "otr": Method(
         "OTR",
         "2509.26313 eq. 5",
@@ -224,6 +231,4 @@ ROWS = {
     ),
 }
 
-METHODS: dict[str, Method] = (
-    table_rewards.ROWS | table_ratios.ROWS | table_regions.ROWS | ROWS
-)
+METHODS: dict[str, Method] = table_rewards.ROWS | table_ratios.ROWS | ROWS

@@ -362,4 +362,23 @@ ROWS = {
             beta=0.0,
         ),
     ),
+    "max_rl": Method(
+        "MaxRL",
+        "2602.02710",
+        "mean_normalised · clip · token mean",
+        "failed groups dropped (code): order K − 1; with −1 there: order K",
+        replace(
+            m.token_mean,
+            advantage=partial(s.of_rewards, function=advantages.mean_normalised),
+        ),
+        {
+            "order K": replace(
+                m.token_mean,
+                advantage=partial(
+                    s.of_rewards,
+                    function=partial(advantages.mean_normalised, failed=-1.0),
+                ),
+            )
+        },
+    ),
 }
