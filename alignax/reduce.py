@@ -6,6 +6,7 @@ apart and divide once, and the gradient of a split batch is that of the whole.
 Under ``shard_map`` or ``pmap``, ``jax.lax.psum`` both before dividing.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Num
 
@@ -18,6 +19,7 @@ __all__ = [
     "divide",
     "group_token_mean",
     "group_tokens",
+    "log_ratio",
     "masked",
     "sequence_mean_token_mean",
     "sequence_mean_token_sum",
@@ -46,6 +48,33 @@ def masked(
     """
     values = as_float(values)
     return values if mask is None else jnp.where(mask, values, 0)
+
+
+def log_ratio(
+    logp: Float[Array, "*shape"],
+    logp_old: Float[Array, "*shape"],
+    mask: Bool[Array, "*shape"] | None = None,
+) -> Float[Array, "*shape"]:
+    """``logp − logp_old`` in float32, exactly zero where masked.
+
+    ``log_ratio(logp, logp, mask)`` is 0 with the gradient of ``logp``: a ratio of 1.
+
+    Args:
+      logp: ``[..., T]`` log-probabilities, differentiated.
+      logp_old: ``[..., T]``, the denominator: the old policy's, the behaviour's, or a
+        mixture's; no gradient.
+      mask: ``[..., T]``, True on generated tokens; none: all count.
+
+    Returns:
+      ``[..., T]`` float32, in nats.
+
+    Example:
+      >>> mask = jnp.array([True, False])
+      >>> print(log_ratio(jnp.array([-1.0, -jnp.inf]), -2 * jnp.ones(2), mask))
+      [1. 0.]
+    """
+    old = jax.lax.stop_gradient(masked(logp_old, mask))
+    return masked(logp, mask) - old
 
 
 def divide(

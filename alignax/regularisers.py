@@ -133,11 +133,6 @@ def k3_in_loss() -> Regulariser:
     )
 
 
-def _log_ratio(logp: Array, logp_ref: Array, mask: Array) -> Array:
-    ref = jax.lax.stop_gradient(reduce.masked(logp_ref, mask))
-    return reduce.masked(logp, mask) - ref
-
-
 def token_penalties(
     regulariser: Regulariser,
     logp: Float[Array, "*B T"],
@@ -169,7 +164,7 @@ def token_penalties(
       >>> print(token_penalties(k1_in_reward(), logp, 2 * logp, mask))
       [1. 1.]
     """
-    ratio = jax.lax.stop_gradient(_log_ratio(logp, logp_ref, mask))
+    ratio = jax.lax.stop_gradient(reduce.log_ratio(logp, logp_ref, mask))
     if regulariser.level == "myopic":
         return jnp.where(mask, regulariser.divergence.f_prime(ratio), 0)
     if regulariser._chains:
@@ -266,7 +261,7 @@ def pull(
       >>> print(*map(float, shares["flat"]), *map(float, shares["steep"]))
       1.0 1.0 0.0 1.0
     """
-    ratio = jax.lax.stop_gradient(_log_ratio(logp, logp_ref, mask))
+    ratio = jax.lax.stop_gradient(reduce.log_ratio(logp, logp_ref, mask))
     counts = mask
     if regulariser.level == "sequence":
         ratio, counts = jnp.sum(ratio, axis=-1), jnp.any(mask, axis=-1)

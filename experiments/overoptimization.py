@@ -151,7 +151,7 @@ def sweep(div: dv.Divergence, proxy: jax.Array, gold: jax.Array, betas: jax.Arra
 
 def best_of_n(proxy: jax.Array, gold: jax.Array, ns: tuple[int, ...]):
     logp_ref = jnp.full(proxy.shape, -jnp.log(proxy.size))
-    laws = [exact.best_of_n(logp_ref, proxy, n=n) for n in ns]
+    laws = [exact.best_of_n(proxy, logp_ref, n=n) for n in ns]
     values = [measured(gold, logp, logp_ref) for logp in laws]
     return tuple(jnp.stack(x) for x in zip(*values, strict=True))
 

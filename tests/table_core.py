@@ -77,6 +77,14 @@ ROWS = [
         mask=1,
         masked=(0,),
     ),
+    Row(
+        name="reduce.log_ratio",
+        fn=reduce.log_ratio,
+        args=(values, others, mask),
+        grad=(0, 1),
+        mask=2,
+        masked=(0, 1),
+    ),
     Row(name="reduce.divide", fn=reduce.divide, args=(values, others**2)),
     *(
         Row(

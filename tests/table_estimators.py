@@ -53,7 +53,6 @@ ROWS = [
     row("k3", estimator=True, **TOKEN),
     row("absolute_log_ratio", estimator=True, **TOKEN),
     row("forward_k1", estimator=True, **TOKEN),
-    row("forward_k3", estimator=True, **TOKEN),
     row("f_from_policy", estimator=True, bound=dict(CHI2), **TOKEN),
     row("f_from_reference", estimator=True, bound=dict(CHI2), **TOKEN),
     row("control_variate", estimator=True, bound={"coefficient": 0.5}, **TOKEN),

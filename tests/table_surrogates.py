@@ -49,7 +49,6 @@ def rule(name, **bound):
 
 
 ROWS = [
-    masked("log_ratio", LOGP, OLD, grad=(0, 1)),
     masked("sequence_log_ratio", RATIOS),
     masked("geometric_log_ratio", RATIOS),
     masked("geometric_token_log_ratio", RATIOS),

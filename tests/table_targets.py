@@ -26,7 +26,7 @@ ROWS = [
     Row(
         name="targets.posterior",
         fn=partial(targets.posterior, beta=0.5),
-        args=(LOGP, REWARDS),
+        args=(REWARDS, LOGP),
         grad=(0, 1),
     ),
     Row(
@@ -47,13 +47,13 @@ ROWS = [
     Row(
         name="targets.cumulants",
         fn=partial(targets.cumulants, eta=1.3),
-        args=(LOGP, REWARDS),
+        args=(REWARDS, LOGP),
         grad=(0, 1),
     ),
     Row(
         name="targets.constrained_optimum",
         fn=partial(targets.constrained_optimum, kl=0.2),
-        args=(LOGP, REWARDS),
+        args=(REWARDS, LOGP),
         grad=(0, 1),
     ),
     Row(

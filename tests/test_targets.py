@@ -48,7 +48,7 @@ def fixture():
 def test_kl_regularised_rl_is_inference():
     """Reference CHECK 3.a; Korbak, Perez and Buckley, arXiv 2205.11275."""
     pi, rho, r = fixture()
-    logp, log_z = posterior(rho, r, beta=0.5)
+    logp, log_z = posterior(r, rho, beta=0.5)
     expected = [0.4271837517, 0.3143042397, 0.1734391021, 0.0850729066]
     np.testing.assert_allclose(jnp.exp(logp), expected, atol=1e-10)
     np.testing.assert_allclose(0.5 * log_z, 0.2739779667893433, rtol=1e-12)
@@ -61,7 +61,7 @@ def test_kl_regularised_rl_is_inference():
 def test_evidence_bound_holds_for_any_policy(beta):
     """``E r − β KL(π‖ρ) = β log Z − β KL(π‖p*)`` and its gradient."""
     _, rho, r = fixture()
-    logp, log_z = posterior(rho, r, beta=beta)
+    logp, log_z = posterior(r, rho, beta=beta)
 
     @jax.jit
     def sides(logits):
@@ -77,16 +77,16 @@ def test_evidence_bound_holds_for_any_policy(beta):
 def test_pure_rl_collapses_to_the_best():
     """Reference 3.1: β → 0."""
     _, rho, r = fixture()
-    logp, _ = posterior(rho, r, beta=1e-3)
+    logp, _ = posterior(r, rho, beta=1e-3)
     np.testing.assert_allclose(jnp.exp(logp), [1, 0, 0, 0], atol=1e-12)
 
 
 def test_posterior_takes_a_beta_a_row():
     _, rho, r = fixture()
     betas = jnp.array([0.2, 1.0])
-    rows, log_z = posterior(jnp.tile(rho, (2, 1)), jnp.tile(r, (2, 1)), beta=betas)
+    rows, log_z = posterior(jnp.tile(r, (2, 1)), jnp.tile(rho, (2, 1)), beta=betas)
     for row, z, beta in zip(rows, log_z, (0.2, 1.0), strict=True):
-        single, single_z = posterior(rho, r, beta=beta)
+        single, single_z = posterior(r, rho, beta=beta)
         np.testing.assert_allclose(row, single)
         np.testing.assert_allclose(z, single_z)
 
@@ -96,12 +96,12 @@ def test_excluded_outcomes_have_no_influence():
 
     @jax.jit
     def value(rho, r):
-        logp, log_z = posterior(rho, r, beta=1.0)
-        constrained, eta = constrained_optimum(rho, r, kl=0.1)
-        c = cumulants(rho, r, eta=1.0)
+        logp, log_z = posterior(r, rho, beta=1.0)
+        constrained, eta = constrained_optimum(r, rho, kl=0.1)
+        c = cumulants(r, rho, eta=1.0)
         return log_z + logp[0] + constrained[0] + eta + c.mean + c.variance + c.kl
 
-    assert posterior(rho, r, beta=1.0)[0][2] == -jnp.inf
+    assert posterior(r, rho, beta=1.0)[0][2] == -jnp.inf
     for gradient in jax.grad(value, argnums=(0, 1))(rho, r):
         assert np.isfinite(gradient).all()
         assert gradient[2] == 0
@@ -110,7 +110,7 @@ def test_excluded_outcomes_have_no_influence():
 
 def test_kl_to_the_posterior_from_samples():
     pi, rho, r = fixture()
-    logp, log_z = posterior(rho, r, beta=0.5)
+    logp, log_z = posterior(r, rho, beta=0.5)
 
     def pointwise(logits):
         logp = jax.nn.log_softmax(logits)
@@ -280,7 +280,7 @@ def test_excluded_samples_have_finite_gradients():
 def test_cumulants_of_the_fixture():
     """Reference CHECK 7.a at η = 1.3; Yang et al., arXiv 2404.01730."""
     _, rho, r = fixture()
-    c = cumulants(rho, r, eta=1.3)
+    c = cumulants(r, rho, eta=1.3)
     np.testing.assert_allclose(c.mean, 0.3607041176, atol=1e-10)
     np.testing.assert_allclose(c.kl, 0.2387118670, atol=1e-10)
     np.testing.assert_allclose(c.variance, 0.2789236180, atol=1e-10)
@@ -292,20 +292,20 @@ def test_cumulants_are_derivatives():
     ``Λ_φ(t) = Λ(η + t) − Λ(η)``."""
     _, rho, r = fixture()
     eta = jnp.array(0.7)
-    slope = jax.jacobian(lambda eta: cumulants(rho, r, eta=eta))(eta)
-    c = cumulants(rho, r, eta=eta)
+    slope = jax.jacobian(lambda eta: cumulants(r, rho, eta=eta))(eta)
+    c = cumulants(r, rho, eta=eta)
     np.testing.assert_allclose(slope.log_z, c.mean)
     np.testing.assert_allclose(slope.mean, c.variance)
     np.testing.assert_allclose(slope.kl, eta * c.variance)
     tilted = jax.nn.log_softmax(rho + eta * r)
-    ahead = cumulants(rho, r, eta=eta + 0.4).log_z - c.log_z
-    np.testing.assert_allclose(cumulants(tilted, r, eta=0.4).log_z, ahead)
+    ahead = cumulants(r, rho, eta=eta + 0.4).log_z - c.log_z
+    np.testing.assert_allclose(cumulants(r, tilted, eta=0.4).log_z, ahead)
 
 
 def test_constrained_optimum_of_the_fixture():
     """Reference CHECK 7.a at Δ = .3."""
     _, rho, r = fixture()
-    logp, eta = constrained_optimum(rho, r, kl=0.3)
+    logp, eta = constrained_optimum(r, rho, kl=0.3)
     np.testing.assert_allclose(eta, 1.4612756965, atol=1e-9)
     expected = [0.3219745861, 0.3101270181, 0.2240365502, 0.1438618456]
     np.testing.assert_allclose(jnp.exp(logp), expected, atol=1e-9)
@@ -315,19 +315,19 @@ def test_constrained_optimum_of_the_fixture():
 def test_constrained_optimum_beyond_reach():
     """Reference CHECK 7.a: at most −log ρ(best) = 2.3025850930 can be spent."""
     _, rho, r = fixture()
-    logp, _ = constrained_optimum(rho, r, kl=3.0)
+    logp, _ = constrained_optimum(r, rho, kl=3.0)
     np.testing.assert_allclose(jnp.exp(logp), [1, 0, 0, 0], atol=1e-12)
     np.testing.assert_allclose(kl_of(logp, rho), 2.3025850930, atol=1e-9)
-    same, _ = constrained_optimum(rho, jnp.ones(4), kl=0.3)
+    same, _ = constrained_optimum(jnp.ones(4), rho, kl=0.3)
     np.testing.assert_allclose(same, rho)
-    gradient = jax.grad(lambda r: constrained_optimum(rho, r, kl=3.0)[1], argnums=0)(r)
+    gradient = jax.grad(lambda r: constrained_optimum(r, rho, kl=3.0)[1], argnums=0)(r)
     assert np.isfinite(gradient).all()
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
 def test_constrained_optimum_spends_its_budget(scale):
     _, rho, r = fixture()
-    solve = jax.jit(lambda kl: constrained_optimum(rho[None], scale * r[None], kl=kl))
+    solve = jax.jit(lambda kl: constrained_optimum(scale * r[None], rho[None], kl=kl))
     for kl in (1e-6, 1e-3, 0.5, 2.2):
         logp, eta = solve(jnp.array([kl]))
         np.testing.assert_allclose(kl_of(logp[0], rho), kl, rtol=1e-6)
@@ -341,7 +341,7 @@ def test_constrained_optimum_spends_its_budget(scale):
 
 def test_constrained_optimum_against_scipy():
     _, rho, r = fixture()
-    logp, _ = constrained_optimum(rho, r, kl=0.15)
+    logp, _ = constrained_optimum(r, rho, kl=0.15)
     found = scipy.optimize.minimize(
         lambda p: -p @ R,
         RHO,
@@ -360,9 +360,9 @@ def test_gradients_against_finite_differences():
     def all_of_them(pi, rho, r, kl):
         pi, rho, r, kl = map(jnp.asarray, (pi, rho, r, kl))
         return (
-            posterior(rho, r, beta=0.4),
-            cumulants(rho, r, eta=0.9),
-            constrained_optimum(rho, r, kl=kl),
+            posterior(r, rho, beta=0.4),
+            cumulants(r, rho, eta=0.9),
+            constrained_optimum(r, rho, kl=kl),
             quasi_rejection_law(rho + 2 * r, pi, log_kappa=0.3),
             quasi_rejection_quality(r, log_kappa=0.3),
             targets.renyi_cross_entropy(pi, rho, order=1.7),
@@ -380,9 +380,9 @@ def test_envelope_of_the_constrained_optimum():
     _, rho, r = fixture()
 
     def best(kl):
-        return expectation(constrained_optimum(rho, r, kl=kl)[0], r)
+        return expectation(constrained_optimum(r, rho, kl=kl)[0], r)
 
-    _, eta = constrained_optimum(rho, r, kl=0.3)
+    _, eta = constrained_optimum(r, rho, kl=0.3)
     np.testing.assert_allclose(jax.grad(best)(jnp.array(0.3)), 1 / eta, rtol=1e-8)
 
 
@@ -396,7 +396,7 @@ def test_renyi_cross_entropy_of_the_fixture():
     np.testing.assert_allclose(shannon, 1.4877983800, atol=1e-10)
     near = targets.renyi_cross_entropy(rho, logq, order=1 + 1e-7)
     np.testing.assert_allclose(near, shannon, rtol=1e-7)
-    log_z = cumulants(rho, logq, eta=0.7).log_z
+    log_z = cumulants(logq, rho, eta=0.7).log_z
     np.testing.assert_allclose(log_z, -0.7 * h)
 
 
@@ -405,7 +405,7 @@ def test_float32_budgets():
     with jax.enable_x64(False):
         rho, r = jnp.log(jnp.array(RHO, jnp.float32)), jnp.array(R, jnp.float32)
         for kl in (1e-4, 0.3, 2.0):
-            logp, _ = constrained_optimum(rho, r, kl=kl)
+            logp, _ = constrained_optimum(r, rho, kl=kl)
             assert logp.dtype == jnp.float32
             np.testing.assert_allclose(kl_of(logp, rho), kl, rtol=2e-3)
 
@@ -413,9 +413,9 @@ def test_float32_budgets():
 @pytest.mark.parametrize(
     ("call", "named"),
     [
-        (lambda q, r: targets.posterior(q, r, beta=0.0), "beta"),
+        (lambda q, r: targets.posterior(r, q, beta=0.0), "beta"),
         (lambda q, r: targets.kl_to_posterior(q, q, r, r, beta=-1.0), "beta"),
-        (lambda q, r: targets.constrained_optimum(q, r, kl=-0.1), "kl"),
+        (lambda q, r: targets.constrained_optimum(r, q, kl=-0.1), "kl"),
     ],
 )
 def test_range_checks(call, named):

@@ -52,7 +52,7 @@ WAITING = {
 
 def public():
     for module in pkgutil.iter_modules(alignax.__path__):
-        if module.name not in OUTSIDE:
+        if module.name not in OUTSIDE and not module.name.startswith("_"):
             loaded = importlib.import_module(f"alignax.{module.name}")
             for name in loaded.__all__:
                 value = getattr(loaded, name)

@@ -346,7 +346,7 @@ def losses(
     """
     regulariser, critic = algorithm.regulariser, algorithm.critic
     denominator = logp if algorithm.on_policy else rows.logp_old
-    ratios = surrogates.log_ratio(logp, denominator, rows.mask)
+    ratios = reduce.log_ratio(logp, denominator, rows.mask)
     result = rows.weights * algorithm.rule(ratios, rows)
     if regulariser is not None and regulariser.place == "loss":
         result = result + rows.beta[:, None] * regularisers.losses(

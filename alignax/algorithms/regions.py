@@ -5,7 +5,7 @@ Ratios are to the law that sampled (``rules.behaviour``).
 
 import jax.numpy as jnp
 
-from alignax import advantages, estimators, surrogates
+from alignax import advantages, estimators, reduce, surrogates
 from alignax.algorithms import stages as s
 from alignax.algorithms.fields import needed
 
@@ -59,7 +59,7 @@ def drpo(ratios, rows, **settings):
 
 def within_budget(logp, rows, *, budget):
     """M2PO: 1 on tokens that keep their gradient at this update, of the batch."""
-    ratios = surrogates.log_ratio(logp, rows.logp_old, rows.mask)
+    ratios = reduce.log_ratio(logp, rows.logp_old, rows.mask)
     away = surrogates.diverging(ratios, rows.advantages, rows.mask)
     kept = surrogates.budget_keep(jnp.square(ratios), away, budget=budget)
     return (kept | ~away).astype(jnp.float32)
@@ -71,7 +71,7 @@ def m2po(ratios, rows):
 
 def second_moment(logp, rows):
     """M2PO's code: the bound of each token's side at this update."""
-    ratios = surrogates.log_ratio(logp, rows.logp_old, rows.mask)
+    ratios = reduce.log_ratio(logp, rows.logp_old, rows.mask)
     low, high = surrogates.second_moment_bounds(ratios, rows.advantages, rows.mask)
     return jnp.where(rows.advantages > 0, high, low)
 
@@ -85,7 +85,7 @@ def bounded(ratios, rows):
 
 def effective_share(logp, rows):
     """The batch's at this update, on each token."""
-    ratios = surrogates.log_ratio(logp, rows.logp_old, rows.mask)
+    ratios = reduce.log_ratio(logp, rows.logp_old, rows.mask)
     share = surrogates.effective_share(ratios, rows.mask)
     return jnp.broadcast_to(share, ratios.shape)
 

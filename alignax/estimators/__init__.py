@@ -53,7 +53,6 @@ top_k_sampled_tail                  π       sequence KL(π‖ρ)              m
 f_from_policy                       π       myopic D(π‖ρ)                 none: mean zero               ε^4       RAPO (forward KL)
 f_from_reference                    ρ       ΣD(π‖ρ), ρ's prefixes         none: mean zero               ε^4       DPH-RL
 forward_k1                          ρ       sequence KL(ρ‖π)              sequence KL(ρ‖π)              ε^2       fine-tuning
-forward_k3                          ρ       sequence KL(ρ‖π)              sequence KL(ρ‖π)              ε^4       DPH-RL
 ==================================  ======  ============================  ============================  ========  ================================
 
 D is any f-divergence; "variance" is the order, in the size ε of the log-ratios, of
@@ -90,7 +89,6 @@ from alignax.estimators.off_policy import sequence_weighted_k3_surrogate
 from alignax.estimators.pointwise import (
     absolute_log_ratio,
     forward_k1,
-    forward_k3,
     k1,
     k2,
     k3,
@@ -139,7 +137,6 @@ __all__ = [
     "f_from_policy",
     "f_from_reference",
     "forward_k1",
-    "forward_k3",
     "forward_kl_surrogate",
     "k1",
     "k2",

@@ -2,18 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
-
-from alignax.reduce import masked
-
-
-def log_ratio(
-    logp: Float[Array, "*shape"],
-    logp_ref: Float[Array, "*shape"],
-    mask: Bool[Array, "*shape"] | None,
-) -> Float[Array, "*shape"]:
-    """``logp − logp_ref``, zero where masked; the second argument is constant."""
-    return masked(logp, mask) - jax.lax.stop_gradient(masked(logp_ref, mask))
+from jaxtyping import Array, Float
 
 
 def to_go(values: Float[Array, "*B T"]) -> Float[Array, "*B T"]:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from alignax import numerics
+from alignax import numerics, reduce
 from alignax.estimators import _common
 
 
@@ -42,7 +42,7 @@ def control_variate(
       >>> print(control_variate(jnp.ones(1), jnp.zeros(1), coefficient=0.0))
       [1.]
     """
-    l = _common.log_ratio(logp, logp_ref, mask)
+    l = reduce.log_ratio(logp, logp_ref, mask)
     return l + jax.lax.stop_gradient(coefficient) * numerics.expm1(-l)
 
 
@@ -71,7 +71,7 @@ def optimal_coefficient(
       >>> print(optimal_coefficient(logp, ref, jnp.ones((3, 1), bool))[2].round(3))
       [1.014]
     """
-    l = jax.lax.stop_gradient(_common.log_ratio(logp, logp_ref, mask))
+    l = jax.lax.stop_gradient(reduce.log_ratio(logp, logp_ref, mask))
     ratio, control = _common.total(l), _common.total(numerics.expm1(-l))
     others = max(l.shape[0] - 1, 1)
     mean = _without_own(ratio) / others

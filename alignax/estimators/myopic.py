@@ -50,7 +50,7 @@ def myopic_kl_surrogate(
       >>> print(loss(logp), jax.grad(loss)(logp))
       4.0 [2. 2.]
     """
-    l = _common.log_ratio(logp, logp_ref, mask)
+    l = reduce.log_ratio(logp, logp_ref, mask)
     return _common.attach(l, l, reduce.masked(logp, mask))
 
 
@@ -84,7 +84,7 @@ def myopic_k2_surrogate(
       >>> print(myopic_k2_surrogate(logp, 3 * logp, mask))
       [2. 2.]
     """
-    return _common.log_ratio(logp, logp_ref, mask) ** 2 / 2
+    return reduce.log_ratio(logp, logp_ref, mask) ** 2 / 2
 
 
 def myopic_straight_through_surrogate(
@@ -113,7 +113,7 @@ def myopic_straight_through_surrogate(
       >>> print(jax.grad(loss)(logp))
       [1.]
     """
-    l = _common.log_ratio(logp, logp_ref, mask)
+    l = reduce.log_ratio(logp, logp_ref, mask)
     return _common.attach(numerics.expm1(-l) + l, l, reduce.masked(logp, mask))
 
 
@@ -157,7 +157,7 @@ def myopic_weighted_k3_surrogate(
       >>> print(myopic_weighted_k3_surrogate(logp, 2 * logp, 2 * logp, mask).round(3))
       [0.386]
     """
-    l = _common.log_ratio(logp, logp_ref, mask)
+    l = reduce.log_ratio(logp, logp_ref, mask)
     w = weights.token_weights(logp, logp_behaviour, mask)
     if cap is not None:
         w = weights.truncated_weights(w, cap=cap)
@@ -195,7 +195,7 @@ def myopic_forward_k3_surrogate(
       >>> print(jax.grad(loss)(logp).round(2))
       [0.63]
     """
-    l = _common.log_ratio(logp, logp_ref, mask)
+    l = reduce.log_ratio(logp, logp_ref, mask)
     pull = -numerics.expm1(-l)  # autodiff's 1 − e^−l loses small l
     return _common.attach(numerics.expm1(-l) + l, pull, reduce.masked(logp, mask))
 

@@ -55,7 +55,7 @@ def sequence_weighted_k3_surrogate(
       >>> print(jax.grad(loss)(logp).round(3))
       [1.368 1.   ]
     """
-    l = _common.log_ratio(logp, logp_ref, mask)
+    l = reduce.log_ratio(logp, logp_ref, mask)
     w = weights.prefix_weights(logp, logp_behaviour, mask)
     if cap is not None:
         w = weights.truncated_weights(w, cap=cap)

@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from alignax import numerics
-from alignax.estimators import _common
+from alignax import numerics, reduce
 
 
 def k1(
@@ -44,7 +43,7 @@ def k1(
       >>> print(k1(jnp.array([-1.0, -2.0]), jnp.array([-1.5, -1.5])))
       [0.5 -0.5]
     """
-    return _common.log_ratio(logp, logp_ref, mask)
+    return reduce.log_ratio(logp, logp_ref, mask)
 
 
 def k2(
@@ -74,7 +73,7 @@ def k2(
       >>> print(k2(jnp.array([-1.0, -2.0]), jnp.array([-3.0, -2.0])))
       [2. 0.]
     """
-    return _common.log_ratio(logp, logp_ref, mask) ** 2 / 2
+    return reduce.log_ratio(logp, logp_ref, mask) ** 2 / 2
 
 
 def k3(
@@ -109,7 +108,7 @@ def k3(
       >>> print(k3(jnp.zeros(2), jnp.array([0.0, jnp.log(2.0)])).round(3))
       [0. 0.307]
     """
-    l = _common.log_ratio(logp, logp_ref, mask)
+    l = reduce.log_ratio(logp, logp_ref, mask)
     return numerics.expm1(-l) + l
 
 
@@ -136,7 +135,7 @@ def absolute_log_ratio(
       >>> print(absolute_log_ratio(jnp.array([-1.0, -2.0]), jnp.array([-1.5, -1.5])))
       [0.5 0.5]
     """
-    l = _common.log_ratio(logp, logp_ref, mask)
+    l = reduce.log_ratio(logp, logp_ref, mask)
     return l * jax.lax.stop_gradient(jnp.sign(l))  # ∇|l| at 0 is 1 in JAX
 
 
@@ -163,37 +162,4 @@ def forward_k1(
       >>> print(forward_k1(jnp.array([-1.0, -2.0]), jnp.array([-1.5, -1.5])))
       [-0.5 0.5]
     """
-    return -_common.log_ratio(logp, logp_ref, mask)
-
-
-def forward_k3(
-    logp: Float[Array, "*shape"],
-    logp_ref: Float[Array, "*shape"],
-    mask: Bool[Array, "*shape"] | None = None,
-) -> Float[Array, "*shape"]:
-    """``expm1(l) − l`` on samples of the *reference*.
-
-    For ``l > 40`` (float32) the exponential goes on as its tangent.
-
-    Value: unbiased for KL(ρ‖π), never negative; variance of order ε⁴. Summed over
-      tokens: unbiased for the sequence KL(ρ‖π).
-    Gradient: of the sequence KL(ρ‖π), unbiased, as ``E_ρ[π/ρ] = 1`` for every
-      policy; variance of order ε².
-
-    Args:
-      logp: ``[..., T]`` of the taken tokens, sampled from the reference.
-      logp_ref: ``[..., T]`` under the reference; no gradient.
-      mask: ``[..., T]``, True on sampled tokens; none: all count.
-
-    Returns:
-      ``[..., T]`` float32, not negative, zero where masked.
-
-    Reference:
-      Li et al., "The Choice of Divergence", arXiv 2509.07430 (DPH-RL).
-
-    Example:
-      >>> print(forward_k3(jnp.array([0.0, jnp.log(2.0)]), jnp.zeros(2)).round(3))
-      [0. 0.307]
-    """
-    l = _common.log_ratio(logp, logp_ref, mask)
-    return numerics.expm1(l) - l
+    return -reduce.log_ratio(logp, logp_ref, mask)

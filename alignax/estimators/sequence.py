@@ -136,7 +136,7 @@ def sequence_control_variate_surrogate(
       >>> print(jax.grad(loss)(logp).round(2))
       [1.37 1.]
     """
-    l = _common.log_ratio(logp, logp_ref, mask)
+    l = reduce.log_ratio(logp, logp_ref, mask)
     value = l + coefficient * numerics.expm1(-l)
     loss = _common.attach(value, l, reduce.masked(logp, mask))
     return sequence_surrogate(loss, logp, mask, baseline=baseline)
@@ -170,7 +170,7 @@ def sequence_k2_surrogate(
       >>> print(loss(logp), jax.grad(loss)(logp))
       2.0 [2. 2.]
     """
-    l = _common.log_ratio(logp, logp_ref, mask)
+    l = reduce.log_ratio(logp, logp_ref, mask)
     whole = _common.total(l)
     return _common.attach(l * whole / 2, whole, reduce.masked(logp, mask))
 
@@ -214,7 +214,7 @@ def sequence_ratio_kl_surrogate(
       >>> print(sequence_ratio_kl_surrogate(logp, logp - 1, 2 * logp, mask))
       [4. 4.]
     """
-    l = _common.log_ratio(logp, logp_ref, mask)
+    l = reduce.log_ratio(logp, logp_ref, mask)
     w = weights.sequence_weights(logp, logp_behaviour, mask)
     if cap is not None:
         w = weights.truncated_weights(w, cap=cap)
@@ -349,8 +349,8 @@ def forward_kl_surrogate(
 ) -> Float[Array, "*B T"]:
     """``−l + c·expm1(l)`` on samples of the *reference*: KL(ρ‖π).
 
-    c = 0 is the negative log-likelihood (supervised fine-tuning), c = 1 is
-    ``forward_k3``.
+    c = 0 is the negative log-likelihood (supervised fine-tuning), c = 1 is k3 of the
+    forward KL, never negative.
 
     Value: unbiased for the sequence KL(ρ‖π) when summed over tokens.
     Gradient: of the sequence KL(ρ‖π), unbiased, for tokens from the reference and
@@ -373,7 +373,7 @@ def forward_kl_surrogate(
       >>> print(forward_kl_surrogate(logp, 0 * logp, mask).round(3))
       [0.307]
     """
-    l = _common.log_ratio(logp, logp_ref, mask)
+    l = reduce.log_ratio(logp, logp_ref, mask)
     value = coefficient * numerics.expm1(l) - l
     push = coefficient * numerics.expm1(l) + (coefficient - 1)  # c·e^l − 1
     return _common.attach(value, push, reduce.masked(logp, mask))

@@ -263,7 +263,6 @@ def _values() -> dict[str, Estimator]:
         ),
         **_rows(
             (p.forward_k1, forward, forward, 2, "fine-tuning"),
-            (p.forward_k3, forward, forward, 4, "DPH-RL"),
             sampled_from=REFERENCE,
         ),
     }

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from alignax import numerics
+from alignax import numerics, reduce
 from alignax.estimators import _common
 from alignax.types import InputError
 
@@ -203,4 +203,4 @@ def _constant_ratio(
     logp_behaviour: Float[Array, "*B T"],
     mask: Bool[Array, "*B T"],
 ) -> Float[Array, "*B T"]:
-    return jax.lax.stop_gradient(_common.log_ratio(logp, logp_behaviour, mask))
+    return jax.lax.stop_gradient(reduce.log_ratio(logp, logp_behaviour, mask))

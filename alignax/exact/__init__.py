@@ -14,7 +14,6 @@ from alignax.exact.laws import (
     expectation,
     kl,
     objective,
-    optimum,
     policy_gradient,
     total_variation,
 )
@@ -38,7 +37,6 @@ __all__ = [
     "kl",
     "make_tabular_apply",
     "objective",
-    "optimum",
     "policy_gradient",
     "regret",
     "run_bandit",

@@ -32,7 +32,7 @@ def _log_masses(
 
 
 def best_of_n(
-    logp_ref: Float[Array, "*batch K"], rewards: Float[Array, "*batch K"], *, n: int
+    rewards: Float[Array, "*batch K"], logp_ref: Float[Array, "*batch K"], *, n: int
 ) -> Float[Array, "*batch K"]:
     """The law of the best of ``n`` samples, a random one of the best being kept.
 
@@ -45,8 +45,8 @@ def best_of_n(
     order matters.
 
     Args:
-      logp_ref: ``[..., K]`` over every outcome, normalised.
       rewards: ``[..., K]``.
+      logp_ref: ``[..., K]`` over every outcome, normalised.
       n: samples, at least 1.
 
     Returns:
@@ -61,7 +61,7 @@ def best_of_n(
 
     Example:
       >>> uniform = jnp.log(jnp.full(4, 0.25))
-      >>> logp = best_of_n(uniform, jnp.array([0.0, 1.0, 1.0, 2.0]), n=2)
+      >>> logp = best_of_n(jnp.array([0.0, 1.0, 1.0, 2.0]), uniform, n=2)
       >>> print([f"{p:.4f}" for p in jnp.exp(logp)])
       ['0.0625', '0.2500', '0.2500', '0.4375']
     """

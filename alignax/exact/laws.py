@@ -8,8 +8,6 @@ Outcomes are the last axis: arms of a bandit, or completions enumerated by
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from alignax import targets
-
 
 def expectation(
     logp: Float[Array, "*batch N"], values: Float[Array, "*batch N"]
@@ -100,41 +98,6 @@ def objective(
       0.5
     """
     return expectation(logp, rewards) - beta * kl(logp, logp_ref)
-
-
-def optimum(
-    logp_ref: Float[Array, "*batch N"],
-    rewards: Float[Array, "*batch N"],
-    *,
-    beta: float | Float[Array, "*batch"],
-) -> tuple[Float[Array, "*batch N"], Float[Array, "*batch"]]:
-    """``π* = ρ e^{r/β} / Z``, which maximises ``E_π r − β KL(π‖ρ)``.
-
-    For other divergences see ``divergences.regularised_optimum``.
-
-    Args:
-      logp_ref: ``[..., N]`` over every outcome.
-      rewards: ``[..., N]``.
-      beta: strength of the regularisation, positive.
-
-    Returns:
-      ``log π* [..., N]`` and the objective's maximum ``β log Z [...]``.
-
-    Raises:
-      InputError: ``beta`` is not positive.
-
-    Reference:
-      Korbak, Perez and Buckley, "RL with KL penalties is better viewed as Bayesian
-      inference", arXiv 2205.11275.
-
-    Example:
-      >>> half = jnp.log(jnp.array([0.5, 0.5]))
-      >>> logp, value = optimum(half, jnp.array([1.0, 0.0]), beta=1.0)
-      >>> print(f"{jnp.exp(logp)[0]:.4f} {value:.4f}")
-      0.7311 0.6201
-    """
-    logp, log_z = targets.posterior(logp_ref, rewards, beta=beta)
-    return logp, beta * log_z
 
 
 def policy_gradient(

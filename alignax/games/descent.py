@@ -11,20 +11,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from alignax._checks import not_negative, positive, share
 from alignax.games import losses
 from alignax.games.game import Game
 from alignax.games.mirror import geometric_mixture
-from alignax.games.solvers import Rate, Solver, check_positive, memoryless
+from alignax.games.solvers import Rate, Solver, memoryless
 from alignax.logprobs import log_softmax
 from alignax.numerics import as_float
-from alignax.types import InputError
 
 ExpectedLoss = Callable[[Float[Array, "*batch N"], Game], Float[Array, "*batch"]]
 
 
 def _descend(expected_loss: ExpectedLoss, learning_rate: Rate) -> Solver:
     """Gradient descent in the logits; ``log π`` are the logits up to a constant."""
-    check_positive(learning_rate=learning_rate)
+    positive(learning_rate=learning_rate)
 
     def step(state, game):
         def total(logits):
@@ -115,8 +115,7 @@ def ipo_md(*, learning_rate: Rate, mixture: Rate) -> Solver:
       >>> print(run_solver(solver, game, game.logp_ref, steps=1)[1])
       [[-0.6931 -0.6931]]
     """
-    if isinstance(mixture, (int, float)) and not 0 <= mixture <= 1:
-        raise InputError(f"mixture must be in [0, 1], got {mixture}")
+    share(mixture=mixture)
 
     def expected_loss(logp, game):
         mixed = geometric_mixture(logp, game.logp_ref, mixture=mixture)
@@ -151,8 +150,7 @@ def xpo(*, learning_rate: Rate, alpha: Rate) -> Solver:
       >>> print(run_solver(solver, game, game.logp_ref, steps=1)[1])
       [[-0.6931 -0.6931]]
     """
-    if isinstance(alpha, (int, float)) and alpha < 0:
-        raise InputError(f"alpha must not be negative, got {alpha}")
+    not_negative(alpha=alpha)
 
     def expected_loss(logp, game):
         def loss(*pair, beta):

@@ -256,6 +256,6 @@ def best_response(
     logp_ref = as_float(game.logp_ref)
     beta = column(game.beta, rate)[..., 0]
     if div == KL:
-        logp, log_z = targets.posterior(logp_ref, rate, beta=beta)
+        logp, log_z = targets.posterior(rate, logp_ref, beta=beta)
         return logp, beta * log_z
     return divergence_optimum(div, rate, logp_ref, beta=beta)

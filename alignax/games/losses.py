@@ -21,16 +21,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from alignax import estimators, surrogates
+from alignax._checks import Strength, not_negative, positive
 from alignax.numerics import as_float
 from alignax.types import InputError
-
-Strength = float | Float[Array, "*#B"]
-
-
-def _positive(**numbers: Strength) -> None:
-    for name, value in numbers.items():
-        if isinstance(value, (int, float)) and not value > 0:
-            raise InputError(f"{name} must be positive, got {value}")
 
 
 def _win_term(logp, preferences, mask):
@@ -166,7 +159,7 @@ def nash_mp_surrogate(
       >>> print(jax.grad(loss)(logp))
       [[1. 0.5]]
     """
-    _positive(eta=eta)
+    positive(eta=eta)
     kl = estimators.sequence_kl_surrogate(logp, logp_anchor, mask)
     return nash_pg_surrogate(logp, logp_ref, preferences, mask, beta=beta) + kl / eta
 
@@ -220,7 +213,7 @@ def online_ipo_loss(
       >>> print(online_ipo_loss(*pair, jnp.ones(1), beta=0.5))
       [0.]
     """
-    _positive(beta=beta)
+    positive(beta=beta)
     h = _margin(logp, logp_other, ref, ref_other)
     p, c = jax.lax.stop_gradient(as_float(preferences)), 1 / (2 * beta)
     return p * jnp.square(h - c) + (1 - p) * jnp.square(h + c)
@@ -267,7 +260,7 @@ def inpo_loss(
       >>> print(inpo_loss(w, zero, zero, zero, zero, zero, eta=0.5, beta=0.1))
       [0.]
     """
-    _positive(eta=eta)
+    positive(eta=eta)
     if isinstance(beta / eta, float) and not 0 <= beta <= eta:
         raise InputError(f"beta must be in [0, eta = {eta}], got {beta}")
     share = beta / eta
@@ -310,7 +303,7 @@ def sppo_loss(
       >>> print(sppo_loss(jnp.array([1.0]), jnp.zeros(1), jnp.array([0.75]), eta=4.0))
       [0.]
     """
-    _positive(eta=eta)
+    positive(eta=eta)
     ratio = as_float(logp) - jax.lax.stop_gradient(as_float(prev))
     target = eta * (jax.lax.stop_gradient(as_float(preferences)) - 0.5)
     return jnp.square(ratio - target)
@@ -354,9 +347,8 @@ def xpo_loss(
       >>> print(xpo_loss(*4 * [zero], jnp.ones(1), beta=0.1, alpha=0.1).round(4))
       [0.6931]
     """
-    _positive(beta=beta)
-    if isinstance(alpha, (int, float)) and alpha < 0:
-        raise InputError(f"alpha must not be negative, got {alpha}")
+    positive(beta=beta)
+    not_negative(alpha=alpha)
     margin = beta * _margin(logp, logp_other, ref, ref_other)
     p = jax.lax.stop_gradient(as_float(preferences))
     loss = p * jax.nn.softplus(-margin) + (1 - p) * jax.nn.softplus(margin)

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from alignax import divergences, logprobs, targets
+from alignax._checks import share
 from alignax.games.game import Strength, column, divergence_optimum
 from alignax.numerics import as_float
-from alignax.types import InputError
 
 
 def geometric_mixture(
@@ -42,8 +42,7 @@ def geometric_mixture(
       >>> print(jnp.exp(geometric_mixture(p, q, mixture=0.5)))
       [0.5 0.5]
     """
-    if isinstance(mixture, (int, float)) and not 0 <= mixture <= 1:
-        raise InputError(f"mixture must be in [0, 1], got {mixture}")
+    share(mixture=mixture)
     logp, logp_ref = as_float(logp), as_float(logp_ref)
     m = column(mixture, logp)
 
@@ -79,7 +78,7 @@ def entropic_step(
       [0.75 0.25]
     """
     payoff = as_float(payoff)
-    return targets.posterior(logp, column(eta, payoff) * payoff, beta=1.0)[0]
+    return targets.posterior(column(eta, payoff) * payoff, logp, beta=1.0)[0]
 
 
 def proximal_step(

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from alignax._checks import share
 from alignax.games.mirror import geometric_mixture
 from alignax.types import ApplyFn, InputError, ModelOutput, Params, Stateful
 
@@ -46,8 +47,7 @@ def mixture_policy(
       >>> print(mixed(params, jnp.zeros((1, 1), int)).logits)
       [[[-0.6931 -0.6931]]]
     """
-    if isinstance(mixture, (int, float)) and not 0 <= mixture <= 1:
-        raise InputError(f"mixture must be in [0, 1], got {mixture}")
+    share(mixture=mixture)
 
     def mixed(
         params,

@@ -25,6 +25,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from alignax._checks import positive
 from alignax.games.game import Game, check_game, win_rate
 from alignax.games.mirror import entropic_step, geometric_mixture, proximal_step
 from alignax.numerics import as_float
@@ -106,12 +107,6 @@ def run_solver(
     return jax.lax.scan(step, solver.init(game, logp), length=steps)
 
 
-def check_positive(**rates: Any) -> None:
-    for name, value in rates.items():
-        if isinstance(value, (int, float)) and not value > 0:
-            raise InputError(f"{name} must be positive, got {value}")
-
-
 def mirror_descent(*, eta: Rate) -> Solver:
     """Self-play online mirror descent on the regularised game.
 
@@ -135,7 +130,7 @@ def mirror_descent(*, eta: Rate) -> Solver:
       >>> print(run_solver(mirror_descent(eta=0.5), game, game.logp_ref, steps=1)[1])
       [[-0.6931 -0.6931]]
     """
-    check_positive(eta=eta)
+    positive(eta=eta)
 
     def step(state, game):
         centre = geometric_mixture(state.logp, game.logp_ref, mixture=eta * game.beta)
@@ -168,7 +163,8 @@ def nash_md(*, eta: Rate | None = None) -> Solver:
       >>> print(run_solver(nash_md(), game, game.logp_ref, steps=1)[1])
       [[-0.6931 -0.6931]]
     """
-    check_positive(eta=eta)
+    if eta is not None:
+        positive(eta=eta)
 
     def step(state, game):
         pull = 2 / (state.step + 2) if eta is None else eta * game.beta
@@ -204,7 +200,7 @@ def nash_ema(*, eta: Rate, decay: Rate) -> Solver:
       >>> print(run_solver(solver, game, game.logp_ref, steps=1)[1])
       [[-0.6931 -0.6931]]
     """
-    check_positive(eta=eta)
+    positive(eta=eta)
     if isinstance(decay, (int, float)) and not 0 <= decay < 1:
         raise InputError(f"decay must be in [0, 1), got {decay}")
 
@@ -246,7 +242,7 @@ def nash_mp(*, eta: Rate = 2.0) -> Solver:
       >>> print(run_solver(nash_mp(), game, game.logp_ref, steps=1)[1])
       [[-0.6931 -0.6931]]
     """
-    check_positive(eta=eta)
+    positive(eta=eta)
 
     def step(state, game):
         def prox(opponent):
@@ -284,7 +280,7 @@ def sppo(*, eta: Rate) -> Solver:
       >>> print(run_solver(sppo(eta=0.5), game, game.logp_ref, steps=1)[1])
       [[-0.6931 -0.6931]]
     """
-    check_positive(eta=eta)
+    positive(eta=eta)
     return memoryless(
         lambda state, game: entropic_step(
             state.logp, win_rate(game.preference, state.logp), eta=eta
@@ -319,7 +315,7 @@ def magnetic_mirror_descent(*, eta: Rate, refresh: int | None = None) -> Solver:
       >>> print(run_solver(solver, game, game.logp_ref, steps=1)[1])
       [[-0.6931 -0.6931]]
     """
-    check_positive(eta=eta)
+    positive(eta=eta)
     if refresh is not None and refresh < 1:
         raise InputError(f"refresh must be at least 1 or None, got {refresh}")
 

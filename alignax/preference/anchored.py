@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from alignax._checks import Strength, not_negative, positive
 from alignax.preference import unpaired
-from alignax.preference._checks import Strength, not_negative, positive
 from alignax.preference.links import logistic_link, squared_link
 from alignax.preference.margins import policy_margin
 from alignax.preference.named import Losses

@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from alignax import targets
+from alignax._checks import positive
 from alignax.numerics import as_float, varying_as
-from alignax.preference._checks import positive
 from alignax.types import InputError
 
 
@@ -132,7 +132,7 @@ def rejection_law(
       >>> print(jnp.exp(logp).round(4), jnp.exp(log_rate).round(4))
       [0.25 0.75] 0.6667
     """
-    logp, log_z = targets.posterior(logp_ref, rewards, beta=beta)
+    logp, log_z = targets.posterior(rewards, logp_ref, beta=beta)
     support = logp_ref > -jnp.inf
     top = jnp.max(as_float(rewards), axis=-1, where=support, initial=-jnp.inf)
     return logp, log_z - top / beta

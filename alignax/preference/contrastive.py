@@ -5,9 +5,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from alignax import surrogates
+from alignax._checks import Strength, positive
 from alignax.divergences import Divergence, reverse_kl
 from alignax.numerics import as_float
-from alignax.preference._checks import Strength, positive
 from alignax.preference.pairs import Pair, log_ratios
 
 REVERSE_KL = reverse_kl()

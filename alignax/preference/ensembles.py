@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from alignax import evaluation, reduce
+from alignax._checks import Strength, not_negative
 from alignax.numerics import as_float
-from alignax.preference._checks import Strength, not_negative
 
 
 def standardise(

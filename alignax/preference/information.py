@@ -5,8 +5,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from alignax import divergences as dv
+from alignax._checks import positive
 from alignax.numerics import as_float
-from alignax.preference._checks import positive
 from alignax.types import InputError
 
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from alignax._checks import Strength, positive
 from alignax.numerics import as_float, exp
-from alignax.preference._checks import Strength, positive
 from alignax.types import InputError
 
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from alignax import divergences as dv
+from alignax._checks import Strength, positive
 from alignax.numerics import as_float, expm1
-from alignax.preference._checks import Strength, positive
 from alignax.preference.pairs import Pair, average_logps, log_ratios, per_token
 from alignax.types import InputError
 

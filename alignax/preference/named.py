@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from alignax import divergences as dv
+from alignax._checks import Strength, not_negative, positive
 from alignax.numerics import as_float
-from alignax.preference._checks import Strength, not_negative, positive
 from alignax.preference.links import (
     blended_link,
     hinge_link,

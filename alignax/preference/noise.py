@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from alignax._checks import Strength, noise_rate
 from alignax.numerics import as_float
-from alignax.preference._checks import Strength, noise_rate
 
 Link = Callable[[Float[Array, "..."]], Float[Array, "..."]]
 

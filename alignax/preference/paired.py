@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from alignax import reduce
-from alignax.preference._checks import Strength, positive
+from alignax._checks import Strength, positive
 from alignax.preference.links import logistic_link
 from alignax.preference.named import dpo
 from alignax.preference.pairs import Pair, pair_from_tokens

@@ -1,7 +1,7 @@
 """Named losses without a reference model. They take a ``Pair`` and do not read
 ``ref_*``; what holds the policy back is a likelihood term, a length or nothing."""
 
-from alignax.preference._checks import Strength, not_negative, positive
+from alignax._checks import Strength, not_negative, positive
 from alignax.preference.links import hinge_link, logistic_link
 from alignax.preference.margins import (
     average_margin,

@@ -4,9 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from alignax._checks import Strength, not_negative, positive
 from alignax.numerics import as_float
-from alignax.preference._checks import Strength, not_negative
-from alignax.types import InputError
 
 
 def bradley_terry_loss(
@@ -78,8 +77,7 @@ def ties_loss(
       >>> print(jnp.exp(-ties_loss(zero, zero, tie, threshold=1.0)).round(4))
       [0.4621]
     """
-    if isinstance(threshold, (int, float)) and not threshold > 0:
-        raise InputError(f"threshold must be positive, got {threshold}")
+    positive(threshold=threshold)
     d = as_float(rewards_a) - as_float(rewards_b)
     theta = jnp.asarray(threshold, d.dtype)
     first, second = jax.nn.softplus(theta - d), jax.nn.softplus(theta + d)

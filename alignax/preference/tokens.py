@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from alignax import reduce
+from alignax._checks import Strength, not_negative
 from alignax.numerics import as_float
-from alignax.preference._checks import Strength, not_negative
 from alignax.preference.pairs import Pair, log_ratios
 from alignax.types import InputError
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from alignax._checks import Strength, not_negative, positive
 from alignax.numerics import as_float
-from alignax.preference._checks import Strength, not_negative, positive
 
 
 def _sign(desirable: Bool[Array, "*batch"]) -> Float[Array, "*batch"]:

@@ -18,12 +18,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from alignax import estimators, numerics, reduce
-from alignax.surrogates.ratios import log_ratio
 from alignax.types import InputError
 
 
 def _constant_ratio(logp: Array, logp_behaviour: Array, mask: Array) -> Array:
-    return jax.lax.stop_gradient(log_ratio(logp, logp_behaviour, mask))
+    return jax.lax.stop_gradient(reduce.log_ratio(logp, logp_behaviour, mask))
 
 
 def off_policy_sequences(

@@ -15,33 +15,6 @@ from alignax.numerics import as_float
 from alignax.types import InputError
 
 
-def log_ratio(
-    logp: Float[Array, "*B T"],
-    logp_old: Float[Array, "*B T"],
-    mask: Bool[Array, "*B T"],
-) -> Float[Array, "*B T"]:
-    """``logp − logp_old`` in float32, exactly zero where masked.
-
-    ``log_ratio(logp, logp, mask)`` is 0 with the gradient of ``logp``: a ratio of 1.
-
-    Args:
-      logp: ``[..., T]`` log-probabilities, differentiated.
-      logp_old: ``[..., T]``, the denominator: the old policy's, the behaviour's, or a
-        mixture's; no gradient.
-      mask: ``[..., T]``, True on generated tokens.
-
-    Returns:
-      ``[..., T]`` float32, in nats.
-
-    Example:
-      >>> mask = jnp.array([True, False])
-      >>> print(log_ratio(jnp.array([-1.0, -jnp.inf]), -2 * jnp.ones(2), mask))
-      [1. 0.]
-    """
-    old = jax.lax.stop_gradient(reduce.masked(logp_old, mask))
-    return reduce.masked(logp, mask) - old
-
-
 class RatioTail(NamedTuple):
     """Of token ratios that should be 1; fractions add over microbatches."""
 
@@ -77,7 +50,7 @@ def ratio_tail(
       >>> print(reduce.divide(*tail.mean), reduce.divide(*tail.outside))
       1.0 0.5
     """
-    ratios = jax.lax.stop_gradient(log_ratio(logp, logp_behaviour, mask))
+    ratios = jax.lax.stop_gradient(reduce.log_ratio(logp, logp_behaviour, mask))
     outside = jnp.abs(jnp.expm1(ratios)) > 0.1
     return RatioTail(
         mean=reduce.token_mean(numerics.exp(ratios), mask),
@@ -292,5 +265,5 @@ def continuous_log_ratio(
       [0.9375]
     """
     counts = jnp.broadcast_to(mask[..., None], logp.shape)
-    apart = log_ratio(logp, logp_old, counts)
+    apart = reduce.log_ratio(logp, logp_old, counts)
     return jnp.mean(apart, axis=-1) if root else jnp.sum(apart, axis=-1)

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from alignax._checks import not_negative, positive
 from alignax.numerics import as_float
 from alignax.targets.samples import column, log_acceptance
-from alignax.types import InputError
 
 
 def _tilt(
@@ -27,8 +27,8 @@ def _mean(logp: Float[Array, "*batch K"], values: Array) -> Float[Array, "*batch
 
 
 def posterior(
-    logp_ref: Float[Array, "*batch K"],
     rewards: Float[Array, "*batch K"],
+    logp_ref: Float[Array, "*batch K"],
     *,
     beta: float | Float[Array, "*batch"],
 ) -> tuple[Float[Array, "*batch K"], Float[Array, "*batch"]]:
@@ -37,8 +37,8 @@ def posterior(
     ``log Z = log Σ_y ρ(y) e^{r(y)/β}``; ``β log Z`` is the largest regularised reward.
 
     Args:
-      logp_ref: ``[..., K]``; ``-inf`` excludes an outcome, whatever its reward.
       rewards: ``[..., K]``.
+      logp_ref: ``[..., K]``; ``-inf`` excludes an outcome, whatever its reward.
       beta: strength of the regularisation, positive.
 
     Returns:
@@ -52,12 +52,11 @@ def posterior(
       inference", arXiv 2205.11275.
 
     Example:
-      >>> logp, log_z = posterior(jnp.log(jnp.full(2, 0.5)), jnp.arange(2.0), beta=1.0)
+      >>> logp, log_z = posterior(jnp.arange(2.0), jnp.log(jnp.full(2, 0.5)), beta=1.0)
       >>> print(f"{jnp.exp(logp)[1]:.4f} {log_z:.4f}")
       0.7311 0.6201
     """
-    if isinstance(beta, (int, float)) and not beta > 0:
-        raise InputError(f"beta must be positive, got {beta}")
+    positive(beta=beta)
     rewards = as_float(rewards)
     return _tilt(as_float(logp_ref), rewards / column(beta, rewards))
 
@@ -111,16 +110,16 @@ def _kl(logp: Float[Array, "*batch K"], logp_ref: Float[Array, "*batch K"]):
 
 
 def cumulants(
-    logp_ref: Float[Array, "*batch K"],
     rewards: Float[Array, "*batch K"],
+    logp_ref: Float[Array, "*batch K"],
     *,
     eta: float | Float[Array, "*batch"],
 ) -> Cumulants:
     """Reward and KL along the tilted laws ``φ ∝ ρ e^{ηr}``, where η is 1/β.
 
     Args:
-      logp_ref: ``[..., K]``, normalised here.
       rewards: ``[..., K]``.
+      logp_ref: ``[..., K]``, normalised here.
       eta: inverse strength of the regularisation.
 
     Returns:
@@ -130,7 +129,7 @@ def cumulants(
       Yang et al., "Asymptotics of language model alignment", arXiv 2404.01730.
 
     Example:
-      >>> c = cumulants(jnp.log(jnp.full(2, 0.5)), jnp.arange(2.0), eta=0.0)
+      >>> c = cumulants(jnp.arange(2.0), jnp.log(jnp.full(2, 0.5)), eta=0.0)
       >>> print(c.mean, c.variance, c.kl)
       0.5 0.25 0.0
     """
@@ -143,8 +142,8 @@ def cumulants(
 
 
 def constrained_optimum(
-    logp_ref: Float[Array, "*batch K"],
     rewards: Float[Array, "*batch K"],
+    logp_ref: Float[Array, "*batch K"],
     *,
     kl: float | Float[Array, "*batch"],
 ) -> tuple[Float[Array, "*batch K"], Float[Array, "*batch"]]:
@@ -155,8 +154,8 @@ def constrained_optimum(
     implicit ones, ``dη = −∂KL / (η Var_φ r)``.
 
     Args:
-      logp_ref: ``[..., K]``, normalised here.
       rewards: ``[..., K]``.
+      logp_ref: ``[..., K]``, normalised here.
       kl: Δ in nats, not negative. From ``−log ρ(best outcomes)`` on, all mass is on
         the best and η is merely large.
 
@@ -171,12 +170,11 @@ def constrained_optimum(
 
     Example:
       >>> uniform, rewards = jnp.log(jnp.full(2, 0.5)), jnp.arange(2.0)
-      >>> logp, eta = constrained_optimum(uniform, rewards, kl=0.110944)
+      >>> logp, eta = constrained_optimum(rewards, uniform, kl=0.110944)
       >>> print(f"{jnp.exp(logp)[1]:.4f} {eta:.4f}")
       0.7311 1.0000
     """
-    if isinstance(kl, (int, float)) and kl < 0:
-        raise InputError(f"kl must not be negative, got {kl}")
+    not_negative(kl=kl)
     logp_ref = _normalise(logp_ref)
     support = logp_ref > -jnp.inf
     rewards = jnp.where(support, as_float(rewards), 0)

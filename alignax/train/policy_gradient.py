@@ -160,7 +160,7 @@ def _loss_fn(algorithm, score, values_of, divergence, reference, params, batch):
     losses = algorithms.losses(algorithm, scores.logp, scores.entropy, rows, **extra)
     numerator, denominator = algorithms.reduced(algorithm, losses, rows)
 
-    ratios = surrogates.log_ratio(scores.logp, batch["logp_old"], rows.mask)
+    ratios = reduce.log_ratio(scores.logp, batch["logp_old"], rows.mask)
     ratios = jax.lax.stop_gradient(ratios)
     slope = jax.grad(lambda r: jnp.sum(rows.weights * algorithm.rule(r, rows)))(ratios)
     held = (slope == 0) & (rows.advantages * rows.weights != 0)

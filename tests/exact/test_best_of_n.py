@@ -43,7 +43,7 @@ def brute_force(rho, rewards, n):
     "rewards", [R, [1.0, 0.0, 1.0, 0.0], [0.0, 2.0, 2.0, 1.0], [3.0] * 4]
 )
 def test_best_of_n_is_what_sampling_gives(rewards, n):
-    law = jnp.exp(best_of_n(jnp.log(RHO), jnp.array(rewards), n=n))
+    law = jnp.exp(best_of_n(jnp.array(rewards), jnp.log(RHO), n=n))
     np.testing.assert_allclose(law, brute_force(RHO, list(rewards), n), atol=1e-14)
 
 
@@ -54,7 +54,7 @@ def bound_of(n):
 
 def test_best_of_four_of_the_fixture():
     """Reference CHECK 7.b."""
-    logp = best_of_n(jnp.log(RHO), jnp.array(R), n=4)
+    logp = best_of_n(jnp.array(R), jnp.log(RHO), n=4)
     np.testing.assert_allclose(jnp.exp(logp), [0.3439, 0.416, 0.2145, 0.0256])
     np.testing.assert_allclose(kl_of(logp, jnp.log(RHO)), 0.5871136672, atol=1e-10)
 
@@ -66,7 +66,7 @@ def test_best_of_four_of_the_fixture():
 def test_kl_nears_its_bound_as_atoms_shrink(arms, kl):
     """Reference CHECK 7.b, uniform references."""
     uniform = jnp.full(arms, -jnp.log(arms))
-    logp = best_of_n(uniform, jnp.arange(float(arms)), n=4)
+    logp = best_of_n(jnp.arange(float(arms)), uniform, n=4)
     value, bound = kl_of(logp, uniform), bound_of(4)
     np.testing.assert_allclose(value, kl, atol=1e-9)
     assert bound - 1 / arms**1.5 < value < bound
@@ -79,7 +79,7 @@ def test_ties_only_lower_the_kl_below_the_bound():
     distinct = rewards + jnp.arange(6.0)[None] / 100
     for n in (2, 7):
         tied, untied = (
-            kl_of(best_of_n(logp_ref, r, n=n), logp_ref) for r in (rewards, distinct)
+            kl_of(best_of_n(r, logp_ref, n=n), logp_ref) for r in (rewards, distinct)
         )
         assert (tied <= untied + 1e-12).all()
         assert (untied < bound_of(n)).all()
@@ -93,10 +93,10 @@ def test_best_of_n_is_close_to_the_best_law_of_its_kl():
     logp_ref = jnp.full(100, -jnp.log(100))
     rewards = jax.random.normal(keys[1], (100,))
     for n in (2, 16):
-        logp = best_of_n(logp_ref, rewards, n=n)
+        logp = best_of_n(rewards, logp_ref, n=n)
         reached = expectation(logp, rewards)
         kl = kl_of(logp, logp_ref)
-        best, eta = constrained_optimum(logp_ref, rewards, kl=kl)
+        best, eta = constrained_optimum(rewards, logp_ref, kl=kl)
         most = expectation(best, rewards)
         start = expectation(logp_ref, rewards)
         assert reached < most
@@ -109,9 +109,9 @@ def test_impossible_outcomes_stay_impossible():
     logp_ref = jnp.log(jnp.array([0.0, 0.5, 0.5, 0.0]))
     for nowhere in ((-1.0, 2.0), (0.0, 1.0), (jnp.nan, -jnp.inf)):
         rewards = jnp.array([nowhere[0], 0.0, 1.0, nowhere[1]])
-        logp = best_of_n(logp_ref, rewards, n=3)
+        logp = best_of_n(rewards, logp_ref, n=3)
         np.testing.assert_allclose(jnp.exp(logp), [0, 0.125, 0.875, 0])
-    gradient = jax.grad(lambda q: expectation(best_of_n(q, rewards, n=3), rewards))
+    gradient = jax.grad(lambda q: expectation(best_of_n(rewards, q, n=3), rewards))
     assert np.isfinite(gradient(logp_ref)).all()
 
 
@@ -119,9 +119,9 @@ def test_rare_successes_in_float32():
     """A best outcome of probability 1e-30 becomes n times as likely."""
     with jax.enable_x64(False):
         logp_ref = jnp.array([0.0, -69.0])
-        logp = best_of_n(logp_ref, jnp.array([0.0, 1.0]), n=8)
+        logp = best_of_n(jnp.array([0.0, 1.0]), logp_ref, n=8)
         np.testing.assert_allclose(logp[1], -69 + np.log(8), rtol=1e-6)
-        common = best_of_n(logp_ref, jnp.array([1.0, 0.0]), n=8)
+        common = best_of_n(jnp.array([1.0, 0.0]), logp_ref, n=8)
         np.testing.assert_allclose(common, [0, -69 * 8], atol=1e-4)
 
 
@@ -131,7 +131,7 @@ def test_gradient_of_best_of_n():
 
     def value(logits):
         logp_ref = jax.nn.log_softmax(jnp.asarray(logits))
-        return expectation(best_of_n(logp_ref, rewards, n=3), rewards**2)
+        return expectation(best_of_n(rewards, logp_ref, n=3), rewards**2)
 
     logits = jnp.log(jnp.array(RHO))
     check_grads(jax.jit(value), (logits,), 1, modes=["rev"])

@@ -9,12 +9,13 @@ import pytest
 
 from alignax import exact
 from alignax.types import InputError
+from tests.exact.optimum import optimum
 
 # Compiled whole: much faster here than operation by operation.
 best_of_n = jax.jit(exact.best_of_n, static_argnames="n")
 binary_best_of_n = jax.jit(exact.binary_best_of_n, static_argnames="n")
 binary_optimum = jax.jit(exact.binary_optimum, static_argnames="beta")
-expectation, kl_of, optimum = map(jax.jit, (exact.expectation, exact.kl, exact.optimum))
+expectation, kl_of = map(jax.jit, (exact.expectation, exact.kl))
 
 
 @pytest.fixture(autouse=True)
@@ -29,9 +30,9 @@ def collapsed(probabilities, beta=None, n=None):
         masses = np.array([0.3 * p, 0.7 * p, 0.4 * (1 - p), 0.6 * (1 - p)])
         logp_ref, rewards = jnp.log(masses), jnp.array([1.0, 1.0, 0.0, 0.0])
         if beta:
-            logp, _ = optimum(logp_ref, rewards, beta=beta)
+            logp, _ = optimum(rewards, logp_ref, beta=beta)
         else:
-            logp = best_of_n(logp_ref, rewards, n=n)
+            logp = best_of_n(rewards, logp_ref, n=n)
         yield expectation(logp, rewards), kl_of(logp, logp_ref)
 
 

@@ -10,6 +10,7 @@ from jax.test_util import check_grads
 from alignax import divergences as dv
 from alignax import exact, logprobs
 from alignax.types import InputError
+from tests.exact.optimum import optimum
 
 PI = np.array([0.5, 0.25, 0.15, 0.10])
 RHO = np.array([0.1, 0.2, 0.3, 0.4])
@@ -56,19 +57,17 @@ def test_impossible_outcomes_count_nothing():
 def test_optimum_of_the_fixture():
     """Reference CHECK 2.e, row rkl at beta 0.2 and 1."""
     rho, r = jnp.log(RHO), jnp.array(R)
-    logp, value = exact.optimum(rho, r, beta=0.2)
+    logp, value = optimum(r, rho, beta=0.2)
     expected = [0.8427466905, 0.1383537219, 0.0170351476, 0.0018644401]
     np.testing.assert_allclose(jnp.exp(logp), expected, atol=1e-10)
     np.testing.assert_allclose(value, 0.57370075, atol=1e-8)
-    np.testing.assert_allclose(
-        exact.optimum(rho, r, beta=1.0)[1], 0.13469233, atol=1e-8
-    )
+    np.testing.assert_allclose(optimum(r, rho, beta=1.0)[1], 0.13469233, atol=1e-8)
 
 
 @pytest.mark.parametrize("beta", [0.05, 1.0])
 def test_optimum_is_the_regularised_optimum_of_reverse_kl(beta):
     rho, r = jnp.log(RHO), jnp.array(R)
-    logp, value = exact.optimum(rho, r, beta=beta)
+    logp, value = optimum(r, rho, beta=beta)
     other, _, best = dv.regularised_optimum(dv.reverse_kl(), r, rho, beta=beta)
     np.testing.assert_allclose(logp, other, atol=1e-9)
     np.testing.assert_allclose(value, best, rtol=1e-9)
@@ -79,7 +78,7 @@ def test_optimum_is_the_regularised_optimum_of_reverse_kl(beta):
 
 def test_nothing_beats_the_optimum():
     rho, r = jnp.log(RHO), jnp.array(R)
-    logp, value = exact.optimum(rho, r, beta=0.3)
+    logp, value = optimum(r, rho, beta=0.3)
     noise = jax.random.normal(jax.random.key(0), (200, 4))
     for scale in (1e-2, 1.0):
         others = jax.nn.log_softmax(logp[None] + scale * noise)
@@ -90,7 +89,7 @@ def test_nothing_beats_the_optimum():
 def test_gain_is_beta_times_jeffreys():
     """Reference 2.3: ``E_π* r − E_ρ r = β (KL(π*‖ρ) + KL(ρ‖π*))``, arXiv 2605.07105."""
     rho, r = jnp.log(RHO), jnp.array(R)
-    logp, _ = exact.optimum(rho, r, beta=0.2)
+    logp, _ = optimum(r, rho, beta=0.2)
     gain = exact.expectation(logp, r) - exact.expectation(rho, r)
     np.testing.assert_allclose(gain, 0.2 * (exact.kl(logp, rho) + exact.kl(rho, logp)))
 
@@ -98,20 +97,18 @@ def test_gain_is_beta_times_jeffreys():
 def test_value_for_strong_regularisation():
     """Reference 2.3: ``V = E_ρ r + Var_ρ r / (2β) + o(1/β)``; the next term is
     the third cumulant over 6β²."""
-    _, value = exact.optimum(jnp.log(RHO), jnp.array(R), beta=100.0)
+    _, value = optimum(jnp.array(R), jnp.log(RHO), beta=100.0)
     third = RHO @ (R - RHO @ R) ** 3
     np.testing.assert_allclose(value, 0 + 0.25 / 200 + third / 6e4, rtol=1e-4)
 
 
 def test_gradient_of_the_value_is_the_optimum():
     rho, r = jnp.log(RHO), jnp.array(R)
-    gradient = jax.grad(lambda r: exact.optimum(rho, r, beta=0.2)[1])(r)
-    np.testing.assert_allclose(gradient, jnp.exp(exact.optimum(rho, r, beta=0.2)[0]))
+    gradient = jax.grad(lambda r: optimum(r, rho, beta=0.2)[1])(r)
+    np.testing.assert_allclose(gradient, jnp.exp(optimum(r, rho, beta=0.2)[0]))
     # dV/dβ = −KL(π*‖ρ).
-    slope = jax.grad(lambda beta: exact.optimum(rho, r, beta=beta)[1])(jnp.array(0.2))
-    np.testing.assert_allclose(
-        slope, -exact.kl(exact.optimum(rho, r, beta=0.2)[0], rho)
-    )
+    slope = jax.grad(lambda beta: optimum(r, rho, beta=beta)[1])(jnp.array(0.2))
+    np.testing.assert_allclose(slope, -exact.kl(optimum(r, rho, beta=0.2)[0], rho))
 
 
 def test_score_function_gradient_is_the_gradient():
@@ -138,7 +135,7 @@ def test_gradients_against_finite_differences():
             exact.kl(pi, rho),
             exact.total_variation(pi, rho),
             exact.objective(pi, rho, r, beta=0.3),
-            exact.optimum(rho, r, beta=0.3),
+            optimum(r, rho, beta=0.3),
         )
 
     check_grads(jax.jit(all_of_them), (*logs(PI, RHO), jnp.array(R)), 1, modes=["rev"])
@@ -146,4 +143,4 @@ def test_gradients_against_finite_differences():
 
 def test_optimum_refuses_beta():
     with pytest.raises(InputError, match="beta"):
-        exact.optimum(jnp.log(RHO), jnp.array(R), beta=0.0)
+        optimum(jnp.array(R), jnp.log(RHO), beta=0.0)

@@ -7,6 +7,7 @@ import pytest
 
 from alignax import divergences as dv
 from alignax import exact
+from tests.exact.optimum import optimum
 
 RHO = np.array([0.1, 0.2, 0.3, 0.4])
 R = np.array([1.0, 0.5, 0.0, -0.5])
@@ -36,7 +37,7 @@ def test_policy_gradient_vanishes_at_the_optimum():
     """``∇ J = π (A − E A)`` with ``A = r − β log(π/ρ)``: none left at π*; elsewhere it
     is ``jax.grad`` of the objective."""
     rho, r = jnp.log(RHO), jnp.array(R)
-    best, _ = exact.optimum(rho, r, beta=0.2)
+    best, _ = optimum(r, rho, beta=0.2)
 
     def gradient(logp):
         return exact.policy_gradient(logp, r - 0.2 * (logp - rho))

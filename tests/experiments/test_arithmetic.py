@@ -19,6 +19,7 @@ from alignax.train.supervised import SFT
 from alignax.types import InputError
 from experiments import grpo_arithmetic
 from experiments.grpo_arithmetic import Config
+from tests.exact.optimum import optimum
 
 
 def small(out, **changes):
@@ -392,7 +393,7 @@ def test_frontier_of_the_reference_is_exact():
     tokens, _ = exact.enumerate_completions(4, 3, eos_id=3)
     logp = jax.nn.log_softmax(jax.random.normal(jax.random.key(0), (len(tokens),)))
     rewards = jnp.zeros_like(logp).at[5].set(1.0)
-    best, _ = exact.optimum(logp, rewards, beta=0.3)
+    best, _ = optimum(rewards, logp, beta=0.3)
     success, kl = exact.binary_optimum(logp[5], beta=0.3)
     np.testing.assert_allclose(success, jnp.exp(best[5]), rtol=1e-5)
     np.testing.assert_allclose(kl, exact.kl(best, logp), rtol=1e-4)

@@ -342,7 +342,7 @@ def test_xpo_by_hand():
         (games.inpo_loss, 6, {"eta": 0.0, "beta": 0.0}, "eta must be positive"),
         (games.inpo_loss, 6, {"eta": 0.1, "beta": 0.2}, "beta must be in"),
         (games.sppo_loss, 3, {"eta": -1.0}, "eta must be positive"),
-        (games.xpo_loss, 5, {"beta": 0.1, "alpha": -1.0}, "alpha must not be"),
+        (games.xpo_loss, 5, {"beta": 0.1, "alpha": -1.0}, "alpha must be at least 0"),
     ],
 )
 def test_bad_strengths_are_named(loss, count, options, message):

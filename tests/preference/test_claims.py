@@ -226,7 +226,7 @@ def test_copg_finds_the_optimum_from_any_sampling_law():
 
     rewards, ref = wide([2.5, 2.0, 1.0]), jnp.log(wide([1 / 3] * 3))
     first, second = wide([0.1, 0.2, 0.7]), wide([0.05, 0.05, 0.9])
-    optimum, _ = targets.posterior(ref, rewards, beta=0.5)
+    optimum, _ = targets.posterior(rewards, ref, beta=0.5)
     np.testing.assert_allclose(
         jnp.exp(optimum), (0.705384512698, 0.259496460342, 0.035119026959), rtol=1e-8
     )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from alignax import divergences as dv
-from alignax import surrogates
+from alignax import reduce, surrogates
 from alignax.types import InputError
 
 B, T = 6, 5
@@ -172,7 +172,7 @@ def test_p3o_on_policy_is_reinforce():
 
     @jax.jit
     def loss(x):
-        ratios = surrogates.log_ratio(x, x, MASK)
+        ratios = reduce.log_ratio(x, x, MASK)
         share = surrogates.effective_share(ratios, MASK)
         pull = dv.reverse_kl().f(ratios)
         return surrogates.p3o_surrogate(ratios, ADVANTAGES, MASK, pull, share).sum()

@@ -52,7 +52,7 @@ def gmpo():
     return np.exp(mean) * a * (clipped == d)
 
 
-TOKEN = surrogates.log_ratio
+TOKEN = reduce.log_ratio
 SEQUENCE = surrogates.sequence_log_ratio
 GEOMETRIC = surrogates.geometric_log_ratio
 

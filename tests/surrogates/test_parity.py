@@ -122,7 +122,7 @@ def ours(loss, reduction):
     mask = jnp.asarray(MASK)
 
     def total(logp):
-        ratios = surrogates.log_ratio(logp, jnp.asarray(OLD), mask)
+        ratios = reduce.log_ratio(logp, jnp.asarray(OLD), mask)
         return reduce.divide(*reduction(loss(ratios, logp), mask))
 
     return jax.value_and_grad(total)(jnp.asarray(LOGP))

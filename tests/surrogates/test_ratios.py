@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignax import estimators, surrogates
+from alignax import estimators, reduce, surrogates
 from alignax.types import InputError
 from tests.advantages.test_credit import tree_world
 
@@ -123,7 +123,7 @@ def test_sequence_ratio_surrogate_is_exact_off_policy(world):
     terms = jnp.broadcast_to(world.rewards[:, None], world.mask.shape)
 
     def loss(theta):
-        ratios = surrogates.log_ratio(world.logp(theta), world.behaviour, world.mask)
+        ratios = reduce.log_ratio(world.logp(theta), world.behaviour, world.mask)
         level = surrogates.sequence_log_ratio(ratios, world.mask)
         losses = surrogates.ratio_surrogate(level, terms, world.mask)
         return jnp.sum(law * jnp.mean(losses, axis=-1))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from alignax import divergences as dv
-from alignax import surrogates
+from alignax import reduce, surrogates
 from alignax.types import InputError
 
 DIVERGENCES = {
@@ -165,7 +165,7 @@ def test_dppo_is_the_official_rule(kind, name, low, high, cap):
     def loss(logp):
         moved = surrogates.binary_divergence(DIVERGENCES[name], logp, OLD, ALL)
         return surrogates.divergence_masked_surrogate(
-            surrogates.log_ratio(logp, OLD, ALL),
+            reduce.log_ratio(logp, OLD, ALL),
             advantages,
             ALL,
             moved,

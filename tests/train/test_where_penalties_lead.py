@@ -18,6 +18,7 @@ from alignax.models import decoder, functional
 from alignax.train import assembly
 from alignax.train.options import RL
 from alignax.types import Prompts
+from tests.exact.optimum import optimum
 
 PLACEMENTS = {"k1": "reward", "k2": "loss", "k3": "loss"}
 IN_LOSS = {"level": "myopic", "place": "loss"}
@@ -89,7 +90,7 @@ def tabular():
 
 def relative_gap(logp, logp_ref, rewards, beta):
     """How much of the possible improvement of the objective is missing."""
-    _, best = exact.optimum(logp_ref, rewards, beta=beta)
+    _, best = optimum(rewards, logp_ref, beta=beta)
     start = exact.objective(logp_ref, logp_ref, rewards, beta=beta)
     reached = exact.objective(logp, logp_ref, rewards, beta=beta)
     return float((best - reached) / (best - start)), float(best), float(reached)
@@ -182,7 +183,7 @@ def test_where_each_placement_of_the_penalty_leads(sequences, tabular):
         predicted, logp_ref = stationary(
             apply_fn, reference, sequences, beta, kl, kl_in
         )
-        best, _ = exact.optimum(logp_ref, rewards, beta=beta)
+        best, _ = optimum(rewards, logp_ref, beta=beta)
         params = train(
             apply_fn,
             reference,

@@ -23,6 +23,13 @@ def not_negative(**numbers: Strength) -> None:
             raise InputError(f"{name} must be at least 0 and finite, got {value}")
 
 
+def share(**numbers: Strength) -> None:
+    """Each must be in [0, 1]."""
+    for name, value in numbers.items():
+        if isinstance(value, (int, float)) and not 0 <= value <= 1:
+            raise InputError(f"{name} must be in [0, 1], got {value}")
+
+
 def noise_rate(noise: Strength) -> None:
     """A share of flipped labels that leaves the majority right."""
     if isinstance(noise, (int, float)) and not 0 <= noise < 0.5:
