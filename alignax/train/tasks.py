@@ -18,7 +18,8 @@ from alignax.types import InputError, Prompts, Rollout, TrainState
 
 Judge = Callable[[Rollout, np.ndarray], dict[str, Any]]
 """``(rollout, record numbers [N]) -> fields``: ``rewards [N]``, and what else a
-task knows of each: ``right``, ``clusters``, ``confidence``, ``reward_version``."""
+task knows of each: ``right``, ``clusters``, ``confidence``, ``reward_version``, and
+``failed``, where a reward is not the completion's own."""
 
 
 def judge_texts(
@@ -27,15 +28,19 @@ def judge_texts(
     tokenizer: data.Tokenizer,
     *,
     right: rewards.Reward | None = None,
+    on_failed: float | None = None,
 ) -> Judge:
     """A judge from functions of texts.
 
     Args:
       records: all that prompts are made of.
-      reward: ``(completions, records) -> [N]``.
+      reward: ``(completions, records) -> [N]``; a record has its number in the field
+        ``index``, where it has none of its own.
       tokenizer: decodes the completions.
       right: ``(completions, records) -> [N]``, 1 for right answers; methods that
         filter or weigh by right answers need it.
+      on_failed: what a completion gets whose reward is not a finite number, said and
+        counted; where not given, its batch updates nothing.
 
     Returns:
       the judge.
@@ -43,8 +48,13 @@ def judge_texts(
 
     def judge(rollout, numbers):
         texts = data.decode_rows(rollout.tokens, rollout.attended, tokenizer)
-        asked = [records[number] for number in numbers]
-        fields = {"rewards": reward(texts, asked)}
+        asked = [{"index": int(n), **records[int(n)]} for n in numbers]
+        fields: dict[str, Any] = {"rewards": reward(texts, asked)}
+        if on_failed is not None:
+            values = rewards.checked(fields["rewards"], numbers)
+            failed = ~np.isfinite(values)
+            values = np.where(failed, np.float32(on_failed), values)
+            fields = {"rewards": values, "failed": failed}
         if right is not None:
             fields["right"] = np.asarray(right(texts, asked)) > 0
         return fields
@@ -139,8 +149,9 @@ def host_step(
 
     Returns:
       ``(state, prompts) -> (state, metrics)``; it waits for the samples, as the host
-      judges them. A reward that is not finite is named by its record in a warning,
-      and the step leaves the parameters as they were.
+      judges them. Its metric ``reward_failed`` is the share of completions without a
+      reward of their own. A reward that is not finite is named by its record in a
+      warning, and the step leaves the parameters as they were.
     """
 
     beforehand = None
@@ -163,9 +174,12 @@ def host_step(
         fields["rewards"] = rewards.checked(fields["rewards"], numbers)
         if beforehand is not None and "reference_rewards" not in fields:
             fields["reference_rewards"] = beforehand(state, prompts)
+        failed = fields.pop("failed", ~np.isfinite(fields["rewards"]))
         if samples.greedy is not None:
             best = judge(samples.greedy, index)["rewards"]
             fields["greedy"] = rewards.checked(best, index)
-        return parts.step(state, samples.rewarded(**fields))
+        state, metrics = parts.step(state, samples.rewarded(**fields))
+        failed_share = np.mean(failed, dtype=np.float32)
+        return state, {**metrics, "reward_failed": failed_share}
 
     return step

@@ -100,6 +100,39 @@ def _is_unit(rest: str) -> bool:
     )
 
 
+# The last number in running text. A sign is one where no word or number ends before
+# it, and digits within a word ("h2o") or an exponent's are no number.
+_LAST = re.compile(
+    rf"(?:(?<![\w.)\]])(?P<sign>[-+−]))?[{_SYMBOL}]?(?<![\w.])(?P<value>{UNSIGNED})"
+    rf"(?:/(?P<over>{UNSIGNED}))?(?![^\W_]*\d)"
+)
+_LAST_READ = 4_000  # characters of a text's end
+
+
+def last_number(text: str) -> Fraction | None:
+    """The last number that a text states, exactly.
+
+    Args:
+      text: a completion; its last 4,000 characters are read.
+
+    Returns:
+      The number, or None without one, or for a quotient by zero.
+
+    Example:
+      >>> last_number("3 + 4 = 7, so 7 apples."), last_number("x2 is unknown")
+      (Fraction(7, 1), None)
+    """
+    last = None
+    for match in _LAST.finditer(text[-_LAST_READ:]):
+        last = match
+    if last is None or len(last[0]) > _MAX_NUMBER:
+        return None
+    value, over = unsigned(last["value"]), unsigned(last["over"] or "1")
+    if over == 0:
+        return None
+    return -value / over if last["sign"] in ("-", "−") else value / over
+
+
 def unsigned(digits: str) -> Fraction:
     """The value of a text that ``UNSIGNED`` matches."""
     # "3." and ".5" are numbers in answers; Fraction wants a digit before the point.

@@ -30,6 +30,26 @@ def _float32(values: Iterable[bool]) -> Float32[np.ndarray, " N"]:
     return np.array(list(values), np.float32)
 
 
+def real_numbers(values: Any, count: int, name: str) -> Float32[np.ndarray, " N"]:
+    """``values`` as ``[count]`` float32, or an error that calls them ``name``."""
+    try:
+        given = np.asarray(values)
+    except ValueError:
+        # Rows of several lengths.
+        given = np.empty(0, object)
+    real = given.dtype == bool or any(
+        jax.dtypes.issubdtype(given.dtype, kind) for kind in (np.integer, np.floating)
+    )
+    if not real or given.shape != (count,):
+        raise InputError(
+            f"{name}: an array of shape {given.shape} and type {given.dtype} was "
+            f"given for {count} completions; one real number for each, of shape "
+            f"({count},), would do."
+        )
+    with np.errstate(over="ignore"):
+        return given.astype(np.float32)
+
+
 def checked(values: Any, index: ArrayLike | Sequence[int]) -> np.ndarray:
     """What a reward function returned, seen to be a number for each completion.
 
@@ -51,24 +71,10 @@ def checked(values: Any, index: ArrayLike | Sequence[int]) -> np.ndarray:
       array([1. , 0.5], dtype=float32)
     """
     index = np.asarray(index, np.int64)
-    try:
-        given = np.asarray(values)
-    except ValueError:
-        # Rows of several lengths.
-        given = np.empty(0, object)
-    real = given.dtype == bool or any(
-        jax.dtypes.issubdtype(given.dtype, kind) for kind in (np.integer, np.floating)
-    )
-    if not real or given.shape != (len(index),):
-        raise InputError(
-            f"rewards: an array of shape {given.shape} and type {given.dtype} was "
-            f"given for {len(index)} completions; one real number for each, of shape "
-            f"({len(index)},), would do."
-        )
-    with np.errstate(over="ignore"):
-        numbers = given.astype(np.float32)
+    numbers = real_numbers(values, len(index), "rewards")
     bad = np.flatnonzero(~np.isfinite(numbers))
     if bad.size:
+        given = np.asarray(values)
         named = [f"{given[i]} for record {index[i]} (completion {i})" for i in bad[:4]]
         more = f", and {bad.size - 4} more" if bad.size > 4 else ""
         print(
