@@ -192,7 +192,7 @@ class Rollout:
     tokens: Leaf  # int32 [B, T]
     attended: Leaf  # bool [B, T]
     trained: Leaf  # bool [B, T]
-    finished: Leaf = None  # bool [B], the end-of-sequence token was generated
+    finished: Leaf = None  # bool [B], the end, or a text to stop at, was generated
     logp_behaviour: Leaf = None  # float32 [B, T]
     version: Leaf = None  # int32 [B, T], the policy's, that wrote the token
     temperature: Leaf = None  # float32 [B], None for 1

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
 from alignax import sampling
 from alignax.types import ApplyFn, Params, Prompts
@@ -124,10 +124,30 @@ Ends = int | Sequence[int] | None
 """Which token, or any of which, ends a completion."""
 
 
+Stops = Int[ArrayLike, "S V"] | None
+"""An automaton over tokens, whose last state ends a completion: ``train.stops``."""
+
+
 def _ends(token: Int[Array, " B"], eos_id: Ends) -> Bool[Array, " B"]:
     if eos_id is None:
         return jnp.zeros(token.shape, bool)
     return jnp.isin(token, jnp.array(eos_id))
+
+
+def _after(stops: Stops, state: Int[Array, " B"], token: Int[Array, " B"]) -> Array:
+    """The automaton's state after a token; one that it does not know is no letter."""
+    if stops is None:
+        return state
+    stops = jnp.asarray(stops)
+    width = stops.shape[1]
+    after = stops[state, jnp.minimum(token, width - 1)].astype(jnp.int32)
+    return jnp.where(token < width, after, 0)
+
+
+def _stopped(stops: Stops, state: Int[Array, " B"]) -> Bool[Array, " B"]:
+    if stops is None:
+        return jnp.zeros(state.shape, bool)
+    return state == jnp.shape(stops)[0] - 1
 
 
 def at_once(
@@ -141,11 +161,12 @@ def at_once(
     max_tokens: int,
     eos_id: Ends,
     pad_id: int,
+    stops: Stops = None,
 ) -> Out:
     """All rows in step, a group's prompt held once for all of its completions."""
     rows, length = len(keys), prompts.tokens.shape[1]
 
-    def write(t, out, logits):
+    def write(t, out, state, logits):
         """Sample position t from ``logits`` and write it down."""
         drawn = draw(keys, jnp.full((rows,), t), logits)
         alive = ~out["finished"]
@@ -155,10 +176,10 @@ def at_once(
             return out[name].at[:, t].set(jnp.where(kept, value, out[name][:, t]))
 
         new = {name: put(name, x) for name, x in drawn.items()}
-        return new | {
-            "trained": put("trained", alive),
-            "finished": out["finished"] | _ends(drawn["tokens"], eos_id),
-        }
+        state = _after(stops, state, drawn["tokens"])
+        ends = _ends(drawn["tokens"], eos_id) | _stopped(stops, state)
+        new |= {"trained": put("trained", alive), "finished": out["finished"] | ends}
+        return new, state
 
     prefill = apply_fn(
         params,
@@ -175,27 +196,29 @@ def at_once(
         pad_id=pad_id,
         dtype=prompts.tokens.dtype,
     )
-    out = write(0, out, jnp.repeat(prefill.logits[:, -1], completions, axis=0))
+    state = jnp.zeros((rows,), jnp.int32)
+    logits = jnp.repeat(prefill.logits[:, -1], completions, axis=0)
+    out, state = write(0, out, state, logits)
     if max_tokens == 1:
         return out
 
     def unfinished(carry):
-        t, out, _ = carry
+        t, out, *_ = carry
         return (t < max_tokens) & ~jnp.all(out["finished"])
 
     def step(carry):
-        t, out, cache = carry
+        t, out, state, cache = carry
         last = jax.lax.dynamic_slice_in_dim(out["tokens"], t - 1, 1, axis=1)
         logits, cache = apply_fn(params, last, cache=cache)
-        return t + 1, write(t, out, logits[:, -1]), cache
+        return t + 1, *write(t, out, state, logits[:, -1]), cache
 
     # A prompt's cache is shared by its completions; their own is opened empty.
     nothing = out["tokens"][:, :0]
     opened = apply_fn(
         params, nothing, prefix=prefill.cache, cache_length=max_tokens - 1
     )
-    _, out, _ = jax.lax.while_loop(unfinished, step, (jnp.int32(1), out, opened.cache))
-    return out
+    start = (jnp.int32(1), out, state, opened.cache)
+    return jax.lax.while_loop(unfinished, step, start)[1]
 
 
 def in_slots(
@@ -210,6 +233,7 @@ def in_slots(
     max_tokens: int,
     eos_id: Ends,
     pad_id: int,
+    stops: Stops = None,
 ) -> Out:
     """``slots`` rows at a time; one that has ended makes room for the next.
 
@@ -247,11 +271,12 @@ def in_slots(
         return jax.tree.map(put, cache, opened(jax.tree.map(pick, prefill.cache), 1))
 
     def step(carry):
-        waiting, row, position, last, cache, out = carry
+        waiting, row, position, last, state, cache, out = carry
         logits, cache = apply_fn(params, last[:, None], cache=cache)
         known = jnp.minimum(row, total - 1)
         drawn = draw(keys[known], position, logits[:, -1])
-        ends = _ends(drawn["tokens"], eos_id)
+        state = _after(stops, state, drawn["tokens"])
+        ends = _ends(drawn["tokens"], eos_id) | _stopped(stops, state)
         # Idle slots stand at row ``total``, whose writes are dropped.
         new = {
             name: out[name].at[row, position].set(x, mode="drop")
@@ -276,6 +301,7 @@ def in_slots(
             row,
             jnp.where(free, 0, position + 1),
             jnp.where(fresh, tokens[prompt, -1], drawn["tokens"]),
+            jnp.where(free, 0, state),
             cache,
             out,
         )
@@ -288,6 +314,7 @@ def in_slots(
         row,
         jnp.zeros_like(row),
         tokens[prompt, -1],
+        jnp.zeros_like(row),
         opened(held, slots),
         _empty(
             draw,

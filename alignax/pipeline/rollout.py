@@ -38,6 +38,7 @@ def generate(
     top_p: float | None = None,
     slots: int | None = None,
     restricted: bool = False,
+    stops: decoding.Stops = None,
     version: int | Int[Array, ""] = 0,
 ) -> Rollout:
     """Sample ``completions`` completions of up to ``max_tokens`` for each prompt.
@@ -69,6 +70,8 @@ def generate(
         be the rings that ``ApplyFn`` describes.
       restricted: the model itself rules tokens out, by logits of −inf: the record
         holds the support as for ``top_k``.
+      stops: int ``[S, V]``, an automaton over tokens, as ``train.stops.table`` makes of
+        texts: a completion ends with the token that leads to its last state.
       version: of the policy, such as its step; written on every token.
 
     Returns:
@@ -115,6 +118,7 @@ def generate(
         max_tokens=max_tokens,
         eos_id=eos_id,
         pad_id=pad_id,
+        stops=stops,
     )
     tokens, mask = (
         jnp.repeat(x, completions, axis=0) for x in (prompts.tokens, prompts.mask)

@@ -51,6 +51,7 @@ def make(
     max_tokens: int,
     eos_id: int | Sequence[int] | None,
     pad_id: int = 0,
+    stops: Any = None,
     shardings: TrainState | None = None,
     jit: bool = True,
 ) -> Parts:
@@ -65,6 +66,7 @@ def make(
       max_tokens: of a completion.
       eos_id: the end, or the ends; None for never.
       pad_id: fills what follows.
+      stops: of ``stops.table``: texts that end a completion.
       shardings: of the train state.
       jit: False gives bare functions.
 
@@ -150,6 +152,7 @@ def make(
         top_k=config.top_k,
         top_p=config.top_p,
         slots=config.slots,
+        stops=stops,
         values=values,
         jit=jit,
     )
@@ -175,6 +178,7 @@ def make(
         top_k=config.top_k,
         top_p=config.top_p,
         slots=config.slots,
+        stops=stops,
     )
     generate = jax.jit(generate) if jit else generate
     return Parts(algorithm, init, sample, step, generate)

@@ -49,6 +49,7 @@ def make_sampler(
     top_k: int | None = None,
     top_p: float | None = None,
     slots: int | None = None,
+    stops: Any = None,
     rescore: bool | None = None,
     values: TokenFn | None = None,
     jit: bool = True,
@@ -67,6 +68,7 @@ def make_sampler(
       top_k: sample from this many likeliest tokens.
       top_p: sample from the likeliest tokens of this mass.
       slots: rows decoded at a time; None for all.
+      stops: of ``stops.table``: texts that end a completion.
       rescore: take ``logp_old`` from the scorer and not from the sampler. None does
         where it must: the method needs the entropy, rows come from elsewhere, or
         parameters are of half precision, where sampler and scorer differ.
@@ -129,6 +131,7 @@ def make_sampler(
         top_k=top_k,
         top_p=top_p,
         slots=slots,
+        stops=stops,
     )
     foreign = plan.last != "own" or plan.roll_in is not None or extra > 0
 
@@ -276,6 +279,7 @@ def make_sampler(
                 eos_id=eos_id,
                 pad_id=pad_id,
                 temperature=0.0,
+                stops=stops,
             )
         if rollout.support is not None:
             fields["log_mass_ref"] = by_reference.log_mass
