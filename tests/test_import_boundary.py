@@ -26,6 +26,7 @@ HOMES = {
     "tensorflow_datasets": {"pipeline/data"},
     "grain": {"pipeline/data"},
     "optax": {"pipeline/update.py", "train"},
+    "tokenizers": {"models/gguf_tokenizer.py"},
     "matplotlib": {"pipeline/plots.py"},
     "tensorboardX": {"pipeline/metrics.py"},
 }

@@ -22,6 +22,14 @@ Config = TypeVar("Config")
 
 # What a user types: the module that does it, and what it does in a line.
 VERBS: dict[tuple[str, ...], tuple[str, str]] = {
+    ("pretrained",): (
+        "alignax.cli.pretrained",
+        "get a real language model by pip, ready to train",
+    ),
+    ("convert",): (
+        "alignax.cli.convert",
+        "a GGUF file, adapters or a run into a Hugging Face folder",
+    ),
     ("info",): ("alignax.cli.info", "versions and devices, for a bug report"),
 }
 EXPERIMENTS = {
@@ -33,6 +41,7 @@ EXPERIMENTS = {
 FIRST = """\
 to begin, from the repository's root:
   python -m experiments.grpo_arithmetic     a small model learns sums, in minutes
+  alignax pretrained                        a real language model, in models/smollm2
 """
 
 

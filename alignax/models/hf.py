@@ -7,23 +7,20 @@ ever runs. What a family has that the decoder lacks is refused by its key.
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from transformers import AutoConfig
 
-from alignax.models import functional
+from alignax.models import functional, shards
 from alignax.models import hf_families as families
 from alignax.models.config import DecoderConfig
 from alignax.models.hf_families import FAMILIES, Tensor
 from alignax.types import InputError, Params
-
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 # What a saved model needs beside its weights to be talked to.
 COMPANIONS = (
@@ -135,7 +132,7 @@ def read_config(
     )
 
 
-def _flat(tree: Params) -> dict[str, Any]:
+def by_path(tree: Params) -> dict[str, Any]:
     """Leaves by their dotted paths."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): leaf
@@ -156,38 +153,11 @@ def tensors(config: DecoderConfig) -> dict[str, Tensor]:
     Raises:
       InputError: no family has this architecture.
     """
-    return families.tensors_of(config, set(_flat(functional.shapes(config))))
+    return families.tensors_of(config, set(by_path(functional.shapes(config))))
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """The safetensors files: one, or those that an index lists."""
-    if (folder / WEIGHTS).is_file():
-        return [folder / WEIGHTS]
-    index = folder / INDEX
-    if index.is_file():
-        try:
-            weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-            files = sorted(set(weight_map.values()))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{index} must have a weight_map, got {error}") from error
-        bad = [f for f in files if Path(f).name != f or not (folder / f).is_file()]
-        if bad:
-            raise InputError(f"{index} must list files beside it, got {bad}")
-        return [folder / f for f in files]
-    pickles = sorted(
-        file.name for end in ("bin", "pt", "pth") for file in folder.glob(f"*.{end}")
-    )
-    if pickles:
-        raise InputError(
-            f"the weights in {folder} must be safetensors, got only {pickles}, pickles "
-            "that could run code when read; convert them, for instance with "
-            "transformers' save_pretrained"
-        )
-    raise InputError(f"{folder} must hold {WEIGHTS} or {INDEX}, got neither")
-
-
-def _check_shape(file: Path, tensor: Tensor, shape: Sequence[int], like: Any) -> None:
-    """A tensor's shape in a file, against that of each of our parts."""
+def check_shape(file: Path, tensor: Tensor, shape: Sequence[int], like: Any) -> None:
+    """Refuse a tensor's shape in a file that is not that of our parts together."""
     count = len(tensor.paths)
     if shape[-1] % count:
         raise InputError(
@@ -255,11 +225,11 @@ def load(
     """
     folder = Path(folder)
     config = read_config(folder, param_dtype=param_dtype, dtype=dtype)
-    known, shapes = tensors(config), _flat(functional.shapes(config))
-    places = {} if shardings is None else _flat(shardings)
+    known, shapes = tensors(config), by_path(functional.shapes(config))
+    places = {} if shardings is None else by_path(shardings)
     prefix = families.family_of(config).prefix
     flat, unknown = {}, []
-    for file in _weight_files(folder):
+    for file in shards.files(folder):
         try:
             with safe_open(file, framework="numpy") as held:
                 for name in held.keys():  # noqa: SIM118 (no mapping)
@@ -270,7 +240,7 @@ def load(
                     tensor = tensor._replace(name=name)
                     shape = held.get_slice(name).get_shape()
                     for i, path in enumerate(tensor.paths):
-                        _check_shape(file, tensor, shape, shapes[path])
+                        check_shape(file, tensor, shape, shapes[path])
                         flat[path] = _read(
                             held, tensor, i, shapes[path], places.get(path)
                         )
@@ -313,9 +283,46 @@ def save(
     Raises:
       InputError: no family has this architecture, or the parameters are another's.
     """
+    functional.check_params(config, params)
+    ids = dict.fromkeys(TOKEN_IDS)
+    if source is not None:
+        ids = {name: getattr(_hf_config(Path(source)), name) for name in TOKEN_IDS}
+    flat = by_path(params)
+
+    def named() -> Iterable[tuple[str, np.ndarray]]:
+        for name, tensor in tensors(config).items():
+            parts = [np.asarray(jax.device_get(flat[path])) for path in tensor.paths]
+            value = np.concatenate(parts, axis=-1)
+            yield name, value.T if tensor.transposed else value
+
+    write(folder, config, named(), token_ids=ids)
+    if source is not None and Path(source).resolve() != Path(folder).resolve():
+        for name in COMPANIONS:
+            if (Path(source) / name).is_file():
+                shutil.copyfile(Path(source) / name, Path(folder) / name)
+
+
+def write(
+    folder: str | os.PathLike[str],
+    config: DecoderConfig,
+    named: Iterable[tuple[str, np.ndarray]],
+    *,
+    token_ids: Mapping[str, int | None],
+) -> None:
+    """``config.json`` and the weights of a folder, from its tensors one by one.
+
+    Args:
+      folder: made if need be; ``config.json`` and the safetensors are replaced.
+      config: the architecture of one of the families.
+      named: the names of ``tensors(config)`` and their values, in a folder's layout,
+        of which no more than a file's worth is held at a time.
+      token_ids: the special tokens' numbers, by the names of ``TOKEN_IDS``.
+
+    Raises:
+      InputError: no family has this architecture.
+    """
     folder = Path(folder)
     family = families.family_of(config)
-    functional.check_params(config, params)
     fields = {key: getattr(config, field) for field, key in family.keys.items()}
     if family.rotary:
         fields |= families.rope_keys(config, family)
@@ -323,14 +330,11 @@ def save(
         fields["n_inner"] = config.mlp_size
     if "query_size" in family.keys and config.query_size is None:
         fields["query_pre_attn_scalar"] = config.head_dim
-    ids = dict.fromkeys(TOKEN_IDS)
-    if source is not None:
-        ids = {name: getattr(_hf_config(Path(source)), name) for name in TOKEN_IDS}
     try:
         hf = AutoConfig.for_model(
             family.model_type,
             **fields,
-            **ids,
+            **token_ids,
             architectures=[family.architecture],
             dtype=config.param_dtype,
         )
@@ -339,19 +343,5 @@ def save(
             f"config must be one that {family.architecture} can have, got: "
             f"{_line(error)}"
         ) from error
-    flat = _flat(params)
-    written = {}
-    for name, tensor in tensors(config).items():
-        parts = [np.asarray(jax.device_get(flat[path])) for path in tensor.paths]
-        value = np.concatenate(parts, axis=-1)
-        written[name] = np.ascontiguousarray(value.T if tensor.transposed else value)
     folder.mkdir(parents=True, exist_ok=True)
-    # Renamed into place: a half-written file never stands for the model.
-    half = folder / f"{WEIGHTS}.half"
-    save_file(written, half, metadata={"format": "pt"})
-    hf.save_pretrained(folder)
-    half.replace(folder / WEIGHTS)
-    if source is not None and Path(source).resolve() != folder.resolve():
-        for name in COMPANIONS:
-            if (Path(source) / name).is_file():
-                shutil.copyfile(Path(source) / name, folder / name)
+    shards.write(folder, named, done=lambda: hf.save_pretrained(folder))

@@ -206,7 +206,12 @@ def _modules(config: DecoderConfig) -> dict[str, tuple[str, ...]]:
 
 
 def save(
-    folder: str | os.PathLike[str], config: DecoderConfig, adapters: Params, lora: LoRA
+    folder: str | os.PathLike[str],
+    config: DecoderConfig,
+    adapters: Params,
+    lora: LoRA,
+    *,
+    base: str | os.PathLike[str] | None = None,
 ) -> None:
     """Write a folder in PEFT's format, for any base of this configuration.
 
@@ -215,11 +220,12 @@ def save(
       config: the base's architecture.
       adapters: trained.
       lora: the same as theirs.
+      base: the folder of the model that they adapt, which the new one then names.
 
     Raises:
       InputError: an adapter is of a part of a matrix that the folder's format fuses.
     """
-    flat, written, names = _flat(adapters), {}, set()
+    flat, written, names = hf.by_path(adapters), {}, set()
     for module, paths in _modules(config).items():
         held = [path for path in paths if f"{path}.a" in flat]
         if held and len(paths) > 1:
@@ -249,7 +255,7 @@ def save(
         "fan_in_fan_out": False,
         "use_rslora": lora.stabilised,
         "inference_mode": True,
-        "base_model_name_or_path": None,
+        "base_model_name_or_path": None if base is None else str(Path(base).resolve()),
     }
     (folder / CONFIG).write_text(json.dumps(settings, indent=2), encoding="utf-8")
 
@@ -309,7 +315,7 @@ def load(folder: str | os.PathLike[str], config: DecoderConfig) -> tuple[LoRA, P
         pair = node.setdefault(kernel, {})
         pair[part] = jnp.asarray(value.T.astype(np.float32))
         targets.add(above[-1])
-    halves = sorted(path for path in _flat(adapters) if path.endswith(".a"))
+    halves = sorted(path for path in hf.by_path(adapters) if path.endswith(".a"))
     if 2 * len(halves) != len(held):
         raise InputError(
             f"each of the tensors in {folder / WEIGHTS} must have its pair"
@@ -334,10 +340,3 @@ def load(folder: str | os.PathLike[str], config: DecoderConfig) -> tuple[LoRA, P
         stabilised=bool(settings.get("use_rslora")),
     )
     return lora, adapters
-
-
-def _flat(tree: Params) -> dict[str, Any]:
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): leaf
-        for path, leaf in jax.tree.leaves_with_path(tree)
-    }

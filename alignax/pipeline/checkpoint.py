@@ -10,7 +10,6 @@ a disk that every process of the run sees.
 
 import contextlib
 import json
-import sys
 from concurrent import futures
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,6 @@ from orbax.checkpoint import v1 as ocp
 
 from alignax.pipeline import seals
 from alignax.types import InputError, Params, RunError, TrainState
-
-METADATA = "_CHECKPOINT_METADATA"
 
 Json = dict[str, Any]
 """What ``json`` can write: strings, numbers, booleans, None, lists, dicts."""
@@ -101,7 +98,7 @@ def open_run(folder: str | Path, *, keep: int = 2) -> Checkpoints:
     """
     if keep < 1:
         raise InputError(f"keep must be at least 1 checkpoint, got {keep}")
-    _set_damaged_aside(Path(folder).resolve())
+    seals.set_damaged_aside(Path(folder).resolve())
     # Orbax' annotation of its own policy does not fit its parameter's.
     latest: Any = ocp.training.preservation_policies.LatestN(keep)
     return Checkpoints(
@@ -224,6 +221,55 @@ def restore(
     return restored["state"], saved["data_state"]
 
 
+def restore_params(
+    folder: str | Path, *, step: int | None = None
+) -> tuple[int, Params, Json]:
+    """The parameters alone of a checkpoint; nothing in the folder is touched, so that
+    its run may go on meanwhile.
+
+    Args:
+      folder: that ``open_run`` made.
+      step: which checkpoint; default the newest whole one.
+
+    Returns:
+      ``(step, params, config)``: nested dicts of numpy arrays, as they were saved, and
+      the config that was saved with them.
+
+    Raises:
+      InputError: there is no such checkpoint, or it is damaged.
+    """
+    folder = Path(folder).resolve()
+    steps = seals.steps(folder)
+    if step is not None and step not in steps:
+        raise InputError(
+            f"step must be one of the checkpoints {steps} of {folder}, got {step}"
+        )
+    wanted = steps[::-1] if step is None else [step]
+    damages: dict[int, str | None] = {}
+    for n in wanted:
+        path = folder / str(n)
+        damages[n] = seals.metadata_damage(path) or seals.damage(path)
+        if damages[n] is None:
+            break
+    else:
+        found = "; ".join(f"step {n}: {damage}" for n, damage in damages.items())
+        raise InputError(
+            f"folder must hold a whole checkpoint, got {folder} with "
+            f"{f'damaged ones ({found})' if found else 'none'}; a run saves its first "
+            "one as it begins"
+        )
+    metadata = ocp.checkpointables_metadata(str(folder / str(n)))
+    arrays: Any = metadata.metadata.get("state")
+    like = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), arrays["params"])
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    with context:
+        wanted_arrays = {"state": {"params": like}}
+        loaded: Any = ocp.load_checkpointables(str(folder / str(n)), wanted_arrays)
+    saved: Any = metadata.custom_metadata
+    return n, loaded["state"]["params"], saved["config"]
+
+
 def save_model(folder: str | Path, config: Json, params: Params) -> None:
     """Save a finished model: its config and its parameters, nothing else.
 
@@ -269,66 +315,6 @@ def load_model(folder: str | Path) -> tuple[Json, Params]:
     like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), found.metadata)
     saved: Any = found.custom_metadata
     return saved["config"], ocp.load(path, like)
-
-
-def _set_damaged_aside(folder: Path) -> None:
-    paths = folder.iterdir() if folder.is_dir() else ()
-    names = [path.name for path in paths if path.is_dir()]
-    # As orbax names them, without leading zeros.
-    numbers = [int(name) for name in names if name.isdecimal()]
-    steps = sorted((n for n in numbers if str(n) in names), reverse=True)
-    damaged: dict[int, str] = {}
-    whole = None
-    for step in steps:
-        path = folder / str(step)
-        # Of the older ones only what orbax reads as it opens the folder.
-        files = seals.damage(path) if whole is None else None
-        damage = _metadata_damage(path) or files
-        if damage is not None:
-            damaged[step] = damage
-        elif whole is None:
-            whole = step
-    if not damaged:
-        return
-    found = "; ".join(f"step {step}: {damage}" for step, damage in damaged.items())
-    if whole is None:
-        raise InputError(
-            f"folder must hold a whole checkpoint, those of {folder} are damaged "
-            f"({found}); put back a copy, or delete the folder to start anew"
-        )
-    # Every process has looked before one moves them, and goes on once it has.
-    _wait_for_others("looked for damaged checkpoints")
-    if jax.process_index() == 0:
-        for step in damaged:
-            seals.set_aside(folder / str(step))
-        print(
-            f"warning: damaged checkpoints of {folder} are set aside ({found}); the "
-            f"newest whole one is of step {whole}",
-            file=sys.stderr,
-            flush=True,
-        )
-    _wait_for_others("set damaged checkpoints aside")
-
-
-def _metadata_damage(folder: Path) -> str | None:
-    try:
-        metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return f"{METADATA} is missing"
-    except ValueError:
-        return f"{METADATA} is not JSON"
-    saved = metadata.get("custom_metadata") if isinstance(metadata, dict) else None
-    if not isinstance(saved, dict) or not {"config", "data_state"} <= saved.keys():
-        return f"{METADATA} has no config or no data_state"
-    return None
-
-
-def _wait_for_others(what: str) -> None:
-    if jax.process_count() > 1:
-        # Only such runs need it.
-        from jax.experimental import multihost_utils
-
-        multihost_utils.sync_global_devices(what)
 
 
 def _absolute(folder: str | Path) -> str:

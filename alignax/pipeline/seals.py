@@ -1,4 +1,4 @@
-"""Whether a folder's files are as they were written.
+"""Whether a checkpoint's files are as they were written.
 
 A seal is a file in the folder, ``seal.json``: the size and the CRC-32 of each file.
 """
@@ -6,10 +6,16 @@ A seal is a file in the folder, ``seal.json``: the size and the CRC-32 of each f
 import itertools
 import json
 import os
+import sys
 import zlib
 from pathlib import Path
 
+import jax
+
+from alignax.types import InputError
+
 FILE = "seal.json"
+METADATA = "_CHECKPOINT_METADATA"
 
 
 def seal(folder: Path) -> None:
@@ -74,3 +80,76 @@ def _contents(folder: Path) -> dict[str, list[int]]:
                     size, checksum = size + len(part), zlib.crc32(part, checksum)
             contents[name] = [size, checksum]
     return contents
+
+
+def steps(folder: Path) -> list[int]:
+    """Of the checkpoints in a folder, ascending, whole or not."""
+    paths = folder.iterdir() if folder.is_dir() else ()
+    names = [path.name for path in paths if path.is_dir()]
+    # As orbax names them, without leading zeros.
+    numbers = [int(name) for name in names if name.isdecimal()]
+    return sorted(n for n in numbers if str(n) in names)
+
+
+def set_damaged_aside(folder: Path) -> None:
+    """Set a run's damaged checkpoints aside, those newer than its newest whole one.
+
+    Args:
+      folder: of checkpoints, each a folder named by its step.
+
+    Raises:
+      InputError: there are checkpoints and none is whole.
+    """
+    damaged: dict[int, str] = {}
+    whole = None
+    for step in steps(folder)[::-1]:
+        path = folder / str(step)
+        # Of the older ones only what orbax reads as it opens the folder.
+        files = damage(path) if whole is None else None
+        wrong = metadata_damage(path) or files
+        if wrong is not None:
+            damaged[step] = wrong
+        elif whole is None:
+            whole = step
+    if not damaged:
+        return
+    found = "; ".join(f"step {step}: {wrong}" for step, wrong in damaged.items())
+    if whole is None:
+        raise InputError(
+            f"folder must hold a whole checkpoint, those of {folder} are damaged "
+            f"({found}); put back a copy, or delete the folder to start anew"
+        )
+    # Every process has looked before one moves them, and goes on once it has.
+    _wait_for_others("looked for damaged checkpoints")
+    if jax.process_index() == 0:
+        for step in damaged:
+            set_aside(folder / str(step))
+        print(
+            f"warning: damaged checkpoints of {folder} are set aside ({found}); the "
+            f"newest whole one is of step {whole}",
+            file=sys.stderr,
+            flush=True,
+        )
+    _wait_for_others("set damaged checkpoints aside")
+
+
+def metadata_damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint's own metadata, in words; None where nothing."""
+    try:
+        metadata = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return f"{METADATA} is missing"
+    except ValueError:
+        return f"{METADATA} is not JSON"
+    saved = metadata.get("custom_metadata") if isinstance(metadata, dict) else None
+    if not isinstance(saved, dict) or not {"config", "data_state"} <= saved.keys():
+        return f"{METADATA} has no config or no data_state"
+    return None
+
+
+def _wait_for_others(what: str) -> None:
+    if jax.process_count() > 1:
+        # Only such runs need it.
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(what)

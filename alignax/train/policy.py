@@ -66,6 +66,21 @@ def make(
     )
 
 
+def whole(policy: Policy, params: Params) -> Params:
+    """The decoder's parameters: adapters merged into their base.
+
+    Args:
+      policy: that they are of.
+      params: its parameters now.
+
+    Returns:
+      of ``policy.config``, in the base's dtypes.
+    """
+    if policy.lora is None:
+        return params
+    return lora.merge(policy.base, params, lora=policy.lora)
+
+
 def load(
     folder: str | os.PathLike[str],
     *,
@@ -109,10 +124,11 @@ def save(
       policy: that was trained.
       params: its parameters now.
       folder: to write.
-      source: the folder that the policy came from, for its tokenizer.
+      source: the folder that the policy came from, for its tokenizer; adapters name
+        it as their base.
     """
     if policy.lora is None:
         hf.save(folder, policy.config, params, source=source)
     else:
         params = jax.device_get(params)
-        lora.save(folder, policy.config, params, policy.lora)
+        lora.save(folder, policy.config, params, policy.lora, base=source)
