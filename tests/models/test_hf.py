@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from alignax.models import functional, hf
+from alignax.models import functional, hf, shards
 from alignax.pipeline import sharding
 from alignax.types import InputError
 from tests.close import assert_close, decoder_rel
@@ -253,7 +253,7 @@ def test_a_save_that_breaks_off_leaves_the_old_model(tmp_path):
         raise OSError("no space left")
 
     with (
-        mock.patch.object(hf, "save_file", full_disk),
+        mock.patch.object(shards, "save_file", full_disk),
         pytest.raises(OSError, match="no space"),
     ):
         hf.save(tmp_path / "m", CONFIGS["deep"], random_params(CONFIGS["deep"]))
