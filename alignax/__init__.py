@@ -3,8 +3,8 @@
     import alignax as ax
     ax.estimators.k3(logp, logp_ref, mask)
 
-The maths comes with the import; ``alignax.pipeline``, ``alignax.models`` and
-``alignax.train`` load heavier packages and are imported by their names.
+The maths comes with the import; ``ax.models``, ``ax.pipeline`` and ``ax.train``, which
+need heavier packages, when they are first read.
 """
 
 from alignax import (
@@ -29,6 +29,7 @@ from alignax import (
     testing,
     types,
 )
+from alignax._lazy import lazy
 
 __version__ = "0.1.0"
 
@@ -54,3 +55,9 @@ __all__ = [
     "testing",
     "types",
 ]
+
+__getattr__, _later = lazy(__name__, ("models", "pipeline", "train"))
+
+
+def __dir__():
+    return [*__all__, *_later()]

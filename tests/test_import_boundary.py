@@ -1,6 +1,7 @@
 """Who may import whom: the walls of the house, walked through the sources."""
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -81,3 +82,16 @@ def test_imports(path):
 def test_files_stay_readable():
     long = {p.name: n for p in FILES if (n := len(p.read_text().splitlines())) > 400}
     assert not long
+
+
+def test_heavy_rooms_come_when_they_are_read():
+    """``import alignax`` loads none of their packages, and all names complete."""
+    code = """
+import sys, alignax as ax
+assert not {"flax", "optax", "transformers", "orbax"} & sys.modules.keys()
+assert {"models", "train", "pipeline", "algorithms"} <= set(dir(ax))
+assert "grpo" in dir(ax.algorithms) and ax.algorithms.grpo.beta == 0.04
+assert "LoRA" in dir(ax.models) and ax.models.LoRA.__name__ == "LoRA"
+assert not hasattr(ax, "nothing") and not hasattr(ax.algorithms, "copg")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT.parent)

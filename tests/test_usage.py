@@ -39,8 +39,7 @@ WAITING = {
     "selection": ("recent_sample_recovery"),
     "surrogates": (
         "conservative_targets continuous_log_ratio dueling_values "
-        "one_token_rollout_surrogate "
-        "product_of_experts_logits"
+        "one_token_rollout_surrogate product_of_experts_logits"
     ),
     "targets": (
         "conditioned constrained_optimum cumulants importance_expectation "

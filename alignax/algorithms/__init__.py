@@ -1,6 +1,6 @@
 """The policy-gradient family by its published names, each a composition of pieces.
 
-    METHODS["dapo"].algorithm          a composition
+    METHODS["dapo"].algorithm          a composition, also ``algorithms.dapo``
     rows = prepare(algorithm, scored)  once a rollout
     rows = followed(algorithm, logp, rows)   before an update from a moved policy
     losses(algorithm, logp, entropy, rows), reduced(algorithm, …)   in the loss
@@ -46,3 +46,15 @@ __all__ = [
     "prepare",
     "reduced",
 ]
+
+
+def __getattr__(name: str) -> Algorithm:
+    """The table's compositions as attributes: ``algorithms.grpo``."""
+    method = METHODS.get(name)
+    if method is None or method.algorithm is None:
+        raise AttributeError(f"module 'alignax.algorithms' has no attribute {name!r}")
+    return method.algorithm
+
+
+def __dir__() -> list[str]:
+    return [*__all__, *(key for key, method in METHODS.items() if method.algorithm)]

@@ -4,3 +4,24 @@ One file a kind of step; each is a pure function ``(state, batch) -> (state, met
 that a notebook scans, a sweep vmaps and a mesh shards. ``loop`` is the host's side:
 files, resuming, progress.
 """
+
+from alignax._lazy import lazy
+
+__getattr__, __dir__ = lazy(
+    __name__,
+    (
+        "assembly",
+        "critic",
+        "evaluation",
+        "loop",
+        "memory",
+        "options",
+        "policy",
+        "policy_gradient",
+        "preference",
+        "reward_model",
+        "sampler",
+        "supervised",
+        "tasks",
+    ),
+)
