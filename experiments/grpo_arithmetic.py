@@ -43,9 +43,9 @@ class Config:
     seed: int = 0
     """The seed of the split, the parameters, the data's order and the samples."""
     terms: int = 3
-    """Digits that a problem adds and subtracts."""
+    """How many digits a problem adds and subtracts."""
     held_out: int = 256
-    """Problems kept from training, to measure on."""
+    """How many problems are kept from training, to measure on."""
     mistakes: float = 0.4
     """Share of phase one's demonstrations that are off by one or two."""
     betas: tuple[float, ...] = (1.0, 0.3, 0.1)

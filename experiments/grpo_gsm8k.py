@@ -50,7 +50,7 @@ class Config:
     seed: int = 0
     """The seed of the parameters, the data's order and the samples."""
     held_out: int = 64
-    """Problems kept from training."""
+    """How many problems are kept from training, to measure on."""
     prompt_length: int = 256
     """Tokens of the longest prompt; longer problems are left out."""
     max_tokens: int = 200
@@ -58,7 +58,7 @@ class Config:
     beta: float = 0.05
     """Strength of the regularisation."""
     format_weight: float = 0.1
-    """Reward of a number after ####."""
+    """Reward of an answer that has a number after ####."""
     marks_weight: float = 0.1
     """Reward of calculator marks that all add up."""
     evaluate_every: int = 10

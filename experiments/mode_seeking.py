@@ -42,7 +42,7 @@ class Config:
     distance: float = 4.0
     """The distance of either mode from 0."""
     grid: int = 121
-    """Means, and widths, that are tried."""
+    """How many means, and how many widths, are tried."""
 
     def __post_init__(self):
         if not 0 < self.weight < 1:

@@ -38,13 +38,13 @@ class Config:
     seed: int = 0
     """The seed of the games, the references and the samples."""
     games: int = 32
-    """Random games of the first part."""
+    """How many random games the first part plays."""
     outcomes: int = 10
     """Outcomes of each game."""
     beta: float = 0.1
     """Strength of the regularisation in the first part."""
     queries: int = 400
-    """Win rates that each solver may ask for; even."""
+    """How many win rates each solver may ask for, an even number."""
     texts: Texts = dataclasses.field(default_factory=Texts)
     """The options of the second part."""
 

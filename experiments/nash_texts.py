@@ -29,15 +29,15 @@ class Texts:
     seeds: int = 4
     """Runs of each method, each with its own reference."""
     steps: int = 800
-    """Optimiser steps of each."""
+    """Optimiser steps of each run."""
     batch: int = 64
-    """Completions a step, and as many of the opponent."""
+    """Completions in each step, and as many of the opponent's."""
     beta: float = 0.05
     """Strength of the regularisation."""
     learning_rate: float = 2e-3
     """The learning rate of Adam, which is decayed to a tenth."""
     evaluations: int = 40
-    """Exact measurements in a run; they divide the steps."""
+    """How many exact measurements a run makes; they divide its steps."""
     hidden_size: int = 16
     """Width of the decoder."""
 

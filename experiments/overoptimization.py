@@ -45,15 +45,15 @@ class Config:
     features: int = 4
     """The number of a candidate's features, which are standard normal."""
     curvature: float = 0.3
-    """Gold reward is ``w·x − curvature · |x|²``, |w| = 1: the farther, the worse."""
+    """How fast the gold reward ``w·x − curvature · |x|²``, |w| = 1, falls far out."""
     pairs: int = 64
     """Comparisons that a reward model learns from."""
     members: int = 8
-    """The members of the ensemble."""
+    """How many reward models the ensemble has."""
     hidden: int = 32
-    """Units of a reward model."""
+    """Hidden units of a reward model."""
     steps: int = 300
-    """The learning rate of Adam, on all comparisons at once."""
+    """Steps of Adam, each on all comparisons at once."""
     weight: float = 1.0
     """The weight of the members' variance, which the uncertainty-weighted reward
     subtracts."""

@@ -72,11 +72,11 @@ class Config:
     beta: float = 0.1
     """Strength of the regularisation; a few losses scale it, see ``BETAS``."""
     question_bytes: int = 96
-    """Only the end of a problem is shown, the question itself."""
+    """Bytes of a problem that are shown, from its end: the question itself."""
     answer_bytes: int = 255
-    """Longer solutions are left out."""
+    """Bytes of the longest solution; problems with longer ones are left out."""
     tests: int = 48
-    """Held-out problems to sample for."""
+    """How many held-out problems to sample for."""
     hidden_size: int = 64
     """Width of the decoders."""
     num_layers: int = 2

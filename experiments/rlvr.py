@@ -49,21 +49,21 @@ class Config:
     methods: tuple[str, ...] = ()
     """Keys of the table, with a variant in brackets; none for all."""
     seeds: int = 10
-    """Runs of each method, in one batch."""
+    """Runs of each method, which train in one batch."""
     seed: int = 0
     """The seed of the split, the reference and the runs."""
     steps: int = 80
-    """Rollouts."""
+    """How many rollouts each run trains on."""
     prompts: int = 16
-    """Sums a rollout."""
+    """Sums in each rollout."""
     completions: int = 8
-    """Completions a sum: the group."""
+    """Completions of each sum, which make a group."""
     updates: int = 2
-    """Optimiser steps a rollout; from the second on ratios differ from 1."""
+    """Optimiser steps on each rollout; from the second on ratios differ from 1."""
     learning_rate: float = 2e-3
     """The learning rate at the peak of its schedule."""
     held_out: int = 100
-    """Sums to measure on."""
+    """How many sums are kept from training, to measure on."""
     mistakes: float = 0.5
     """Share of the teacher's answers that are off by one or two."""
     hidden_size: int = 32

@@ -80,10 +80,11 @@ def online_ipo(*, learning_rate: Rate) -> Solver:
 
     Example:
       >>> from alignax.games.solvers import run_solver
-      >>> game = Game(jnp.full((2, 2), 0.5), jnp.log(jnp.full(2, 0.5)), 1.0)
+      >>> half, wins = jnp.log(jnp.full(2, 0.5)), jnp.array([[0.5, 0.9], [0.1, 0.5]])
+      >>> game = Game(wins, half, 1.0)
       >>> solver = online_ipo(learning_rate=0.1)
-      >>> print(run_solver(solver, game, game.logp_ref, steps=1)[1])
-      [[-0.6931 -0.6931]]
+      >>> print(run_solver(solver, game, game.logp_ref, steps=1)[1].round(4))
+      [[-0.6539 -0.7339]]
     """
     return ipo_md(learning_rate=learning_rate, mixture=0.0)
 
@@ -110,10 +111,11 @@ def ipo_md(*, learning_rate: Rate, mixture: Rate) -> Solver:
 
     Example:
       >>> from alignax.games.solvers import run_solver
-      >>> game = Game(jnp.full((2, 2), 0.5), jnp.log(jnp.full(2, 0.5)), 1.0)
+      >>> half, wins = jnp.log(jnp.full(2, 0.5)), jnp.array([[0.5, 0.9], [0.1, 0.5]])
+      >>> game = Game(wins, half, 1.0)
       >>> solver = ipo_md(learning_rate=0.1, mixture=0.5)
-      >>> print(run_solver(solver, game, game.logp_ref, steps=1)[1])
-      [[-0.6931 -0.6931]]
+      >>> print(run_solver(solver, game, game.logp_ref, steps=1)[1].round(4))
+      [[-0.6539 -0.7339]]
     """
     share(mixture=mixture)
 
@@ -145,10 +147,11 @@ def xpo(*, learning_rate: Rate, alpha: Rate) -> Solver:
 
     Example:
       >>> from alignax.games.solvers import run_solver
-      >>> game = Game(jnp.full((2, 2), 0.5), jnp.log(jnp.full(2, 0.5)), 1.0)
+      >>> half, wins = jnp.log(jnp.full(2, 0.5)), jnp.array([[0.5, 0.9], [0.1, 0.5]])
+      >>> game = Game(wins, half, 1.0)
       >>> solver = xpo(learning_rate=0.1, alpha=0.0)
-      >>> print(run_solver(solver, game, game.logp_ref, steps=1)[1])
-      [[-0.6931 -0.6931]]
+      >>> print(run_solver(solver, game, game.logp_ref, steps=1)[1].round(4))
+      [[-0.6733 -0.7133]]
     """
     not_negative(alpha=alpha)
 

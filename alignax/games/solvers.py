@@ -66,7 +66,8 @@ def memoryless(step: Callable[..., Any], *, queries: int = 1) -> Solver:
 
     Example:
       >>> lazy = memoryless(lambda state, game: state.logp, queries=0)
-      >>> game = Game(jnp.full((2, 2), 0.5), jnp.log(jnp.full(2, 0.5)), 1.0)
+      >>> half, wins = jnp.log(jnp.full(2, 0.5)), jnp.array([[0.5, 0.9], [0.1, 0.5]])
+      >>> game = Game(wins, half, 1.0)
       >>> print(lazy.update(lazy.init(game, game.logp_ref), game).step)
       1
     """
@@ -95,7 +96,8 @@ def run_solver(
       the last state, and ``log π`` after each update ``[steps, ..., N]``.
 
     Example:
-      >>> game = Game(jnp.full((2, 2), 0.5), jnp.log(jnp.full(2, 0.5)), 1.0)
+      >>> half, wins = jnp.log(jnp.full(2, 0.5)), jnp.array([[0.5, 0.9], [0.1, 0.5]])
+      >>> game = Game(wins, half, 1.0)
       >>> run_solver(sppo(eta=1.0), game, game.logp_ref, steps=3)[1].shape
       (3, 2)
     """
@@ -126,9 +128,11 @@ def mirror_descent(*, eta: Rate) -> Solver:
       Munos et al., "Nash learning from human feedback", arXiv 2312.00886, eq. 7-8.
 
     Example:
-      >>> game = Game(jnp.full((2, 2), 0.5), jnp.log(jnp.full(2, 0.5)), 1.0)
-      >>> print(run_solver(mirror_descent(eta=0.5), game, game.logp_ref, steps=1)[1])
-      [[-0.6931 -0.6931]]
+      >>> half, wins = jnp.log(jnp.full(2, 0.5)), jnp.array([[0.5, 0.9], [0.1, 0.5]])
+      >>> game = Game(wins, half, 1.0)
+      >>> path = run_solver(mirror_descent(eta=0.5), game, half, steps=1)[1]
+      >>> print(path.round(4))
+      [[-0.5981 -0.7981]]
     """
     positive(eta=eta)
 
@@ -159,9 +163,10 @@ def nash_md(*, eta: Rate | None = None) -> Solver:
       Munos et al., "Nash learning from human feedback", arXiv 2312.00886, theorem 1.
 
     Example:
-      >>> game = Game(jnp.full((2, 2), 0.5), jnp.log(jnp.full(2, 0.5)), 1.0)
-      >>> print(run_solver(nash_md(), game, game.logp_ref, steps=1)[1])
-      [[-0.6931 -0.6931]]
+      >>> half, wins = jnp.log(jnp.full(2, 0.5)), jnp.array([[0.5, 0.9], [0.1, 0.5]])
+      >>> game = Game(wins, half, 1.0)
+      >>> print(run_solver(nash_md(), game, game.logp_ref, steps=1)[1].round(4))
+      [[-0.513 -0.913]]
     """
     if eta is not None:
         positive(eta=eta)
@@ -195,10 +200,11 @@ def nash_ema(*, eta: Rate, decay: Rate) -> Solver:
       Munos et al., "Nash learning from human feedback", arXiv 2312.00886, §7.
 
     Example:
-      >>> game = Game(jnp.full((2, 2), 0.5), jnp.log(jnp.full(2, 0.5)), 1.0)
+      >>> half, wins = jnp.log(jnp.full(2, 0.5)), jnp.array([[0.5, 0.9], [0.1, 0.5]])
+      >>> game = Game(wins, half, 1.0)
       >>> solver = nash_ema(eta=0.5, decay=0.9)
-      >>> print(run_solver(solver, game, game.logp_ref, steps=1)[1])
-      [[-0.6931 -0.6931]]
+      >>> print(run_solver(solver, game, game.logp_ref, steps=1)[1].round(4))
+      [[-0.5981 -0.7981]]
     """
     positive(eta=eta)
     if isinstance(decay, (int, float)) and not 0 <= decay < 1:
@@ -238,9 +244,10 @@ def nash_mp(*, eta: Rate = 2.0) -> Solver:
       prox", arXiv 2505.19731. Its step size is ``βη``.
 
     Example:
-      >>> game = Game(jnp.full((2, 2), 0.5), jnp.log(jnp.full(2, 0.5)), 1.0)
-      >>> print(run_solver(nash_mp(), game, game.logp_ref, steps=1)[1])
-      [[-0.6931 -0.6931]]
+      >>> half, wins = jnp.log(jnp.full(2, 0.5)), jnp.array([[0.5, 0.9], [0.1, 0.5]])
+      >>> game = Game(wins, half, 1.0)
+      >>> print(run_solver(nash_mp(), game, game.logp_ref, steps=1)[1].round(4))
+      [[-0.5687 -0.8353]]
     """
     positive(eta=eta)
 
@@ -276,9 +283,10 @@ def sppo(*, eta: Rate) -> Solver:
       arXiv 2405.00675.
 
     Example:
-      >>> game = Game(jnp.full((2, 2), 0.5), jnp.log(jnp.full(2, 0.5)), 1.0)
-      >>> print(run_solver(sppo(eta=0.5), game, game.logp_ref, steps=1)[1])
-      [[-0.6931 -0.6931]]
+      >>> half, wins = jnp.log(jnp.full(2, 0.5)), jnp.array([[0.5, 0.9], [0.1, 0.5]])
+      >>> game = Game(wins, half, 1.0)
+      >>> print(run_solver(sppo(eta=0.5), game, game.logp_ref, steps=1)[1].round(4))
+      [[-0.5981 -0.7981]]
     """
     positive(eta=eta)
     return memoryless(
@@ -310,10 +318,11 @@ def magnetic_mirror_descent(*, eta: Rate, refresh: int | None = None) -> Solver:
       optimization", arXiv 2410.16714.
 
     Example:
-      >>> game = Game(jnp.full((2, 2), 0.5), jnp.log(jnp.full(2, 0.5)), 1.0)
+      >>> half, wins = jnp.log(jnp.full(2, 0.5)), jnp.array([[0.5, 0.9], [0.1, 0.5]])
+      >>> game = Game(wins, half, 1.0)
       >>> solver = magnetic_mirror_descent(eta=0.5)
-      >>> print(run_solver(solver, game, game.logp_ref, steps=1)[1])
-      [[-0.6931 -0.6931]]
+      >>> print(run_solver(solver, game, game.logp_ref, steps=1)[1].round(4))
+      [[-0.6287 -0.762]]
     """
     positive(eta=eta)
     if refresh is not None and refresh < 1:

@@ -176,9 +176,9 @@ class RL:
     learning_rate: float = 3e-4
     """Learning rate at the peak of its warm-up and cosine schedule."""
     warmup: int = 10
-    """Optimiser steps of linear warm-up."""
+    """Optimiser steps over which the learning rate rises from zero."""
     clip_norm: float = 1.0
-    """Largest norm of a gradient."""
+    """Largest norm of a gradient; a larger one is scaled down to it."""
 
     def __post_init__(self):
         least = {"steps": 1, "prompts": 1, "updates": 1, "microbatches": 1}

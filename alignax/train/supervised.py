@@ -38,15 +38,15 @@ class SFT:
     """Maximum likelihood of the answers."""
 
     steps: int = 300
-    """Optimiser steps."""
+    """How many optimiser steps to take."""
     batch_size: int = 128
-    """Prompts with their answers in a step."""
+    """How many prompts with their answers a step learns from."""
     learning_rate: float = 2e-3
-    """At the peak of its warm-up and cosine schedule."""
+    """Learning rate at the peak of its warm-up and cosine schedule."""
     warmup: int = 20
-    """Optimiser steps of linear warm-up."""
+    """Optimiser steps over which the learning rate rises from zero."""
     clip_norm: float = 1.0
-    """Largest norm of a gradient."""
+    """Largest norm of a gradient; a larger one is scaled down to it."""
 
     def __post_init__(self):
         for name, least in (("steps", 1), ("batch_size", 1), ("warmup", 0)):
