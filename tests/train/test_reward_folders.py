@@ -1,0 +1,78 @@
+"""Reward models from their folders: one text at a time is the second path."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alignax.models import gguf, heads
+from alignax.train import reward_folders
+from alignax.types import InputError
+from tests.models import gguf_file
+from tests.models.cases import random_params
+from tests.models.gguf_file import TINY
+
+ASK = {"role": "user", "content": "ab?"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A run's folder that ends with a reward model, and its parameters."""
+    root = tmp_path_factory.mktemp("rewards")
+    gguf_file.write(root / "tiny.gguf", random_params(TINY))
+    gguf.convert(root / "tiny.gguf", root / "base")
+    params = heads.reward_from_policy(TINY, random_params(TINY), jax.random.key(1))
+    reward_folders.save(root / "run" / "model", TINY, params, source=root / "base")
+    return root / "run", params
+
+
+def test_scores_are_those_of_single_rows(folder):
+    """Padding, batches and the sum with other rewards change nothing."""
+    path, params = folder
+    model = reward_folders.load(path)
+    tokenizer, reward_fn = model.tokenizer, heads.make_reward(TINY)
+    texts = ["a", "", "bab a", "aa"]
+    records = [{"prompt": "ab"}, {"prompt": "b"}, {"prompt": [ASK]}, {"prompt": "b"}]
+
+    def alone(prompt, text):
+        begin = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
+        if isinstance(prompt, str):
+            ids = tokenizer.encode(prompt) + tokenizer.encode(text)
+            ids = begin + ids + [tokenizer.eos_id]
+        else:
+            says = {"role": "assistant", "content": text}
+            whole = tokenizer.conversation([*prompt, says])
+            before = tokenizer.chat(prompt)
+            ids = tokenizer.encode(before) + tokenizer.encode(whole[len(before) :])
+            ids = ids if ids[:1] == begin else begin + ids
+        return float(reward_fn(params, jnp.array([ids]))[0, -1, 0])
+
+    asked = zip(texts, records, strict=True)
+    expected = [alone(record["prompt"], text) for text, record in asked]
+    found = reward_folders.as_reward(model, batch_size=3)(texts, records)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    spelled = [f"0.5*model:{path}", "2*length,target=1"]
+    with reward_folders.open_rewards(spelled) as reward:
+        counts = np.array([1, 0, 2, 1])
+        total = 0.5 * np.array(expected) - 2 * np.abs(counts - 1)
+        np.testing.assert_allclose(reward(texts, records), total, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_cut_is_said(folder, capsys):
+    model = reward_folders.load(folder[0])
+    reward = reward_folders.as_reward(model, batch_size=1)
+    assert np.isfinite(reward(["a b " * TINY.max_length], [{"prompt": "b"}])).all()
+    assert f"context of {TINY.max_length}" in capsys.readouterr().err
+
+
+def test_folders_without_one_are_refused(folder, tmp_path):
+    for texts, message in (
+        ([f"model:{tmp_path}"], "must be a folder with reward_model/"),
+        ([f"model:{folder[0]},size=3"], "no option 'size'; it has batch_size"),
+        ([], "one spelling or more"),
+    ):
+        with (
+            pytest.raises(InputError, match=message),
+            reward_folders.open_rewards(texts),
+        ):
+            pass
