@@ -19,6 +19,7 @@ __getattr__, __dir__ = lazy(
         "policy",
         "policy_gradient",
         "preference",
+        "reward_folders",
         "reward_model",
         "sampler",
         "supervised",
