@@ -4,6 +4,7 @@
 this package with a ``Config`` of options and a ``main``.
 """
 
+import argparse
 import contextlib
 import dataclasses
 import difflib
@@ -30,6 +31,10 @@ VERBS: dict[tuple[str, ...], tuple[str, str]] = {
         "alignax.cli.convert",
         "a GGUF file, adapters or a run into a Hugging Face folder",
     ),
+    ("train", "rl"): (
+        "alignax.cli.train_rl",
+        "a policy by its own samples, on your prompts and your reward",
+    ),
     ("info",): ("alignax.cli.info", "versions and devices, for a bug report"),
 }
 EXPERIMENTS = {
@@ -38,6 +43,10 @@ EXPERIMENTS = {
     "grpo_gsm8k": "GRPO on GSM8K, from a Hugging Face folder or from scratch",
     "nash": "preference games: every solver, then language models that play one",
 }
+FILES = """\
+--config FILE.yaml takes options from a file, which those of the command line override;
+--print-config prints such a file, with all options, and ends.
+"""
 FIRST = """\
 to begin, from the repository's root:
   python -m experiments.grpo_arithmetic     a small model learns sums, in minutes
@@ -53,6 +62,7 @@ def run(
     description: str | None = None,
     prog: str | None = None,
     resumes: bool = True,
+    files: bool = False,
 ) -> None:
     """Parse the arguments into ``config``, call ``main`` with it, and exit.
 
@@ -67,14 +77,23 @@ def run(
       description: for ``--help``.
       prog: what was typed before the options; None for the script's name.
       resumes: there is a ``--resume``, which what stops the run speaks of.
+      files: take ``--config FILE.yaml``, which other options override, and
+        ``--print-config``.
     """
     # Only commands need it.
     import tyro
 
+    shown = None
     try:
+        if files:
+            args, shown = _from_file(config, sys.argv[1:] if args is None else args)
+            description = f"{description}\n{FILES}"
         given = _parse(tyro, config, args, description, prog)
         _refuse_nan(given, "")
-        main(given)
+        if shown is not None:
+            print(shown(given), end="")
+        else:
+            main(given)
     except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -97,6 +116,24 @@ def run(
             file=sys.stderr,
         )
         sys.exit(130)
+
+
+def _from_file(config: type, args: Sequence[str]):
+    """The arguments with those of a file before them, and what prints a configuration
+    where that is asked for."""
+    from alignax.train.runs import configs
+
+    parser = argparse.ArgumentParser(
+        add_help=False, allow_abbrev=False, exit_on_error=False
+    )
+    parser.add_argument("--config", action="append", default=[])
+    parser.add_argument("--print-config", action="store_true")
+    try:
+        own, rest = parser.parse_known_args(list(args))
+    except argparse.ArgumentError as error:
+        raise InputError(str(error)) from None
+    before = [x for path in own.config for x in configs.arguments(config, path)]
+    return before + rest, configs.dumped if own.print_config else None
 
 
 def _parse(tyro: Any, config: type[Config], args, description, prog) -> Config:
@@ -202,4 +239,5 @@ def main(args: Sequence[str] | None = None) -> None:
         description=module.__doc__,
         prog=f"alignax {' '.join(words)}",
         resumes=words[0] == "train",
+        files=words[0] == "train",
     )

@@ -18,6 +18,29 @@ LossFn = Callable[[Params, Any], tuple[Array, Array, dict[str, Fraction]]]
 ``aux`` holds further fractions to report."""
 
 
+def warmup_of(steps: int) -> int:
+    """A tenth of the steps, 100 at the most.
+
+    Args:
+      steps: of the optimiser.
+
+    Returns:
+      steps of linear warm-up.
+    """
+    return min(steps // 10, 100)
+
+
+def given_rate(learning_rate: float | None) -> float:
+    """A learning rate that options may leave open, once it is filled in.
+
+    Raises:
+      InputError: it is None.
+    """
+    if learning_rate is None:
+        raise InputError("learning_rate must be given: there is no default here")
+    return learning_rate
+
+
 def optimiser(
     *,
     learning_rate: float,

@@ -21,6 +21,7 @@ __getattr__, __dir__ = lazy(
         "preference",
         "reward_folders",
         "reward_model",
+        "runs",
         "sampler",
         "supervised",
         "tasks",

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, Key
 
 from alignax import divergences
 from alignax.pipeline import rollout as rollouts
-from alignax.types import ApplyFn, Params, Prompts, Rollout
+from alignax.types import ApplyFn, HiddenFn, Params, Prompts, Rollout
 
 
 def make_evaluator(
@@ -19,6 +19,7 @@ def make_evaluator(
     eos_id: int | Sequence[int] | None,
     pad_id: int,
     completions: int,
+    hidden_fn: HiddenFn | None = None,
 ) -> Callable[
     [Params, Params, Key[Array, ""], Prompts], tuple[Rollout, Float[Array, " B"]]
 ]:
@@ -30,6 +31,8 @@ def make_evaluator(
       eos_id: the end, or the ends.
       pad_id: fills what follows.
       completions: of each prompt.
+      hidden_fn: the model up to its head: the divergence without the logits of all
+        tokens.
 
     Returns:
       the evaluator. ``kl`` is the reverse KL to the reference in nats a completion,
@@ -44,7 +47,12 @@ def make_evaluator(
         eos_id=eos_id,
         pad_id=pad_id,
     )
-    token_kl = rollouts.divergence_by_logits(apply_fn, divergences.reverse_kl())
+    div = divergences.reverse_kl()
+    token_kl = rollouts.divergence_by_logits(apply_fn, div)
+    if hidden_fn is not None:
+        token_kl = rollouts.divergence_by_hidden(
+            hidden_fn, div, completions=completions
+        )
 
     @jax.jit
     def evaluate(params, ref_params, key, prompts):

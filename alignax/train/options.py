@@ -173,10 +173,11 @@ class RL:
     slots: int | None = None
     """Rows decoded at a time, where finished ones make room for the next; None decodes
     all."""
-    learning_rate: float = 3e-4
+    learning_rate: float | None = 3e-4
     """Learning rate at the peak of its warm-up and cosine schedule."""
-    warmup: int = 10
-    """Optimiser steps over which the learning rate rises from zero."""
+    warmup: int | None = 10
+    """Optimiser steps over which the learning rate rises from zero; None takes a tenth
+    of all, 100 at the most."""
     clip_norm: float = 1.0
     """Largest norm of a gradient; a larger one is scaled down to it."""
 
@@ -185,19 +186,17 @@ class RL:
         least |= {"completions": 1, "warmup": 0, "reference_every": 1}
         least |= {"divergence_top_k": 1}
         for name, bound in least.items():
-            if getattr(self, name) < bound:
-                raise InputError(
-                    f"{name} must be at least {bound}, got {getattr(self, name)}"
-                )
+            value = getattr(self, name)
+            if value is not None and value < bound:
+                raise InputError(f"{name} must be at least {bound}, got {value}")
         for name in ("top_k", "slots"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}")
         for name in ("learning_rate", "clip_norm"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise InputError(
-                    f"{name} must be positive and finite, got {getattr(self, name)}"
-                )
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise InputError(f"{name} must be positive and finite, got {value}")
         if not 0 < self.temperature < float("inf"):
             raise InputError(
                 "temperature must be positive to sample a group of different "
@@ -313,10 +312,11 @@ def algorithm_of(config: RL) -> Algorithm:
 
 def optimiser(config: RL) -> optax.GradientTransformation:
     """AdamW as the options say, over all updates of the run."""
+    steps = config.steps * config.updates
     return update.optimiser(
-        learning_rate=config.learning_rate,
-        steps=config.steps * config.updates,
-        warmup=config.warmup,
+        learning_rate=update.given_rate(config.learning_rate),
+        steps=steps,
+        warmup=update.warmup_of(steps) if config.warmup is None else config.warmup,
         clip_norm=config.clip_norm,
         final_fraction=0.1,
     )

@@ -41,20 +41,20 @@ class SFT:
     """How many optimiser steps to take."""
     batch_size: int = 128
     """How many prompts with their answers a step learns from."""
-    learning_rate: float = 2e-3
+    learning_rate: float | None = 2e-3
     """Learning rate at the peak of its warm-up and cosine schedule."""
-    warmup: int = 20
-    """Optimiser steps over which the learning rate rises from zero."""
+    warmup: int | None = 20
+    """Optimiser steps over which the learning rate rises from zero; None takes a tenth
+    of all, 100 at the most."""
     clip_norm: float = 1.0
     """Largest norm of a gradient; a larger one is scaled down to it."""
 
     def __post_init__(self):
         for name, least in (("steps", 1), ("batch_size", 1), ("warmup", 0)):
-            if getattr(self, name) < least:
-                raise InputError(
-                    f"{name} must be at least {least}, got {getattr(self, name)}"
-                )
-        if not self.learning_rate > 0:
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InputError(f"{name} must be at least {least}, got {value}")
+        if self.learning_rate is not None and not self.learning_rate > 0:
             raise InputError(
                 f"learning_rate must be positive, got {self.learning_rate}"
             )
@@ -70,9 +70,11 @@ def optimiser(config: SFT) -> optax.GradientTransformation:
       an optax transformation.
     """
     return update.optimiser(
-        learning_rate=config.learning_rate,
+        learning_rate=update.given_rate(config.learning_rate),
         steps=config.steps,
-        warmup=config.warmup,
+        warmup=update.warmup_of(config.steps)
+        if config.warmup is None
+        else config.warmup,
         clip_norm=config.clip_norm,
         weight_decay=0.01,
         final_fraction=0.1,

@@ -23,7 +23,7 @@ task knows of each: ``right``, ``clusters``, ``confidence``, ``reward_version``,
 
 
 def judge_texts(
-    records: Sequence[Any],
+    records: data.Records,
     reward: rewards.Reward,
     tokenizer: data.Tokenizer,
     *,

@@ -1,0 +1,163 @@
+"""Completions of what is held out: their rewards, divergence and texts."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from alignax.pipeline import data, metrics, plots, rewards
+from alignax.train import evaluation
+from alignax.train.policy import Policy
+from alignax.types import Params, Prompts
+
+
+class Measured(NamedTuple):
+    """One completion of each of N records, arrays ``[N]``."""
+
+    texts: list[str]
+    rewards: np.ndarray
+    right: np.ndarray
+    kl: np.ndarray
+    length: np.ndarray
+    finished: np.ndarray
+
+    def summary(self) -> dict[str, float]:
+        """Means, and the half-widths of their 95 % intervals as ``NAME_half``."""
+        values = {}
+        for name in ("reward", "right", "kl", "length", "finished"):
+            x = self.rewards if name == "reward" else getattr(self, name)
+            x = x[np.isfinite(x)]
+            if x.size:
+                values[name], half = metrics.mean_and_interval(x)
+                values[f"{name}_half"] = half if np.isfinite(half) else 0.0
+        return values
+
+
+def make_measure(
+    policy: Policy,
+    records: data.Records,
+    prompts: Prompts,
+    reward: rewards.Reward,
+    *,
+    right_at: float,
+    max_tokens: int,
+    rows: int,
+    seed: int,
+) -> Callable[[Params], Measured]:
+    """``params -> Measured``: one sample of each prompt, of the same noise each time.
+
+    Args:
+      policy: the model; its first parameters are what the divergence is measured from.
+      records: that ``prompts.index`` counts in.
+      prompts: N of them.
+      reward: of their completions.
+      right_at: from which reward on a completion counts as right.
+      max_tokens: of a completion.
+      rows: sampled at a time.
+      seed: of the samples.
+
+    Returns:
+      the function.
+    """
+    tokenizer, key = policy.tokenizer, jax.random.key(seed)
+    evaluator = evaluation.make_evaluator(
+        policy.apply_fn,
+        hidden_fn=policy.hidden_fn,
+        max_tokens=max_tokens,
+        eos_id=tokenizer.end_ids,
+        pad_id=tokenizer.pad_id,
+        completions=1,
+    )
+    count = len(prompts.index)
+    # One shape: the last part is filled up with rows that are not read.
+    starts = range(0, count, rows)
+    places = [np.arange(i, i + rows) % count for i in starts]
+    parts = [jax.tree.map(lambda x, at=at: x[at], prompts) for at in places]
+    asked = [records[int(i)] for i in np.asarray(prompts.index)]
+
+    def measure(params):
+        texts, columns = [], []
+        for part in parts:
+            rollout, kl = evaluator(params, policy.params, key, part)
+            rollout, kl = jax.device_get((rollout, kl))
+            texts += data.decode_rows(rollout.tokens, rollout.attended, tokenizer)
+            columns.append((kl, rollout.trained.sum(axis=-1), rollout.finished))
+        kl, length, finished = (np.concatenate(x)[:count] for x in zip(*columns))  # noqa: B905
+        found = reward(texts[:count], asked)
+        values = rewards.checked(found, np.asarray(prompts.index))
+        return Measured(
+            texts[:count],
+            values,
+            (values >= right_at).astype(np.float64),
+            kl,
+            length.astype(np.float64),
+            finished.astype(np.float64),
+        )
+
+    return measure
+
+
+def write_samples(
+    path: Path,
+    prompts: Sequence[str],
+    records: Sequence[Mapping[str, Any]],
+    columns: Mapping[str, Measured],
+    *,
+    most: int = 10,
+) -> None:
+    """``samples.md``: prompts with their completions, marked right or wrong.
+
+    Args:
+      path: of the file.
+      prompts: N texts, as the model sees them.
+      records: theirs.
+      columns: what was measured, by a heading such as ``before``.
+      most: prompts that are shown; the totals are of all.
+    """
+    lines = ["# Held-out prompts", ""]
+    for name, found in columns.items():
+        lines.append(
+            f"- {name}: {int(found.right.sum())} of {len(found.texts)} right, mean "
+            f"reward {np.nanmean(found.rewards):.3f}"
+        )
+    for i, text in enumerate(prompts[:most]):
+        lines += ["", f"## {i + 1}", "", *_quoted(text)]
+        answer = records[i].get("answer")
+        if answer is not None:
+            lines += ["", f"Answer: {answer}"]
+        for name, found in columns.items():
+            mark = "right" if found.right[i] else "wrong"
+            lines += ["", f"**{name}** ({mark}, reward {found.rewards[i]:.3g}):", ""]
+            lines += _quoted(found.texts[i])
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _quoted(text: str) -> list[str]:
+    return [f"> {line}".rstrip() for line in (text or "(nothing)").splitlines()]
+
+
+def draw(
+    path: Path, rows: Sequence[metrics.Row], phase: str, names: Sequence[str]
+) -> None:
+    """``curves.png``: what was measured over the steps, with its intervals.
+
+    Args:
+      path: of the picture.
+      rows: of the log.
+      phase: whose evaluations these are.
+      names: of the metrics; those that were not measured are left out.
+    """
+    drawn = {}
+    for name in names:
+        key = f"{phase}/eval/{name}"
+        if any(key in row for row in rows):
+            steps, mean = metrics.column(rows, key)
+            low = high = None
+            if any(f"{key}_half" in row for row in rows):
+                half = metrics.column(rows, f"{key}_half")[1]
+                low, high = mean - half, mean + half
+            drawn[name] = (steps - steps[0], mean, low, high)
+    if drawn:
+        plots.curves(path, drawn, title=f"{phase}: held out")

@@ -1,0 +1,310 @@
+"""Policy gradients on one's own prompts and rewards."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from alignax.pipeline import data, metrics, rewards
+from alignax.pipeline.data.rows import answer_ids
+from alignax.train import assembly, loop, reward_folders, tasks
+from alignax.train.options import RL
+from alignax.train.policy import Policy
+from alignax.train.runs import measure as measures
+from alignax.train.runs import setting, watch
+from alignax.train.runs.options import Data, Flat, Model, Output
+from alignax.train.runs.setting import Result, Sets
+from alignax.types import InputError, Params, Prompts
+
+PHASE = "rl"
+RUN_FOLDER = Path("runs/rl")
+SHOWN = ("reward", "kl", "entropy", "length", "finished", "signal", "memory")
+FORMATS = ("completions", "prompts")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """A policy gradient under a divergence from the model that it begins from."""
+
+    model: Annotated[Model, Flat]
+    data: Annotated[Data, Flat]
+    reward: tuple[str, ...]
+    """What a completion is worth: FILE.py:function (completions, records) -> numbers,
+    or a built-in such as exact, numeric, reasoning_gym, sentiment or length,target=40,
+    or model:FOLDER of a trained reward model (docs/data.md has all of them); several are added up, each with its weight in front: 0.2*format,pattern=REGEX."""
+    right_at: float = 0.5
+    """A completion counts as right from this reward on: in the marks of samples, in
+    the metric right, and for methods that ask."""
+    reward_errors: Literal["nan", "raise"] = "nan"
+    """What a reward that raises does: nan skips the update and says which record it
+    was, raise ends the run."""
+    reward_processes: int = 0
+    """Worker processes that compute rewards, with a time limit each; 0 computes them
+    in this one, without."""
+    reward_timeout: float = 10.0
+    """Seconds for one completion in a worker process."""
+    prompt_length: int | None = None
+    """Tokens of the longest prompt; longer ones are left out. By default the data's
+    percentile."""
+    max_tokens: int | None = None
+    """Tokens of the longest completion. By default half more than the data's
+    completions have, where it has some, else 256, as far as the context goes."""
+    rl: Annotated[RL, Flat] = RL(
+        method="grpo",
+        steps=200,
+        prompts=8,
+        completions=8,
+        microbatches=4,
+        learning_rate=None,
+        warmup=None,
+    )
+    output: Annotated[Output, Flat] = Output(out=RUN_FOLDER)
+
+    def __post_init__(self):
+        if not self.reward:
+            raise InputError(
+                "reward must be one or more, such as numeric or FILE.py:function"
+            )
+        for name in ("prompt_length", "max_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} must be at least 1, got {value}")
+        if self.reward_processes < 0 or not self.reward_timeout > 0:
+            raise InputError(
+                "reward_processes must not be negative and reward_timeout positive, "
+                f"got {self.reward_processes} and {self.reward_timeout}"
+            )
+
+
+def learning_rate(config: Config) -> float:
+    """By default 2e-6 of all parameters, as GRPO's reports have it (1e-6 in DeepSeek's
+    and TRL's), and ten times as much of adapters ("LoRA Without Regret").
+
+    Args:
+      config: the options.
+
+    Returns:
+      the learning rate.
+    """
+    given = config.rl.learning_rate
+    return (2e-5 if config.model.lora.rank else 2e-6) if given is None else given
+
+
+def run(config: Config) -> Result:
+    """Train a policy by its own samples, and write all that the folder is to hold.
+
+    Args:
+      config: the options.
+
+    Returns:
+      the state at the end, the policy with the trained parameters, the folder and the
+      rows of its log.
+
+    Raises:
+      InputError: an option, the data, the model's folder or a reward is bad.
+      RunError: the run cannot go on.
+    """
+    out = config.output
+    setting.check(out)
+    with reward_folders.open_rewards(
+        config.reward,
+        processes=config.reward_processes,
+        timeout=config.reward_timeout,
+        on_error=config.reward_errors,
+    ) as reward:
+        tokenizer = setting.tokenizer_of(config.model)
+        sets = setting.read(config.data, FORMATS, tokenizer, seed=out.seed)
+        policy = setting.open_model(config.model, seed=out.seed)
+        config = settled(config, sets, policy)
+        rows = config.rl.prompts * config.rl.completions // config.rl.microbatches
+        length = (config.prompt_length or 0) + (config.max_tokens or 0)
+        policy = setting.checkpointed(policy, config.model, tokens=rows * length)
+        return _run(config, sets, policy, reward)
+
+
+def settled(config: Config, sets: Sets, policy: Policy) -> Config:
+    """The options with all that was left open filled in.
+
+    Args:
+      config: the options.
+      sets: the records.
+      policy: of the model.
+
+    Returns:
+      the options.
+
+    Raises:
+      InputError: a prompt and a completion do not fit the model's context.
+    """
+    tokenizer, context = policy.tokenizer, policy.config.max_length
+
+    def texts(record):
+        if sets.format == "completions":
+            return data.supervised_texts(record, tokenizer)
+        return data.prompt_text(record, tokenizer)
+
+    records = (sets.train[i] for i in range(len(sets.train)))
+    found = data.lengths(
+        map(texts, records),
+        tokenizer,
+        percentile=config.data.percentile,
+        multiple=setting.MULTIPLE,
+    )
+    prompt_length, max_tokens = config.prompt_length, config.max_tokens
+    if prompt_length is None:
+        prompt_length = found.prompt
+    if max_tokens is None:
+        max_tokens = found.completion + found.completion // 2 or 256
+        max_tokens = max(min(max_tokens, context - prompt_length), 1)
+    setting.fits(
+        policy,
+        {"prompt_length": prompt_length, "max_tokens": max_tokens},
+        config.model.folder,
+    )
+    rl = dataclasses.replace(config.rl, learning_rate=learning_rate(config))
+    return dataclasses.replace(
+        config, prompt_length=prompt_length, max_tokens=max_tokens, rl=rl
+    )
+
+
+def _guide(sets: Sets, tokenizer: data.Tokenizer, length: int):
+    """What gives prompts their demonstrations, where the records have some."""
+    field = None if sets.format == "completions" else "solution"
+    if field is not None and not isinstance(sets.train[0].get(field), str):
+        return None
+
+    def guide(prompts: Prompts) -> Prompts:
+        rows = []
+        for number in np.asarray(prompts.index):
+            record = sets.train[int(number)]
+            if field is not None:
+                record = {"prompt": record["prompt"], "completion": record[field]}
+                if not isinstance(record["prompt"], str):
+                    record = data.as_chat(record)
+            _, answer = data.supervised_texts(record, tokenizer)
+            rows.append(answer_ids(answer, tokenizer))
+        return tasks.guided(prompts, rows, length=length, pad_id=tokenizer.pad_id)
+
+    return guide
+
+
+def _run(config: Config, sets: Sets, policy: Policy, reward: rewards.Reward) -> Result:
+    out, tokenizer, train = config.output, policy.tokenizer, sets.train
+    key = jax.random.key(out.seed)
+    prompt_length, max_tokens = config.prompt_length or 1, config.max_tokens or 1
+    parts = assembly.make(
+        config.rl,
+        policy.apply_fn,
+        hidden_fn=policy.hidden_fn,
+        max_tokens=max_tokens,
+        eos_id=tokenizer.end_ids,
+        pad_id=tokenizer.pad_id,
+    )
+
+    def ask(record):
+        return data.prompt_text(record, tokenizer)
+
+    batches = data.prompt_batches(
+        train,
+        tokenizer,
+        prompt=ask,
+        batch_size=config.rl.prompts,
+        length=prompt_length,
+        seed=out.seed,
+        on_long="drop",
+    )
+    guide = _guide(sets, tokenizer, max_tokens)
+    known = {"tokens": 0}
+
+    judged = tasks.judge_texts(train, reward, tokenizer)
+
+    def judge(rollout, numbers):
+        fields = judged(rollout, numbers)
+        values = np.asarray(fields["rewards"], np.float32)
+        known["tokens"] = int(np.sum(np.asarray(rollout.trained)))
+        return fields | {"right": values >= config.right_at}
+
+    step = watch.watched(
+        tasks.host_step(watch.same_tokens(parts), judge, guide=guide),
+        lambda _: known["tokens"],
+    )
+    held = (
+        None
+        if sets.held_out is None
+        else _held_out(config, sets.held_out, policy, reward)
+    )
+    blank = np.zeros((config.rl.prompts, prompt_length), np.int32)
+    shapes = Prompts(tokens=blank, mask=blank == 0, index=np.arange(len(blank)))
+    phase = loop.Phase(name=PHASE, steps=config.rl.steps, shown=SHOWN)
+    with loop.open_log(out.out, [phase], resume=out.resume) as writer:
+        setting.begin(config, out, kind="rl", model=config.model, phase=PHASE)
+        state = loop.train(
+            parts.init(
+                policy.params,
+                jax.random.fold_in(key, 2),
+                records=len(train),
+                prompts=shapes if guide is None else guide(shapes),
+            ),
+            batches,
+            step.step,
+            phase=phase,
+            number=0,
+            out=out.out,
+            config=setting.compared(config),
+            writer=writer,
+            evaluate=None
+            if held is None
+            else lambda state: held.measure(state.params).summary(),
+            evaluate_every=out.evaluate_every,
+            save_every=out.save_every,
+        )
+        step.finish()
+    setting.export(policy, state.params, out, config.model)
+    rows = metrics.read(out.out)
+    if held is not None and jax.process_index() == 0:
+        measures.write_samples(
+            out.out / "samples.md",
+            held.texts,
+            held.records,
+            {
+                "before": held.measure(policy.params),
+                "after": held.measure(state.params),
+            },
+        )
+        names = ("reward", "right", "kl")
+        measures.draw(out.out / "curves.png", rows, PHASE, names)
+    return Result(state, policy._replace(params=state.params), out.out, rows)
+
+
+class HeldOut(NamedTuple):
+    """Prompts to measure on, N of them, as texts, and what measures."""
+
+    texts: list[str]
+    records: list[Any]
+    measure: Callable[[Params], measures.Measured]
+
+
+def _held_out(
+    config: Config, records: data.Records, policy: Policy, reward: rewards.Reward
+) -> HeldOut:
+    tokenizer, most = policy.tokenizer, config.output.evaluate_prompts
+    some = [records[i] for i in range(min(len(records), most))]
+    texts = [data.prompt_text(record, tokenizer) for record in some]
+    prompts = data.encode_prompts(
+        texts, tokenizer, length=config.prompt_length or 1, on_long="drop"
+    )
+    measure = measures.make_measure(
+        policy,
+        some,
+        prompts,
+        reward,
+        right_at=config.right_at,
+        max_tokens=config.max_tokens or 1,
+        rows=min(len(prompts.index), config.rl.prompts * config.rl.completions),
+        seed=config.output.seed + 1,
+    )
+    kept = np.asarray(prompts.index).tolist()
+    return HeldOut([texts[i] for i in kept], [some[i] for i in kept], measure)
