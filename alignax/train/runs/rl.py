@@ -34,7 +34,8 @@ class Config:
     reward: tuple[str, ...]
     """What a completion is worth: FILE.py:function (completions, records) -> numbers,
     or a built-in such as exact, numeric, reasoning_gym, sentiment or length,target=40,
-    or model:FOLDER of a trained reward model (docs/data.md has all of them); several are added up, each with its weight in front: 0.2*format,pattern=REGEX."""
+    or model:FOLDER of a trained reward model (docs/data.md has all of them);
+    several are added up, each with its weight in front: 0.2*format,pattern=REGEX."""
     right_at: float = 0.5
     """A completion counts as right from this reward on: in the marks of samples, in
     the metric right, and for methods that ask."""
