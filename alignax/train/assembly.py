@@ -12,7 +12,7 @@ from jaxtyping import Array, Key
 from alignax.algorithms import Algorithm
 from alignax.pipeline import rollout as rollouts
 from alignax.train import critic as critics
-from alignax.train import policy_gradient, sampler, two_policies
+from alignax.train import joined, policy_gradient, sampler, two_policies
 from alignax.train.options import RL, algorithm_of, optimiser
 from alignax.train.samples import Samples
 from alignax.types import (
@@ -22,6 +22,7 @@ from alignax.types import (
     Params,
     Prompts,
     Rollout,
+    Scored,
     TrainState,
 )
 
@@ -38,8 +39,13 @@ class Parts(NamedTuple):
     parameters are a pair, both policies beginning alike."""
     sample: Callable[[TrainState, Prompts], Samples]
     step: policy_gradient.Step
-    generate: Callable[[Params, Key[Array, ""], Prompts], Rollout]
-    """``(params, key, prompts) -> rollout``: K plain completions of each prompt."""
+    generate: Callable[..., Rollout]
+    """``(params, key, prompts, version=0, completions=K, temperature=…, prefix=…) ->
+    rollout``: plain completions of each prompt, whatever the method."""
+    score: Callable[..., Scored]
+    """``(state, index, rollout) -> scored``: what ``sample`` says of its rollout, of
+    another sampler's of K completions a prompt."""
+    completions: int
 
 
 def make(
@@ -52,6 +58,7 @@ def make(
     eos_id: int | Sequence[int] | None,
     pad_id: int = 0,
     stops: Any = None,
+    prefix: Sequence[int] = (),
     shardings: TrainState | None = None,
     jit: bool = True,
 ) -> Parts:
@@ -67,6 +74,7 @@ def make(
       eos_id: the end, or the ends; None for never.
       pad_id: fills what follows.
       stops: of ``stops.table``: texts that end a completion.
+      prefix: tokens that every completion begins with, attended and not trained.
       shardings: of the train state.
       jit: False gives bare functions.
 
@@ -140,22 +148,32 @@ def make(
             algorithm, params, tx, key, critic=critic, **slots
         )
 
+    drawn: dict[str, Any] = {
+        "max_tokens": max_tokens,
+        "eos_id": eos_id,
+        "pad_id": pad_id,
+        "temperature": config.temperature,
+        "top_k": config.top_k,
+        "top_p": config.top_p,
+        "slots": config.slots,
+        "stops": stops,
+    }
+    scored: dict[str, Any] = {"completions": completions, "values": values}
     sample = sampler.make_sampler(
-        algorithm,
-        apply_fn,
-        score,
-        completions=completions,
-        max_tokens=max_tokens,
-        eos_id=eos_id,
-        pad_id=pad_id,
-        temperature=config.temperature,
-        top_k=config.top_k,
-        top_p=config.top_p,
-        slots=config.slots,
-        stops=stops,
-        values=values,
-        jit=jit,
+        algorithm, apply_fn, score, prefix=prefix, jit=jit, **scored, **drawn
     )
+    scorer = sampler.make_scorer(algorithm, score, **scored)
+    begin = tuple(prefix)
+
+    def generate(params, key, prompts, *, prefix=begin, **options):
+        write = partial(rollouts.generate, apply_fn, **drawn)
+        write = partial(joined.begun, write, prefix) if prefix else write
+        options.setdefault("completions", completions)
+        return write(params, key, prompts, **options)
+
+    if jit:
+        fixed = ("completions", "temperature", "prefix")
+        generate, scorer = jax.jit(generate, static_argnames=fixed), jax.jit(scorer)
     step = policy_gradient.make_step(
         algorithm,
         score,
@@ -167,18 +185,4 @@ def make(
         shardings=shardings,
         jit=jit,
     )
-    generate = partial(
-        rollouts.generate,
-        apply_fn,
-        completions=completions,
-        max_tokens=max_tokens,
-        eos_id=eos_id,
-        pad_id=pad_id,
-        temperature=config.temperature,
-        top_k=config.top_k,
-        top_p=config.top_p,
-        slots=config.slots,
-        stops=stops,
-    )
-    generate = jax.jit(generate) if jit else generate
-    return Parts(algorithm, init, sample, step, generate)
+    return Parts(algorithm, init, sample, step, generate, scorer, completions)

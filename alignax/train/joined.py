@@ -1,13 +1,14 @@
 """Texts behind one another: longer prompts, and records of several parts."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Key
 
-from alignax import reduce
-from alignax.types import Prompts, Rollout
+from alignax.types import InputError, Params, Prompts, Rollout
 
 
 def behind(prompts: Prompts, tokens: Array, mask: Array, rows: int = 1) -> Prompts:
@@ -33,35 +34,149 @@ def behind(prompts: Prompts, tokens: Array, mask: Array, rows: int = 1) -> Promp
     )
 
 
-def shifted(given: Rollout, cut: Array, more: Rollout, like: Rollout) -> Rollout:
-    """``given`` up to ``cut``, attended and not trained, then ``more``."""
-    length = like.tokens.shape[1]
+def begun(
+    generate: Callable[..., Rollout],
+    prefix: Sequence[int],
+    params: Params,
+    key: Key[Array, ""],
+    prompts: Prompts,
+    *,
+    max_tokens: int | None = None,
+    **options: Any,
+) -> Rollout:
+    """Completions that begin with the same tokens, attended and not trained.
+
+    Args:
+      generate: ``rollout.generate`` with its options.
+      prefix: the tokens; they count among those of a completion.
+      params: the policy's.
+      key: consumed.
+      prompts: N.
+      max_tokens: of a completion with its prefix; by default ``generate``'s own.
+      options: of ``generate``.
+
+    Returns:
+      the rollout, as wide as one without a prefix.
+
+    Raises:
+      InputError: the prefix leaves no token to write.
+    """
+    count = len(prefix)
+    most = max_tokens or getattr(generate, "keywords", {})["max_tokens"]
+    if count >= most:
+        raise InputError(
+            f"prefix must leave something to write: it has {count} tokens, and a "
+            f"completion at most {most}"
+        )
+    shape = (len(prompts.tokens), count)
+    given = jnp.broadcast_to(jnp.asarray(prefix, prompts.tokens.dtype), shape)
+    longer = behind(prompts, given, jnp.ones(shape, bool))
+    more = generate(params, key, longer, max_tokens=most - count, **options)
+
+    def ahead(x, fill):
+        wide = ((0, 0), (count, 0), *[(0, 0)] * (x.ndim - 2))
+        return jnp.pad(x, wide, constant_values=fill)
+
+    length = more.prompt_tokens.shape[1] - count
+    prefixes = more.prompt_tokens[:, length:]
+    return dataclasses.replace(
+        more,
+        prompt_tokens=more.prompt_tokens[:, :length],
+        prompt_mask=more.prompt_mask[:, :length],
+        tokens=jnp.concatenate([prefixes, more.tokens], axis=1),
+        attended=ahead(more.attended, True),
+        trained=ahead(more.trained, False),
+        logp_behaviour=ahead(more.logp_behaviour, 0),
+        version=jnp.broadcast_to(more.version[:, :1], (len(more.tokens), most)),
+        support=None if more.support is None else ahead(more.support, 255),
+    )
+
+
+def widened(rollout: Rollout, length: int) -> Rollout:
+    """A rollout with room for ``length`` tokens, or cut to as many."""
+    wide = max(0, length - rollout.tokens.shape[1])
+
+    def fit(name, fill=0):
+        x = getattr(rollout, name)
+        if x is None:
+            return None
+        pad = ((0, 0), (0, wide), *[(0, 0)] * (x.ndim - 2))
+        return jnp.pad(x, pad, constant_values=fill)[:, :length]
+
+    names = ("tokens", "attended", "trained", "logp_behaviour", "version")
+    whole = jnp.sum(rollout.attended, axis=-1) <= length
+    return dataclasses.replace(
+        rollout,
+        **{name: fit(name) for name in names},
+        support=fit("support", 255),
+        finished=rollout.finished & whole,
+    )
+
+
+def foreign(like: Rollout, tokens: Array, mask: Array) -> Rollout:
+    """A text of somebody else's as a part of a rollout: attended and not trained."""
+    shape, support = tokens.shape, like.support
+    version = jnp.max(like.version, axis=-1, keepdims=True)
+    return dataclasses.replace(
+        like,
+        tokens=tokens,
+        attended=mask,
+        trained=jnp.zeros(shape, bool),
+        logp_behaviour=jnp.zeros(shape, jnp.float32),
+        version=jnp.broadcast_to(version, shape),
+        support=None
+        if support is None
+        else jnp.full((*shape, support.shape[-1]), 255, support.dtype),
+    )
+
+
+def appended(given: Rollout, more: Rollout) -> Rollout:
+    """``more`` behind ``given``, as far as there is room.
+
+    Args:
+      given: B rows, what is attended at the front.
+      more: the same rows, of any length.
+
+    Returns:
+      the rollout of ``given``'s width; finished where ``more`` is and all of it fits.
+    """
+    length, width = given.tokens.shape[1], more.tokens.shape[1]
+    cut = jnp.sum(given.attended, axis=-1)
     place = jnp.arange(length)[None] - cut[:, None]
-    before = place < 0
 
     def moved(x):
-        index = jnp.clip(place, 0, x.shape[1] - 1)
+        index = jnp.clip(place, 0, width - 1)
         return jnp.take_along_axis(
             x, index.reshape(*index.shape, *[1] * (x.ndim - 2)), axis=1
         )
 
+    fresh = (place >= 0) & (place < width) & moved(more.attended)
+
+    def put(name):
+        old, new = getattr(given, name), getattr(more, name)
+        if old is None:
+            return None
+        return jnp.where(jnp.expand_dims(fresh, range(2, old.ndim)), moved(new), old)
+
+    names = ("tokens", "attended", "trained", "logp_behaviour", "version", "support")
+    written = jnp.sum(more.attended, axis=-1)
+    return dataclasses.replace(
+        given,
+        finished=more.finished & (cut + written <= length),
+        **{name: put(name) for name in names},
+    )
+
+
+def shifted(given: Rollout, cut: Array, more: Rollout, like: Rollout) -> Rollout:
+    """``given`` up to ``cut``, attended and not trained, then ``more``."""
+    length = like.tokens.shape[1]
+    before = jnp.arange(length)[None] < cut[:, None]
+
     def fit(x):
         return jnp.pad(x, ((0, 0), (0, max(0, length - x.shape[1]))))[:, :length]
 
-    trained = ~before & moved(more.trained)
-    written = jnp.sum(more.trained, axis=-1)
-    support = like.support
-    if support is not None:
-        support = moved(more.support)
-    return dataclasses.replace(
-        like,
-        tokens=jnp.where(before, fit(given.tokens), moved(more.tokens)),
-        attended=jnp.where(before, fit(given.attended), trained),
-        trained=trained,
-        logp_behaviour=reduce.masked(moved(more.logp_behaviour), trained),
-        finished=more.finished & (written + cut <= length),
-        support=support,
-    )
+    front = foreign(like, fit(given.tokens), before & fit(given.attended))
+    return appended(front, more)
 
 
 def picked(where: Array, new: Rollout, old: Rollout) -> Rollout:

@@ -36,6 +36,87 @@ def _guide(prompts: Prompts, why: str) -> tuple[Array, Array]:
     return prompts.guide, prompts.guide_mask
 
 
+def _keys(state: TrainState) -> Array:
+    """Of a step's other draws than its own completions."""
+    key = jax.random.fold_in(state.key, state.step)
+    return jax.random.split(jax.random.fold_in(key, 1), 4)
+
+
+def make_scorer(
+    algorithm: Algorithm,
+    score: ScoreFn,
+    *,
+    completions: int,
+    rescore: bool | None = None,
+    values: TokenFn | None = None,
+) -> Callable[..., Scored]:
+    """``(state, index, rollout, demonstrated=None) -> Scored``, all but its rewards.
+
+    Args:
+      algorithm: the method.
+      score: ``(params, rollout) -> Scores``.
+      completions: K of each prompt.
+      rescore: as in ``make_sampler``.
+      values: likewise.
+
+    Returns:
+      the function, for a rollout of any sampler: ``index [G]`` are its records.
+    """
+    plan, asked = algorithm.sampling, algorithms.needs(algorithm)
+    foreign = plan.last != "own" or plan.roll_in is not None or plan.context > 0
+
+    def scored_by(state, index, rollout, demonstrated=None):
+        reference = algorithm.reference.params(state.reference)
+        half = any(x.dtype.itemsize == 2 for x in jax.tree.leaves(state.params))
+        again = foreign or half or "entropy" in asked if rescore is None else rescore
+        mask, fields = rollout.trained, {}
+        logp_old = rollout.logp_behaviour
+        if again:
+            scores = score(state.params, rollout)
+            logp_old = reduce.masked(scores.logp, mask)
+            fields["entropy"] = reduce.masked(scores.entropy, mask)
+        by_reference = score(reference, rollout)
+        if demonstrated is not None and plan.last == "demonstration":
+            # Nobody of ours drew them: the denominator is the method's to choose.
+            rollout = dataclasses.replace(
+                rollout,
+                logp_behaviour=jnp.where(
+                    demonstrated[:, None], logp_old, rollout.logp_behaviour
+                ),
+            )
+        logp_ref = reduce.masked(by_reference.logp + by_reference.log_mass, mask)
+        if "confidence" in asked:
+            # Of the reference in each answer: its mean token's probability.
+            count = jnp.sum(mask, axis=-1, dtype=jnp.float32)
+            mean = reduce.divide(jnp.sum(logp_ref, axis=-1), count)
+            fields["confidence"] = jnp.exp(mean).reshape(-1, completions)
+        if "logp_preferred" in asked and "preferred" in (state.memory or {}):
+            preferred = score(state.memory["preferred"], rollout)
+            preferred = reduce.masked(preferred.logp + preferred.log_mass, mask)
+            fields["logp_preferred"] = preferred
+        if "history" in asked:
+            fields["history"] = state.memory["history"][index]
+        if values is not None:
+            fields["values"] = values(state.params, state.critic, rollout)
+        if rollout.support is not None:
+            fields["log_mass_ref"] = by_reference.log_mass
+        if "key" in asked:
+            fields["key"] = _keys(state)[3]
+        return Scored(
+            rollout=rollout,
+            rewards=jnp.full(
+                (len(rollout.tokens) // completions, completions), jnp.nan
+            ),
+            logp_old=logp_old,
+            logp_ref=logp_ref,
+            demonstrated=demonstrated,
+            index=index,
+            **fields,
+        )
+
+    return scored_by
+
+
 def make_sampler(
     algorithm: Algorithm,
     apply_fn: ApplyFn,
@@ -50,6 +131,7 @@ def make_sampler(
     top_p: float | None = None,
     slots: int | None = None,
     stops: Any = None,
+    prefix: Sequence[int] = (),
     rescore: bool | None = None,
     values: TokenFn | None = None,
     jit: bool = True,
@@ -69,6 +151,7 @@ def make_sampler(
       top_p: sample from the likeliest tokens of this mass.
       slots: rows decoded at a time; None for all.
       stops: of ``stops.table``: texts that end a completion.
+      prefix: tokens that every completion begins with, attended and not trained.
       rescore: take ``logp_old`` from the scorer and not from the sampler. None does
         where it must: the method needs the entropy, rows come from elsewhere, or
         parameters are of half precision, where sampler and scorer differ.
@@ -84,7 +167,6 @@ def make_sampler(
         sampler, where prompts lack a guide that the method needs.
     """
     plan = algorithm.sampling
-    asked = algorithms.needs(algorithm)
     extra = round(plan.context * completions)
     begun = round(plan.roll_in_share * completions)
     slow = plan.copy_top_p < 1
@@ -133,7 +215,15 @@ def make_sampler(
         slots=slots,
         stops=stops,
     )
-    foreign = plan.last != "own" or plan.roll_in is not None or extra > 0
+    if prefix and (plan.roll_in is not None or plan.last == "demonstration"):
+        raise InputError(
+            "prefix must be empty: the method begins completions by a rule of its own"
+        )
+    if prefix:
+        generate = partial(joined.begun, generate, prefix)
+    scorer = make_scorer(
+        algorithm, score, completions=completions, rescore=rescore, values=values
+    )
 
     def rolled_in(params, reference, key, prompts, own):
         """Completions that go on from somebody's prefix."""
@@ -212,9 +302,7 @@ def make_sampler(
     def sample(state: TrainState, prompts: Prompts) -> Samples:
         reference = algorithm.reference.params(state.reference)
         key = jax.random.fold_in(state.key, state.step)
-        begin_key, context_key, last_key, method_key = jax.random.split(
-            jax.random.fold_in(key, 1), 4
-        )
+        begin_key, context_key, last_key, _ = _keys(state)
         own = partial(generate, version=state.step)
         if plan.roles > 1:
             rollout = two_policies.in_turn(
@@ -236,63 +324,19 @@ def make_sampler(
         if plan.last != "own":
             demonstrated, rollout = with_last(reference, last_key, prompts, rollout)
 
-        half = any(x.dtype.itemsize == 2 for x in jax.tree.leaves(state.params))
-        again = foreign or half or "entropy" in asked if rescore is None else rescore
-        mask, fields = rollout.trained, {}
-        logp_old = rollout.logp_behaviour
-        if again:
-            scores = score(state.params, rollout)
-            logp_old = reduce.masked(scores.logp, mask)
-            fields["entropy"] = reduce.masked(scores.entropy, mask)
-        by_reference = score(reference, rollout)
-        if demonstrated is not None and plan.last == "demonstration":
-            # Nobody of ours drew them: the denominator is the method's to choose.
-            rollout = dataclasses.replace(
-                rollout,
-                logp_behaviour=jnp.where(
-                    demonstrated[:, None], logp_old, rollout.logp_behaviour
-                ),
-            )
-        logp_ref = reduce.masked(by_reference.logp + by_reference.log_mass, mask)
-        if "confidence" in asked:
-            # Of the reference in each answer: its mean token's probability.
-            count = jnp.sum(mask, axis=-1, dtype=jnp.float32)
-            mean = reduce.divide(jnp.sum(logp_ref, axis=-1), count)
-            fields["confidence"] = jnp.exp(mean).reshape(-1, completions)
-        if "logp_preferred" in asked and "preferred" in (state.memory or {}):
-            preferred = score(state.memory["preferred"], rollout)
-            preferred = reduce.masked(preferred.logp + preferred.log_mass, mask)
-            fields["logp_preferred"] = preferred
-        if "history" in asked:
-            fields["history"] = state.memory["history"][prompts.index]
-        if values is not None:
-            fields["values"] = values(state.params, state.critic, rollout)
+        scored = scorer(state, prompts.index, rollout, demonstrated)
         greedy = None
         if plan.greedy:
-            greedy = rollouts.generate(
-                apply_fn,
+            greedy = generate(
                 state.params,
                 key,
                 prompts,
                 completions=1,
-                max_tokens=max_tokens,
-                eos_id=eos_id,
-                pad_id=pad_id,
                 temperature=0.0,
-                stops=stops,
+                top_k=None,
+                top_p=None,
+                slots=None,
             )
-        if rollout.support is not None:
-            fields["log_mass_ref"] = by_reference.log_mass
-        scored = Scored(
-            rollout=rollout,
-            rewards=jnp.full((len(prompts.tokens), completions), jnp.nan),
-            logp_old=logp_old,
-            logp_ref=logp_ref,
-            demonstrated=demonstrated,
-            index=prompts.index,
-            key=method_key if "key" in asked else None,
-            **fields,
-        )
         return Samples(scored, greedy)
 
     return jax.jit(sample) if jit else sample
