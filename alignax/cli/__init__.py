@@ -35,6 +35,11 @@ VERBS: dict[tuple[str, ...], tuple[str, str]] = {
         "alignax.cli.train_rl",
         "a policy by its own samples, on your prompts and your reward",
     ),
+    ("sample",): ("alignax.cli.sample", "read what a model, adapters or a run write"),
+    ("evaluate",): (
+        "alignax.cli.evaluate",
+        "rewards, pass@k, win rate, KL, entropy and more, on data",
+    ),
     ("info",): ("alignax.cli.info", "versions and devices, for a bug report"),
 }
 EXPERIMENTS = {
@@ -51,6 +56,7 @@ FIRST = """\
 to begin, from the repository's root:
   python -m experiments.grpo_arithmetic     a small model learns sums, in minutes
   alignax pretrained                        a real language model, in models/smollm2
+  alignax sample models/smollm2 --prompt "What is a prime number?"
 """
 
 
@@ -231,6 +237,8 @@ def main(args: Sequence[str] | None = None) -> None:
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    # Of a package that nothing here needs.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     module = importlib.import_module(VERBS[words][0])
     run(
         module.main,

@@ -1,0 +1,120 @@
+"""Read what a model writes.
+
+From a Hugging Face folder, an adapter's or a run's. A chat template is applied where
+the model has one.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+
+from alignax.pipeline import data
+from alignax.train import folders, generation
+from alignax.train.generation import Law
+from alignax.types import InputError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Read what a model writes."""
+
+    model: tyro.conf.Positional[Path]
+    """The folder of a Hugging Face model, of adapters or of a run."""
+    prompt: tuple[str, ...] = ()
+    """What to answer, one or several texts."""
+    prompts: str | None = None
+    """Records with the field prompt: a JSON-lines or Parquet file, or another source
+    that training takes."""
+    plain: bool = False
+    """Go on with the text itself, without the chat template."""
+    system: str | None = None
+    """A system message for the chat template."""
+    out: Path | None = None
+    """A JSON-lines file of the prompts and completions."""
+    law: Annotated[Law, tyro.conf.arg(name="")] = Law()
+    base: Path | None = None
+    """The base of adapters or of a run, where it is not in the place that they name."""
+    step: int | None = None
+    """The run's checkpoint; None for the newest whole one."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the parameters and of the computation."""
+
+
+def main(config: Config) -> None:
+    """Sample, print and write.
+
+    Args:
+      config: the options.
+
+    Raises:
+      InputError: no prompt, or no model.
+    """
+    if bool(config.prompt) == (config.prompts is not None):
+        raise InputError(
+            'what to answer must be given by one of --prompt "TEXT" and --prompts FILE'
+        )
+    records: Any = [{"prompt": text} for text in config.prompt]
+    if config.prompts is not None:
+        found = data.read_records(config.prompts, formats=("prompts",)).records
+        records = [found[i] for i in range(len(found))]
+    if config.out is not None:
+        config.out.parent.mkdir(parents=True, exist_ok=True)
+        config.out.write_text("", encoding="utf-8")
+    for record in completed(config, records):
+        print(shown(record), flush=True)
+        if config.out is not None:
+            with config.out.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def completed(config: Config, records: list[dict]) -> Iterator[dict[str, Any]]:
+    """A record for each completion.
+
+    Args:
+      config: the options.
+      records: with prompts.
+
+    Yields:
+      ``prompt``, ``completion``, its number of ``tokens``, and whether it ``finished``.
+    """
+    policy = folders.open_policy(
+        config.model,
+        base=config.base,
+        step=config.step,
+        param_dtype=config.dtype,
+        dtype=config.dtype,
+    )
+    texts = generation.prompts_of(
+        records, policy.tokenizer, plain=config.plain, system=config.system
+    )
+    for batch in generation.batches(policy, texts, law=config.law):
+        sizes = np.asarray(batch.rollout.trained).sum(axis=1)
+        finished = np.asarray(batch.rollout.finished)
+        for row, text in enumerate(generation.texts_of(batch, policy.tokenizer)):
+            yield {
+                "prompt": records[batch.numbers[row // config.law.n]]["prompt"],
+                "completion": text,
+                "tokens": int(sizes[row]),
+                "finished": bool(finished[row]),
+            }
+
+
+def shown(record: dict[str, Any]) -> str:
+    """A completion as it is printed: its prompt, how long it is, and itself.
+
+    Args:
+      record: of ``completed``.
+
+    Returns:
+      lines.
+    """
+    prompt = record["prompt"]
+    if not isinstance(prompt, str):
+        prompt = "\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
+    end = "finished" if record["finished"] else "cut"
+    return f"> {prompt}\n[{record['tokens']} tokens, {end}]\n{record['completion']}\n"
