@@ -255,6 +255,38 @@ def test_workers_that_cannot_start_say_why(own):
             pass
 
 
+# A package of theirs leaves a file open.
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.slow
+def test_every_verifier_scores_its_own_answers():
+    """All of the package's, but for those that are refused."""
+    pytest.importorskip("reasoning_gym")
+    from reasoning_gym.factory import DATASETS, create_dataset
+
+    reward, refused = rewards.load_reward("reasoning_gym"), []
+    for name in DATASETS:
+        try:
+            records = reasoning_gym_records(name, size=1, seed=3)
+            # A few have many answers and name none.
+            text = records[0]["answer"] or "1"
+            if name == "graph_color":
+                text = json.dumps(records[0]["entry"]["metadata"]["possible_answer"])
+            found = reward([text, "1"], records * 2)
+        except InputError:
+            refused.append(name)
+            continue
+        theirs = create_dataset(name, size=1, seed=3)
+        expected = []
+        for answer in (text.strip(), "1"):
+            try:
+                expected.append(theirs.score_answer(answer, theirs[0]))
+            except Exception:  # theirs wants well-formed answers
+                expected.append(0.0)
+        np.testing.assert_allclose(found, expected, err_msg=name)
+    assert set(refused) == builtin.EVALUATE | {"arc_agi", "rearc", "composite"}
+
+
 @pytest.mark.slow
 def test_workers_survive_what_rewards_do(own, capsys):
     """Hanging, leaving, raising, NaN: each costs its own completion, named once."""
@@ -286,10 +318,13 @@ def test_workers_survive_what_rewards_do(own, capsys):
         np.testing.assert_array_equal(reward(*given), alone(*given))
         with pytest.raises(InputError, match="numeric: record 0 has no field 'answer'"):
             reward(["1"], [{"key": json.dumps(1)}])
+    # One raises while another hangs: the context does not wait for it.
+    begun = time.monotonic()
     with (
         rewards.in_workers(
-            [f"{own}:moody"], processes=1, timeout=9.0, on_error="raise"
+            [f"{own}:moody"], processes=2, timeout=600.0, on_error="raise"
         ) as reward,
         pytest.raises(RunError, match=r"record 14 .* as asked"),
     ):
-        reward(["raise"], records[4:5])
+        reward(["raise", "hang"], records[4:6])
+    assert time.monotonic() - begun < 30

@@ -223,6 +223,7 @@ def test_a_reward_that_is_not_finite_costs_one_step(name, capsys):
     state, metrics = step(first, PROMPTS)
     assert "not finite: nan for record 1 (completion 5)" in capsys.readouterr().err
     assert metrics["skipped"] == 1
+    assert metrics["reward_failed"] == np.float32(1 / (N * K))
     assert state.counters.skipped == 1
     for field, value in before.items():
         jax.tree.map(np.testing.assert_array_equal, getattr(state, field), value)

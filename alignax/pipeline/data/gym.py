@@ -67,7 +67,7 @@ def reasoning_gym_records(
         ) from error
     records = []
     for entry in entries:
-        plain = json.loads(json.dumps(entry, default=str))
+        plain = json.loads(json.dumps(entry))
         records.append(
             {"prompt": entry["question"], "answer": entry["answer"], "entry": plain}
         )

@@ -11,6 +11,7 @@ import os
 import queue
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 from multiprocessing.connection import Connection, Pipe
@@ -77,6 +78,7 @@ def in_workers(
     name = " + ".join(texts)
     idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
     started: list[_Worker] = []
+    closing = threading.Event()
 
     def start() -> _Worker:
         worker = _start(texts)
@@ -90,7 +92,7 @@ def in_workers(
         try:
             _await_ready(worker, start_timeout)
             answer = _asked(worker, message, timeout)
-            if "ended" in answer:
+            if "ended" in answer and not closing.is_set():
                 _end(worker)
                 worker = start()
         finally:
@@ -106,16 +108,21 @@ def in_workers(
         items = list(zip(range(len(completions)), completions, records, strict=True))
         return np.array(list(pool.map(score, items)), np.float32)
 
-    with futures.ThreadPoolExecutor(max_workers=processes) as pool:
-        try:
-            workers = [start() for _ in range(processes)]
-            for worker in workers:
-                _await_ready(worker, start_timeout)
-                idle.put(worker)
-            yield reward
-        finally:
-            for worker in started:
-                _end(worker)
+    pool = futures.ThreadPoolExecutor(max_workers=processes)
+    try:
+        workers = [start() for _ in range(processes)]
+        for worker in workers:
+            _await_ready(worker, start_timeout)
+            idle.put(worker)
+        yield reward
+    finally:
+        # Whoever waits for an answer learns that none will come.
+        closing.set()
+        for worker in list(started):
+            worker.process.kill()
+        pool.shutdown(cancel_futures=True)
+        for worker in started:
+            _end(worker)
 
 
 def _start(texts: Sequence[str]) -> _Worker:
