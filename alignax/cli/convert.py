@@ -7,7 +7,9 @@ base) or a run's folder (its newest whole checkpoint).
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -105,9 +107,10 @@ def fresh(folder: Path) -> Iterator[Path]:
             f"folder must be free, {folder} is there already; give another name, or "
             "remove it"
         )
-    half = folder.parent / f".{folder.name}.half"
-    shutil.rmtree(half, ignore_errors=True)
-    half.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Another process may be writing the same.
+    half = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    half.chmod(0o777 & ~_umask())
     try:
         yield half
         if folder.exists():
@@ -115,3 +118,10 @@ def fresh(folder: Path) -> Iterator[Path]:
         half.replace(folder)
     finally:
         shutil.rmtree(half, ignore_errors=True)
+
+
+def _umask() -> int:
+    # It can only be read by setting it.
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -184,6 +184,8 @@ def write(folder: Path, fields: Mapping[str, Any], *, length: int) -> None:
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": length,
         "clean_up_tokenization_spaces": False,
+        # Else there are token_type_ids, too, which these models do not take.
+        "model_input_names": ["input_ids", "attention_mask"],
     }
     for token, name in SPECIAL.items():
         number = fields.get(f"tokenizer.ggml.{name}")

@@ -8,6 +8,7 @@ import gguf as package
 import jax
 import numpy as np
 import pytest
+from transformers import AutoTokenizer
 from transformers.integrations.gguf import gguf_tokenizer_mapping
 
 from alignax.models import functional, gguf, gguf_tokenizer, hf
@@ -128,6 +129,9 @@ def test_the_tokenizer_cuts_by_the_files_words(llama):
     words = [gguf_file.TOKENS[i] for i in tokenizer.encode("the hell 12")]
     # "12" and "Ġ1" are merges that digits by themselves never reach.
     assert words == ["t", "he", "Ġ", "he", "ll", "Ġ", "1", "2"]
+    # What transformers' models take by name.
+    theirs = AutoTokenizer.from_pretrained(llama[1])("ab")
+    assert set(theirs) == {"input_ids", "attention_mask"}
     turn = [{"role": "user", "content": "ab"}]
     assert tokenizer.chat(turn) == (
         "<|im_start|>user\nab<|im_end|>\n<|im_start|>assistant\n"

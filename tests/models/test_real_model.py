@@ -1,0 +1,125 @@
+"""A real model, got by its package's name: what it writes, and transformers' own."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alignax import cli
+from alignax.models import functional, hf
+from alignax.pipeline import data
+from tests.close import assert_close
+
+TEXTS = (
+    "The capital of France is Paris, and the capital of Italy is",
+    "If I have 3 apples and buy 14 more, then I have",
+)
+
+
+@pytest.mark.slow
+def test_it_answers_and_is_measured(smollm2, tmp_path):
+    out = tmp_path / "samples.jsonl"
+    asked = ("What is the capital of France?", "What is 2 + 3?")
+    args = ["sample", str(smollm2), "--prompt", *asked, "--greedy"]
+    cli.main([*args, "--max-tokens", "24", "--out", str(out)])
+    answers = [json.loads(line)["completion"] for line in out.read_text().splitlines()]
+    assert "Paris" in answers[0]
+    assert "5" in answers[1]
+    table = tmp_path / "e.json"
+    digits = "min_terms=2,max_terms=2,min_digits=1,max_digits=1"
+    cli.main(
+        [
+            *("evaluate", str(smollm2), "--reward", "numeric", "--out", str(table)),
+            *("--data", f"reasoning_gym:basic_arithmetic,size=4,seed=0,{digits}"),
+            *("--n", "4", "--max-tokens", "16", "--reference", str(smollm2)),
+        ]
+    )
+    found = json.loads(table.read_text())["measured"]
+    assert found["kl_vocabulary"]["mean"] == pytest.approx(0, abs=1e-3)
+    assert 0.5 < found["entropy"]["mean"] < 5
+    assert 0 <= found["accuracy"]["mean"] <= found["pass@4"]["mean"] <= 1
+
+
+@pytest.mark.slow
+def test_its_texts_are_likely(smollm2):
+    """Weights in the wrong rows give the likelihood of noise: ln 49152 is 10.8."""
+    config, params = hf.load(smollm2)
+    tokenizer = data.load_tokenizer(smollm2)
+    apply_fn = jax.jit(functional.make_apply(config))
+    ids = [tokenizer.encode(text)[:12] for text in TEXTS]
+    tokens = jnp.array(ids)
+    logp = jax.nn.log_softmax(apply_fn(params, tokens).logits[:, :-1])
+    nats = -jnp.take_along_axis(logp, tokens[:, 1:, None], axis=-1).mean()
+    assert nats < 4
+
+
+@pytest.fixture(scope="module")
+def pair(smollm2):
+    """transformers' model and ours, of one folder."""
+    torch = pytest.importorskip("torch")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(
+        smollm2, attn_implementation="eager", dtype=torch.float32
+    ).eval()
+    tokenizer = AutoTokenizer.from_pretrained(smollm2)
+    tokens = np.array([tokenizer(text)["input_ids"][:12] for text in TEXTS], np.int32)
+    return torch, model, tokenizer, tokens, *hf.load(smollm2)
+
+
+# Thirty layers of width 576 in float32: as measured, times ten.
+CLOSE = 1e-4
+
+
+@pytest.mark.parity
+@pytest.mark.slow
+def test_logits_are_transformers_own(pair):
+    torch, model, _, tokens, config, params = pair
+    with torch.no_grad():
+        truth = model(torch.tensor(tokens).long()).logits.numpy()
+    logits = jax.jit(functional.make_apply(config))(params, tokens).logits
+    assert_close(logits, truth, rel=CLOSE)
+
+
+@pytest.mark.parity
+@pytest.mark.slow
+def test_gradients_are_transformers_own(pair):
+    torch, model, _, tokens, config, params = pair
+    model.zero_grad()
+    labels = torch.tensor(tokens).long()
+    model(labels, labels=labels).loss.backward()
+    grads = {name: p.grad.numpy() for name, p in model.named_parameters()}
+
+    @jax.jit
+    @jax.grad
+    def slopes(params):
+        logits = functional.make_apply(config)(params, jnp.asarray(tokens)).logits
+        logp = jax.nn.log_softmax(logits[:, :-1])
+        return -jnp.mean(jnp.take_along_axis(logp, tokens[:, 1:, None], axis=-1))
+
+    flat = hf.by_path(slopes(params))
+    for name, tensor in hf.tensors(config).items():
+        [path] = tensor.paths
+        ours, theirs = np.asarray(flat[path]), grads.pop(name)
+        ours = ours.T if tensor.transposed else ours
+        off = np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
+        assert off < 10 * CLOSE, (name, off)
+    assert not grads
+
+
+@pytest.mark.parity
+@pytest.mark.slow
+def test_greedy_text_is_transformers_own(pair, smollm2, tmp_path):
+    torch, model, tokenizer, *_ = pair
+    out = tmp_path / "out.jsonl"
+    args = ["sample", str(smollm2), "--greedy", "--max-tokens", "24", "--plain"]
+    cli.main([*args, "--out", str(out), "--prompt", *TEXTS])
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    for text, row in zip(TEXTS, rows, strict=True):
+        ids = tokenizer(text, return_tensors="pt")
+        with torch.no_grad():
+            whole = model.generate(**ids, max_new_tokens=24, do_sample=False)
+        new = whole[0, ids["input_ids"].shape[1] :]
+        assert row["completion"] == tokenizer.decode(new, skip_special_tokens=True)
