@@ -7,7 +7,6 @@ base) or a run's folder (its newest whole checkpoint).
 import contextlib
 import dataclasses
 import json
-import os
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from typing import Literal
 
 import tyro
 
-from alignax.models import gguf, hf
+from alignax.models import gguf, hf, shards
 from alignax.train import folders
 from alignax.train import policy as policies
 from alignax.types import InputError
@@ -110,7 +109,7 @@ def fresh(folder: Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Another process may be writing the same.
     half = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    half.chmod(0o777 & ~_umask())
+    half.chmod(0o777 & ~shards.umask())
     try:
         yield half
         if folder.exists():
@@ -118,10 +117,3 @@ def fresh(folder: Path) -> Iterator[Path]:
         half.replace(folder)
     finally:
         shutil.rmtree(half, ignore_errors=True)
-
-
-def _umask() -> int:
-    # It can only be read by setting it.
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -1,6 +1,7 @@
 """The safetensors files of a Hugging Face folder: one, or several with their index."""
 
 import json
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -73,6 +74,8 @@ def write(
     def flush() -> None:
         half = folder / f"{WEIGHTS}.{len(halves)}.half"
         save_file(held, half, metadata={"format": "pt"})
+        # The package leaves it to its owner alone.
+        half.chmod(0o666 & ~umask())
         halves.append((half, list(held)))
         held.clear()
 
@@ -96,3 +99,11 @@ def write(
     (folder / INDEX).write_text(json.dumps(index, indent=2), encoding="utf-8")
     # It would be read in place of the index.
     (folder / WEIGHTS).unlink(missing_ok=True)
+
+
+def umask() -> int:
+    """The permissions that new files go without."""
+    # It can only be read by setting it.
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask

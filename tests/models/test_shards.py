@@ -24,6 +24,7 @@ def test_large_weights_are_several_files_with_their_index(tmp_path):
     assert [file.name for file in files] == [
         f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)
     ]
+    assert files[0].stat().st_mode == (tmp_path / shards.INDEX).stat().st_mode
     index = json.loads((tmp_path / shards.INDEX).read_text())
     assert list(index["weight_map"]) == list(named)
     assert index["metadata"]["total_size"] == sum(x.nbytes for x in named.values())
