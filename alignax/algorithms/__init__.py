@@ -25,7 +25,7 @@ from alignax.algorithms.compose import (
     reduced,
 )
 from alignax.algorithms.fields import needed
-from alignax.algorithms.needs import needs
+from alignax.algorithms.needs import needs, reads_behaviour
 from alignax.algorithms.table import METHODS
 from alignax.algorithms.values import partial
 
@@ -44,6 +44,7 @@ __all__ = [
     "partial",
     "pooled",
     "prepare",
+    "reads_behaviour",
     "reduced",
 ]
 

@@ -29,6 +29,46 @@ def needs(algorithm: Algorithm, *, completions: int = 4) -> frozenset[str]:
       >>> print(*needs(METHODS["grpo"].algorithm))
       logp_ref
     """
+    full, optional = _full(algorithm, completions)
+    # With everything given what is refused is K itself.
+    jax.eval_shape(lambda scored: prepare(algorithm, scored), full)
+
+    def without(name):
+        absent: dict[str, Any] = {name: None}
+        return dataclasses.replace(full, **absent)
+
+    return frozenset(name for name in optional if _refuses(algorithm, without(name)))
+
+
+def reads_behaviour(algorithm: Algorithm) -> bool:
+    """Whether a method's weights or ratios are to the sampler's own log-probabilities.
+
+    Args:
+      algorithm: the composition.
+
+    Returns:
+      the truth of TIS and its kin, and of methods whose denominator is the sampler's.
+
+    Example:
+      >>> from alignax.algorithms import METHODS
+      >>> print(*(reads_behaviour(METHODS[x].algorithm) for x in ("grpo", "tis")))
+      False True
+    """
+    full, _ = _full(algorithm, 4)
+    rollout = dataclasses.replace(full.rollout, logp_behaviour=None)
+    return _refuses(algorithm, dataclasses.replace(full, rollout=rollout))
+
+
+def _refuses(algorithm: Algorithm, scored: Scored) -> bool:
+    try:
+        jax.eval_shape(lambda scored: prepare(algorithm, scored), scored)
+    except InputError:
+        return True
+    return False
+
+
+def _full(algorithm: Algorithm, completions: int) -> tuple[Scored, dict[str, Any]]:
+    """A record with all that a method may need, and its optional fields."""
     groups, length = 2, 3
     pairs = jnp.zeros((groups, completions))
     tokens = jnp.zeros((groups * completions, length))
@@ -64,17 +104,4 @@ def needs(algorithm: Algorithm, *, completions: int = 4) -> frozenset[str]:
         "index": jnp.arange(groups),
         "key": jax.random.key(0),
     }
-    full = Scored(rollout=rollout, rewards=pairs, logp_old=tokens, **optional)
-    # With everything given what is refused is K itself.
-    jax.eval_shape(lambda scored: prepare(algorithm, scored), full)
-
-    def refuses(name):
-        without: dict[str, Any] = {name: None}
-        scored = dataclasses.replace(full, **without)
-        try:
-            jax.eval_shape(lambda scored: prepare(algorithm, scored), scored)
-        except InputError:
-            return True
-        return False
-
-    return frozenset(name for name in optional if refuses(name))
+    return Scored(rollout=rollout, rewards=pairs, logp_old=tokens, **optional), optional

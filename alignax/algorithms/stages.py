@@ -181,6 +181,11 @@ def mixed_or_stored(scored: Scored) -> Array:
     return mixed(scored) | (scored.mask & needed(scored, "demonstrated")[:, None])
 
 
+def whole(scored: Scored, *, keep) -> Array:
+    """Overlong filtering: what ``keep`` keeps of completions that have ended."""
+    return keep(scored) & scored.rollout.finished[:, None]
+
+
 def overlong(scored: Scored) -> Array:
     """DAPO's penalty over the last fifth of the tokens that there may be."""
     longest = scored.mask.shape[-1]

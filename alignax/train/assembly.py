@@ -43,8 +43,8 @@ class Parts(NamedTuple):
     """``(params, key, prompts, version=0, completions=K, temperature=…, prefix=…) ->
     rollout``: plain completions of each prompt, whatever the method."""
     score: Callable[..., Scored]
-    """``(state, index, rollout) -> scored``: what ``sample`` says of its rollout, of
-    another sampler's of K completions a prompt."""
+    """``(state, index, rollout, demonstrated=None, rescore=…) -> scored``: what
+    ``sample`` says of its rollout, of another sampler's of K completions a prompt."""
     completions: int
 
 
@@ -173,7 +173,8 @@ def make(
 
     if jit:
         fixed = ("completions", "temperature", "prefix")
-        generate, scorer = jax.jit(generate, static_argnames=fixed), jax.jit(scorer)
+        generate = jax.jit(generate, static_argnames=fixed)
+        scorer = jax.jit(scorer, static_argnames="rescore")
     step = policy_gradient.make_step(
         algorithm,
         score,

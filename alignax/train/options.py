@@ -10,7 +10,7 @@ from typing import Literal
 import optax
 
 from alignax import algorithms, controllers, divergences, references
-from alignax.algorithms import Algorithm
+from alignax.algorithms import Algorithm, stages
 from alignax.divergences import Divergence
 from alignax.pipeline import update
 from alignax.regularisers import Form, Level, Place, Regulariser
@@ -170,6 +170,9 @@ class RL:
     """Sample from this many likeliest tokens only."""
     top_p: float | None = None
     """Sample from the likeliest tokens of this mass only."""
+    mask_truncated: bool = False
+    """Do not train on completions that were cut before their end; their rewards still
+    count in their group."""
     slots: int | None = None
     """Rows decoded at a time, where finished ones make room for the next; None decodes
     all."""
@@ -299,6 +302,9 @@ def algorithm_of(config: RL) -> Algorithm:
     }
     if config.reference != "method":
         algorithm = dataclasses.replace(algorithm, reference=rules[config.reference]())
+    if config.mask_truncated:
+        keep = algorithms.partial(stages.whole, keep=algorithm.keep)
+        algorithm = dataclasses.replace(algorithm, keep=keep)
     if config.target_kl is not None:
         maker, settings = {
             "proportional": (controllers.adaptive_kl, {"horizon": config.kl_horizon}),

@@ -297,6 +297,9 @@ def make_step(
         metrics = jax.tree.map(jnp.mean, each)
         metrics |= {name: each[name][0] for name in ("ratio", "ratio_outside")}
         metrics |= describe(algorithm, own)
+        if own.rollout.version is not None:
+            behind = (state.step - own.rollout.version).astype(jnp.float32)
+            metrics["staleness"] = reduce.divide(*reduce.token_mean(behind, own.mask))
         metrics["no_signal"] = 1 - signal.astype(jnp.float32)
         # Which rule is applied does not depend on where beta starts.
         rule = algorithm.controller(beta=algorithm.beta or 1.0)

@@ -50,7 +50,7 @@ def make_scorer(
     rescore: bool | None = None,
     values: TokenFn | None = None,
 ) -> Callable[..., Scored]:
-    """``(state, index, rollout, demonstrated=None) -> Scored``, all but its rewards.
+    """``(state, index, rollout, demonstrated=None, rescore=…) -> Scored``, unrewarded.
 
     Args:
       algorithm: the method.
@@ -65,7 +65,7 @@ def make_scorer(
     plan, asked = algorithm.sampling, algorithms.needs(algorithm)
     foreign = plan.last != "own" or plan.roll_in is not None or plan.context > 0
 
-    def scored_by(state, index, rollout, demonstrated=None):
+    def scored_by(state, index, rollout, demonstrated=None, rescore=rescore):
         reference = algorithm.reference.params(state.reference)
         half = any(x.dtype.itemsize == 2 for x in jax.tree.leaves(state.params))
         again = foreign or half or "entropy" in asked if rescore is None else rescore

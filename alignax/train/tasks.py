@@ -13,6 +13,7 @@ import numpy as np
 
 from alignax import algorithms
 from alignax.pipeline import data, rewards
+from alignax.train import dynamic
 from alignax.train.assembly import Parts
 from alignax.types import InputError, Prompts, Rollout, TrainState
 
@@ -92,8 +93,8 @@ def guided(
     return dataclasses.replace(prompts, guide=tokens, guide_mask=mask)
 
 
-# No step has this number.
-_BEFOREHAND = 2**32 - 1
+# Draws of other times than a step's own; no step has these numbers.
+_BEFOREHAND, _AHEAD, _ROUNDS = 2**32 - 1, 2**32 - 1, 2**31
 
 
 def reference_rewards(
@@ -139,30 +140,67 @@ def host_step(
     judge: Judge,
     *,
     guide: Callable[[Prompts], Prompts] | None = None,
-) -> Callable[[TrainState, Prompts], tuple[TrainState, dict[str, Any]]]:
+    further: Callable[[int, int], Prompts] | None = None,
+    rounds: int = 0,
+    ahead: int = 0,
+) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Any]]]:
     """Sample, judge, update: a step for ``loop.train``.
 
     Args:
       parts: of ``assembly.make``.
       judge: the task's.
       guide: gives prompts their guides, where the method samples with them.
+      further: ``(step, round) -> prompts`` of the batch's shape, for dynamic sampling:
+        prompts whose rewards are all equal are replaced within the step by further ones
+        that have a spread (DAPO, arXiv 2503.14476, §3.2).
+      rounds: of further prompts in a step, at the most; where they do not suffice,
+        prompts without a spread stay.
+      ahead: batches that are sampled before they are due, while the host judges: the
+        tokens of a batch are as many steps behind the policy that they train, and no
+        more. Then ``ahead.windows`` of the data are asked for in place of prompts.
 
     Returns:
       ``(state, prompts) -> (state, metrics)``; it waits for the samples, as the host
       judges them. Its metric ``reward_failed`` is the share of completions without a
-      reward of their own. A reward that is not finite is named by its record in a
-      warning, and the step leaves the parameters as they were.
+      reward of their own; with ``further``, ``resampled`` is the number of further
+      prompts that were sampled, ``replaced`` of those that took a place. A reward that
+      is not finite is named by its record in a warning, and the step leaves the
+      parameters as they were. Samples that are behind have their own policy's
+      ``logp_old``, to which the method's ratios are; where its weights are of
+      ``logp_old`` to the sampler's (TIS and its kin), they are scored again.
+
+    Raises:
+      InputError: ``rounds`` without ``further``, or ``ahead`` with a method that holds
+        its ratio at 1, which would not see that the samples are another policy's.
     """
-
-    beforehand = None
-    if "reference_rewards" in algorithms.needs(parts.algorithm):
+    algorithm, beforehand = parts.algorithm, None
+    if rounds and further is None:
+        raise InputError(
+            f"further must be given for {rounds} rounds of further prompts"
+        )
+    if ahead and algorithm.on_policy:
+        raise InputError(
+            f"ahead must be 0, got {ahead}: the method holds its ratio at 1, so that "
+            "samples of an older policy would be biased; take one with a ratio"
+        )
+    if ahead and rounds and algorithm.sampling.roles > 1:
+        raise InputError("rounds must be 0 where two roles are sampled ahead")
+    if "reference_rewards" in algorithms.needs(algorithm):
         beforehand = reference_rewards(parts, judge)
+    weighs = ahead > 0 and algorithms.reads_behaviour(algorithm)
+    held: dict[str, Any] = {}
 
-    def step(state, prompts):
-        if guide is not None and parts.algorithm.sampling.guided:
+    def drawn(state, prompts, draw=None):
+        if guide is not None and algorithm.sampling.guided:
             prompts = guide(prompts)
-        samples = parts.sample(state, prompts)
-        index = np.asarray(prompts.index)
+        if draw is not None:
+            # Other draws than the step's own.
+            key = jax.random.fold_in(state.key, draw)
+            state = dataclasses.replace(state, key=key)
+        return prompts, parts.sample(state, prompts)
+
+    def judged(state, prompts, samples):
+        index = np.asarray(samples.scored.index)
         known = (state.memory or {}).get("history")
         if known is not None and index.max() >= len(known):
             raise InputError(
@@ -178,8 +216,50 @@ def host_step(
         if samples.greedy is not None:
             best = judge(samples.greedy, index)["rewards"]
             fields["greedy"] = rewards.checked(best, index)
-        state, metrics = parts.step(state, samples.rewarded(**fields))
-        failed_share = np.mean(failed, dtype=np.float32)
-        return state, {**metrics, "reward_failed": failed_share}
+        return samples.rewarded(**fields), np.mean(failed, dtype=np.float32)
+
+    def due(state, batch):
+        """The samples of this step, those of the next ones under way."""
+        if not ahead:
+            return drawn(state, batch)
+        window = list(batch)
+        if state is not held.get("state") or len(held["pending"]) > len(window):
+            # The first step, or a state that was put back: nothing is under way for it.
+            held["pending"] = []
+        pending = held["pending"]
+        for place in range(len(pending), len(window)):
+            draw = None if place == 0 else _AHEAD - place
+            pending.append((place, *drawn(state, window[place], draw)))
+        # Not a number of the state's, for which the host would wait.
+        behind, prompts, samples = pending.pop(0)
+        if weighs and behind:
+            scored = parts.score(
+                state,
+                prompts.index,
+                samples.rollout,
+                samples.scored.demonstrated,
+                rescore=True,
+            )
+            samples = samples._replace(scored=scored)
+        return prompts, samples
+
+    def step(state, batch):
+        scored, failed = judged(state, *due(state, batch))
+        more = {"reward_failed": failed}
+        if further is not None:
+            groups, left = len(scored.rewards), dynamic.without_spread(scored)
+            more |= {"resampled": np.float32(0), "replaced": np.float32(0)}
+            for number in range(rounds):
+                if left == 0:
+                    break
+                asked = drawn(state, further(int(state.step), number), _ROUNDS + number)
+                other, _ = judged(state, *asked)
+                scored, before = dynamic.refilled(scored, other), left
+                left = dynamic.without_spread(scored)
+                more["resampled"] += np.float32(groups)
+                more["replaced"] += np.float32(before - left)
+        state, metrics = parts.step(state, scored)
+        held["state"] = state
+        return state, metrics | more
 
     return step
