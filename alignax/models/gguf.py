@@ -4,6 +4,7 @@ What is quantised there is a number of the chosen dtype here: the same rounding,
 longer packed. Tensors are read, unpacked and written one by one.
 """
 
+import dataclasses
 import importlib
 import os
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from alignax.models import functional, gguf_tokenizer, hf
+from alignax.models import functional, gguf_tokenizer, hf, layers
 from alignax.models.config import DTYPES, DecoderConfig
 from alignax.models.hf_families import FAMILIES, Tensor
 from alignax.types import InputError
@@ -32,6 +33,7 @@ READ = {
     "feed_forward_length": "mlp_size",
     "attention.head_count": "num_heads",
 }
+DIVISORS = "rope_freqs.weight"
 MORE = {
     *("attention.head_count_kv", "attention.layer_norm_rms_epsilon"),
     *("attention.layer_norm_epsilon", "attention.key_length"),
@@ -200,7 +202,10 @@ def convert(
     held = {tensor.name: tensor for tensor in reader.tensors}
     if _tied_twice(held):
         del held["output.weight"]
+    divisors = held.pop(DIVISORS, None)
     config = read_config(fields, held, dtype=dtype)
+    if divisors is not None:
+        config = _divided(config, np.asarray(divisors.data, np.float32))
     architecture = fields["general.architecture"]
     gguf_tokenizer.check(fields)
     names = _names(gguf, architecture, config)
@@ -234,6 +239,23 @@ def convert(
     return config
 
 
+def _divided(config: DecoderConfig, divisors: np.ndarray) -> DecoderConfig:
+    """With the numbers that the divisors of the frequencies follow from."""
+    published = {"rope_low": 1.0, "rope_high": 4.0, "rope_original_length": 8192}
+    factor = float(divisors.max(initial=1.0))
+    found = dataclasses.replace(config, rope_factor=factor, **published)
+    plain, slowed = (layers.frequencies(x, local=False) for x in (config, found))
+    if divisors.shape != plain.shape or not np.allclose(
+        divisors, plain / slowed, rtol=1e-4
+    ):
+        raise InputError(
+            f"{DIVISORS} must hold Llama 3's divisors of the rotary frequencies (from "
+            f"1 to a factor, between 1 and 4 turns over 8192 tokens), got "
+            f"{divisors[:3]} …; take the model's Hugging Face folder"
+        )
+    return found
+
+
 def _tied_twice(held: Mapping[str, Any]) -> bool:
     """The head is the embedding, written again."""
     head, embedding = held.get("output.weight"), held.get("token_embd.weight")
@@ -253,12 +275,6 @@ def _check_tensors(
 ) -> None:
     """The tensors are those of the configuration."""
     missing, unknown = sorted(set(names) - set(held)), sorted(set(held) - set(names))
-    if "rope_freqs.weight" in unknown:
-        raise InputError(
-            f"{source} has rope_freqs.weight, the divisors of the rotary frequencies "
-            "(Llama 3.1 and later), from which config.json's numbers do not follow; "
-            "take the model's Hugging Face folder"
-        )
     if missing or unknown:
         raise InputError(
             f"the tensors in {source} must be those of its keys; missing: "

@@ -92,6 +92,22 @@ def tensors(architecture, config, params):
     return written
 
 
+def divisors(config):
+    """Of the frequencies, one by one, as llama.cpp's converter writes them."""
+    values = []
+    for i in range(0, config.head_dim, 2):
+        length = 2 * np.pi * config.rope_theta ** (i / config.head_dim)
+        if length < config.rope_original_length / config.rope_high:
+            values.append(1.0)
+        elif length > config.rope_original_length / config.rope_low:
+            values.append(config.rope_factor)
+        else:
+            smooth = config.rope_original_length / length - config.rope_low
+            smooth /= config.rope_high - config.rope_low
+            values.append(1 / ((1 - smooth) / config.rope_factor + smooth))
+    return np.array(values, np.float32)
+
+
 def write(
     path, params, *, config=TINY, architecture="llama", quantised=None, **changes
 ):
@@ -153,6 +169,8 @@ def write(
             writer.add_tensor(name, packed, raw_dtype=quantised)
         else:
             writer.add_tensor(name, value)
+    if config.rope_low is not None:
+        writer.add_tensor("rope_freqs.weight", divisors(config))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

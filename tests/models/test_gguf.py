@@ -31,7 +31,16 @@ GPT2 = MORE(
     gated_mlp=False,
     rope_theta=10_000.0,
 )
+LLAMA3 = MORE(
+    TINY,
+    rope_theta=500_000.0,
+    rope_factor=32.0,
+    rope_low=1.0,
+    rope_high=4.0,
+    rope_original_length=8192,
+)
 MODELS = {
+    "llama 3": ("llama", LLAMA3),
     "llama": ("llama", TINY),
     "llama, own head": ("llama", MORE(TINY, tie_embeddings=False)),
     "qwen2": ("qwen2", MORE(TINY, attention_bias=True)),
@@ -101,6 +110,14 @@ def test_packed_weights_give_the_logits_of_their_rounding(llama, tmp_path):
     off = np.linalg.norm(logits - original) / np.linalg.norm(original)
     # Weights move by 0.3 %; a small random model makes ten times that of it.
     assert 1e-4 < off < 0.1, off
+
+
+def test_divisors_that_are_not_llama_3s_are_refused(llama, tmp_path):
+    other = MORE(LLAMA3, rope_high=5.0)
+    assert (gguf_file.divisors(LLAMA3) != gguf_file.divisors(other)).any()
+    gguf_file.write(tmp_path / "x.gguf", llama[2], config=other)
+    with pytest.raises(InputError, match=r"rope_freqs\.weight must hold Llama 3's"):
+        gguf.convert(tmp_path / "x.gguf", tmp_path / "x")
 
 
 def test_weights_in_half_precision(llama, tmp_path):
