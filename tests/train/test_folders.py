@@ -108,6 +108,13 @@ def test_a_run_of_adapters_upon_a_run(base, tmp_path):
     same(policy, lora.merge(params, adapters, lora=RANK2))
     assert folders.find(run).base == folder
     assert first.is_dir()
+    # And upon adapters, which are merged first.
+    lora.save(tmp_path / "lora", TINY, adapters_of(params, seed=1), RANK2, base=folder)
+    (run / "run.json").write_text(
+        json.dumps({"model": "../lora", "lora": settings, "phase": "rl"})
+    )
+    below = lora.merge(params, adapters_of(params, seed=1), lora=RANK2)
+    same(folders.open_policy(run), lora.merge(below, adapters, lora=RANK2))
 
 
 def test_folders_that_hold_no_policy_are_refused(base, tmp_path):
