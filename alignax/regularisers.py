@@ -15,7 +15,8 @@ The objective is ``E_π r − β D``. Four choices make a ``Regulariser``:
   of the ``reference``.
 
 Every combination that is not refused has the gradient of ``D`` in expectation, where
-token losses are summed: the tests enumerate it.
+token losses are summed: the tests enumerate it. In the loss that holds from the second
+update on a rollout, too, by importance weights up to ``weight_cap``.
 """
 
 import dataclasses
@@ -63,6 +64,10 @@ class Regulariser:
     samples: Samples = "policy"
     k: int = 64
     """Tokens of the form ``top_k``."""
+    weight_cap: float | None = 2.0
+    """Largest importance weight of a term in the loss on completions of the policy as
+    it was, 1 at the first update on a rollout; ``math.inf`` leaves them as they are,
+    unbiased, and None does without, as published penalties in the loss do."""
 
     def __post_init__(self):
         names = {"level": Level, "form": Form, "place": Place, "samples": Samples}
@@ -75,6 +80,11 @@ class Regulariser:
                 )
         if self.k < 1:
             raise InputError(f"k must be at least 1 token, got {self.k}")
+        if self.weight_cap is not None and not self.weight_cap > 0:
+            raise InputError(
+                "weight_cap must be positive, or None for no weights, got "
+                f"{self.weight_cap}"
+            )
         if self.form != "sampled" and self.place == "reward":
             raise InputError(
                 f"form {self.form} sums over the vocabulary, and its gradient is no "
@@ -113,6 +123,12 @@ class Regulariser:
         """Whether ``losses`` needs the tokens' divergences over the vocabulary."""
         return self.form != "sampled"
 
+    @property
+    def weighted(self) -> bool:
+        """Whether ``losses`` weighs tokens for how far the policy has moved."""
+        own = self.place == "loss" and self.samples == "policy"
+        return own and self.weight_cap is not None
+
 
 def k1_in_reward() -> Regulariser:
     """PPO's and RLOO's penalty: the reverse KL of whole completions, unbiased."""
@@ -121,15 +137,20 @@ def k1_in_reward() -> Regulariser:
 
 def k2_in_loss() -> Regulariser:
     """What ``½ (log π/ρ)²`` in the loss descends: the myopic reverse KL. The gradient
-    is that of k2; the value is the divergence's own estimate."""
-    return Regulariser(level="myopic", place="loss")
+    is that of k2; the value is the divergence's own estimate. Without importance
+    weights, as published."""
+    return Regulariser(level="myopic", place="loss", weight_cap=None)
 
 
 def k3_in_loss() -> Regulariser:
     """GRPO's penalty: ``e^{−l} − 1 + l`` in the loss, whose gradient is that of the
-    myopic *forward* KL (Tang and Munos, arXiv 2506.09477)."""
+    myopic *forward* KL (Tang and Munos, arXiv 2506.09477). Without importance weights,
+    as published."""
     return Regulariser(
-        divergence=divergences.forward_kl(), level="myopic", place="loss"
+        divergence=divergences.forward_kl(),
+        level="myopic",
+        place="loss",
+        weight_cap=None,
     )
 
 
@@ -181,8 +202,13 @@ def losses(
     mask: Bool[Array, "*B T"],
     *,
     over_vocabulary: Float[Array, "*B T"] | None = None,
+    logp_behaviour: Float[Array, "*B T"] | None = None,
 ) -> Float[Array, "*B T"]:
     """Token losses whose sum has the divergence's gradient, before ``beta``.
+
+    Tokens of a policy b that has moved since are weighted by what each term depends
+    on: a token's by the tokens up to it, ``Π_{n ≤ t} π_n/b_n``, a sum over the
+    vocabulary by those before it, a whole completion's divergence by the whole.
 
     Args:
       regulariser: with place ``loss``.
@@ -191,12 +217,20 @@ def losses(
       mask: ``[..., T]``, True on the policy's tokens.
       over_vocabulary: ``[..., T]``, each token's divergence by its form ``exact`` or
         ``top_k``, differentiated; needed by these forms.
+      logp_behaviour: ``[..., T]`` under the policy b that sampled the tokens, for the
+        weights up to ``weight_cap``; None where that is the policy itself. No
+        gradient. Not used on samples of the reference, which do not move.
 
     Returns:
       ``[..., T]`` float32, zero where masked.
 
-    Value: an estimate of the divergence, unbiased where tokens are the policy's.
-    Gradient: of the divergence, unbiased where tokens are the policy's.
+    Value: an estimate of the divergence, unbiased where tokens are the policy's, or
+      b's with weights that no cap cuts.
+    Gradient: of the divergence, unbiased where the value is.
+
+    Reference:
+      Precup, Sutton and Singh, "Eligibility traces for off-policy policy evaluation",
+      2000 (the weights); Ionides, "Truncated importance sampling", 2008 (the cap).
 
     Raises:
       InputError: a form over the vocabulary without ``over_vocabulary``.
@@ -207,16 +241,6 @@ def losses(
       >>> print(jax.grad(loss)(logp))
       [2. 2.]
     """
-    if regulariser.over_vocabulary:
-        if over_vocabulary is None:
-            raise InputError(
-                f"over_vocabulary must be given for the form {regulariser.form}: each "
-                "token's divergence, such as rollout.divergence_by_hidden makes it"
-            )
-        token = reduce.masked(over_vocabulary, mask)
-        if regulariser.level == "myopic":
-            return token
-        return estimators.sequence_surrogate(token, logp, mask)
     div, myopic = regulariser.divergence, regulariser.level == "myopic"
     if regulariser.samples == "reference":
         surrogate = (
@@ -225,11 +249,39 @@ def losses(
             else estimators.sequence_f_reference_surrogate
         )
         return surrogate(div, logp, logp_ref, mask)
+    cap = regulariser.weight_cap
+    weighted = logp_behaviour is not None and cap is not None
+
+    def weigh(token, weights_of):
+        if not weighted:
+            return token
+        weights = weights_of(logp, logp_behaviour, mask)
+        return token * estimators.truncated_weights(weights, cap=cap)
+
+    if regulariser.over_vocabulary:
+        if over_vocabulary is None:
+            raise InputError(
+                f"over_vocabulary must be given for the form {regulariser.form}: each "
+                "token's divergence, such as rollout.divergence_by_hidden makes it"
+            )
+        # The tail of top_k depends on the taken token, the whole sum does not.
+        exact = regulariser.form == "exact"
+        token = weigh(
+            reduce.masked(over_vocabulary, mask),
+            estimators.context_weights if exact else estimators.prefix_weights,
+        )
+        return token if myopic else estimators.sequence_surrogate(token, logp, mask)
     if myopic:
-        return estimators.myopic_f_surrogate(div, logp, logp_ref, mask)
-    if regulariser._chains:
-        return estimators.sequence_kl_surrogate(logp, logp_ref, mask)
-    return estimators.sequence_f_surrogate(div, logp, logp_ref, mask)
+        token = estimators.myopic_f_surrogate(div, logp, logp_ref, mask)
+        return weigh(token, estimators.prefix_weights)
+    if not regulariser._chains:
+        token = estimators.sequence_f_surrogate(div, logp, logp_ref, mask)
+        return weigh(token, estimators.sequence_weights)
+    if weighted:
+        return estimators.off_policy_sequence_kl_surrogate(
+            logp, logp_ref, logp_behaviour, mask, cap=cap
+        )
+    return estimators.sequence_kl_surrogate(logp, logp_ref, mask)
 
 
 def pull(

@@ -56,9 +56,17 @@ This page is written by `python docs/generate_regularisers.py`; a test compares 
 the code. That the expected change of one whole step, from the record to the optimiser,
 is the gradient of the objective is enumerated in `tests/train/test_whole_step.py`: for
 every row of the table of combinations, ten divergences on samples of the policy and
-four on those of the reference. It holds for samples of the policy that is updated. From
-the second update on a rollout, and on replayed rows, a divergence in the loss is not
-weighted for the policy's move; in the reward the ratio of the policy term does that.
+four on those of the reference. From the second update on a rollout, and on replayed
+rows, the samples are those of an earlier policy: a divergence in the loss is then
+weighted by what each term depends on, `Π π/π_old` over the tokens up to it (`sampled`,
+`top_k`), before it (`exact`), or over the whole completion (a divergence of `sequence`
+that does not chain). Weights are 1 at the first update, and at most `weight_cap`
+(`--rl.divergence-weight-cap`, 2 by default, where long completions that have moved far
+feel less of the divergence; `inf` is unbiased, which is enumerated too). `k2_in_loss` and
+`k3_in_loss`, and methods that are published with them, go without, as their papers do:
+from the second update on their penalty is that of the old policy's prefixes. In the
+reward the ratio of the policy term does what a weight would, as exactly as it is one: a
+method whose ratios are of tokens alone leaves the prefixes the old policy's.
 
 ## In short
 

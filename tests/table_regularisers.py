@@ -23,6 +23,13 @@ PLAIN = {
 }
 
 
+def weighed(logp, logp_ref, mask, behaviour):
+    regulariser = Regulariser(divergence=JS, **LOSS)
+    return regularisers.losses(
+        regulariser, logp, logp_ref, mask, logp_behaviour=behaviour
+    )
+
+
 def summed(logp, logp_ref, mask, token):
     regulariser = Regulariser(form="exact", **LOSS)
     return regularisers.losses(regulariser, logp, logp_ref, mask, over_vocabulary=token)
@@ -45,6 +52,14 @@ ROWS = [
         fn=summed,
         args=(LOGP, REF, MASK, TOKEN),
         grad=(0, 3),
+        mask=2,
+        masked=(0, 1, 3),
+        estimator=True,
+    ),
+    Row(
+        name="regularisers.losses",
+        fn=weighed,
+        args=(LOGP, REF, MASK, LOGP + 0.1 * REF),
         mask=2,
         masked=(0, 1, 3),
         estimator=True,

@@ -39,7 +39,6 @@ WAITING = [
         "nash_pg_myopic_surrogate regularised_preference sppo_loss",
     ),
     # Rollouts and off-policy steps that are to come.
-    ("estimators", "context_weights"),
     ("selection", "recent_sample_recovery"),
     ("surrogates", "continuous_log_ratio"),
     # What no task here gives: representations, costs, ties, reactions, a critic of Q.

@@ -40,6 +40,8 @@ class Rows:
     values_old: Leaf = None  # float32 [B, T], of the critic
     returns: Leaf = None  # float32 [B, T], what its values should be
     learned: Leaf = None  # bool [B, T], the tokens that the critic learns from
+    logp_sampled: Leaf = None  # float32 [B, T], of the policy that sampled, where the
+    # regulariser in the loss is weighted for how far it has moved
 
 
 def _rewards(scored: Scored) -> Array:
@@ -245,8 +247,11 @@ def prepare(algorithm: Algorithm, scored: Scored) -> Rows:
     beta = algorithm.beta if scored.beta is None else scored.beta
     beta = beta * algorithm.strength(scored).astype(jnp.float32)
     penalty = jnp.zeros(keep.shape, jnp.float32)
+    extra = {}
     if regulariser is not None:
         ref = needed(scored, "logp_ref")
+        if regulariser.weighted:
+            extra["logp_sampled"] = reduce.masked(scored.logp_old, keep)
         if regulariser.place == "reward":
             penalty = beta[:, None] * regularisers.token_penalties(
                 regulariser, scored.logp_old, ref, scored.mask
@@ -256,7 +261,7 @@ def prepare(algorithm: Algorithm, scored: Scored) -> Rows:
     # A myopic penalty is each token's own: it is no reward that earlier ones get.
     myopic = regulariser is not None and regulariser.level == "myopic"
     credited = 0 * penalty if myopic else penalty
-    critic, shaped = {}, algorithm.shape(scored)
+    shaped = algorithm.shape(scored)
     if algorithm.critic is not None:
         values, heads = needed(scored, "values"), algorithm.critic.heads
         wanted = keep.shape if heads == 1 else (*keep.shape, heads)
@@ -267,12 +272,12 @@ def prepare(algorithm: Algorithm, scored: Scored) -> Rows:
             )
         values = pooled(algorithm.critic, values, scored.mask)
         scored = dataclasses.replace(scored, values=values)
-        critic["values_old"] = reduce.masked(values, keep)
+        extra["values_old"] = reduce.masked(values, keep)
         returns = algorithm.critic.returns(
             dataclasses.replace(scored, rewards=shaped), credited
         )
-        critic["returns"] = reduce.masked(returns, keep)
-        critic["learned"] = algorithm.critic.learns(scored) & keep
+        extra["returns"] = reduce.masked(returns, keep)
+        extra["learned"] = algorithm.critic.learns(scored) & keep
     relative = algorithm.advantage(scored, shaped)
     token = algorithm.credit(scored, relative, credited)
     if myopic:
@@ -287,7 +292,7 @@ def prepare(algorithm: Algorithm, scored: Scored) -> Rows:
         share=algorithm.share(scored).astype(jnp.float32),
         level=reduce.masked(algorithm.level(scored), keep),
         group_tokens=reduce.group_tokens(keep, completions=completions),
-        **critic,
+        **extra,
     )
     return jax.lax.stop_gradient(followed(algorithm, scored.logp_old, rows))
 
@@ -350,7 +355,12 @@ def losses(
     result = rows.weights * algorithm.rule(ratios, rows)
     if regulariser is not None and regulariser.place == "loss":
         result = result + rows.beta[:, None] * regularisers.losses(
-            regulariser, logp, rows.logp_ref, rows.mask, over_vocabulary=over_vocabulary
+            regulariser,
+            logp,
+            rows.logp_ref,
+            rows.mask,
+            over_vocabulary=over_vocabulary,
+            logp_behaviour=rows.logp_sampled,
         )
     if algorithm.term is not None:
         result = result + algorithm.term(logp, entropy, rows)

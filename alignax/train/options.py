@@ -138,6 +138,9 @@ class RL:
     method's own."""
     divergence_top_k: int = 64
     """How many tokens the form top_k sums over."""
+    divergence_weight_cap: float | None = None
+    """Largest importance weight of a divergence in the loss from the second update on a
+    rollout; inf for no bound, 0 for no weights; by default the method's own."""
     target_kl: float | None = None
     """The KL to hold by adapting beta, in nats a completion; None leaves beta to the
     method."""
@@ -274,6 +277,9 @@ def algorithm_of(config: RL) -> Algorithm:
     }
     if config.divergence is not None:
         chosen["divergence"] = divergence_of(config.divergence)
+    cap = config.divergence_weight_cap
+    if cap is not None and (chosen or algorithm.regulariser is not None):
+        chosen["weight_cap"] = cap or None
     if chosen:
         chosen["k"] = config.divergence_top_k
         base = algorithm.regulariser or Regulariser()

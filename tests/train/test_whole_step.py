@@ -181,6 +181,90 @@ def test_expected_step_on_samples_of_the_reference(name, level):
     assert np.linalg.norm(actual - expected) < 1e-4 * np.linalg.norm(expected)
 
 
+MOVED = [
+    (name, level, form)
+    for name in ("reverse_kl", "forward_kl", "jensen_shannon", "chi2_kl")
+    for level, form in [*SAMPLED, ("myopic", "exact"), ("myopic", "top_k")]
+] + [("reverse_kl", "sequence", "exact"), ("reverse_kl", "sequence", "top_k")]
+ALWAYS_MOVED = [("reverse_kl", "sequence", "top_k")]
+OLD = exact.tabular_init(
+    jax.random.key(5), prompts=1, vocab_size=V, horizon=T, scale=0.7
+)
+
+
+def penalty_gradient(regulariser):
+    """−β ∇D at the parameters, without the reward."""
+    whole = jax.grad(objective)(PARAMS, regulariser)
+    reward = jax.grad(lambda p: exact.expectation(logp_of(p), REWARDS))(PARAMS)
+    return flat(whole) - flat(reward)
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "form"),
+    [
+        pytest.param(
+            *case,
+            marks=[]
+            if case == ("reverse_kl", "sequence", "top_k")
+            else pytest.mark.slow,
+        )
+        for case in MOVED
+    ],
+)
+def test_expected_second_step(name, level, form):
+    """From records of a policy that has moved since: D at the new parameters."""
+    regulariser = Regulariser(
+        divergence=DIVERGENCES[name],
+        level=level,
+        form=form,
+        place="loss",
+        k=1,
+        weight_cap=float("inf"),
+    )
+    records, weights = pairs_of(OLD)
+    records = dataclasses.replace(records, rewards=jnp.zeros_like(records.rewards))
+    actual = flat(expected_change(regulariser, records, weights))
+    expected = penalty_gradient(regulariser)
+    assert np.linalg.norm(actual - expected) < 1e-4 * np.linalg.norm(expected)
+
+
+@pytest.mark.parametrize(("level", "form"), [case[1:] for case in MOVED[:4]])
+def test_weights_are_bounded_and_may_be_left_out(level, form):
+    """A cap of ε is ε times no weights; None is what the policy itself would have."""
+    logp, old, ref, token = jax.random.normal(jax.random.key(6), (4, 3, 4))
+    mask = jnp.ones((3, 4), bool)
+
+    def gradient(cap, old):
+        regulariser = Regulariser(
+            divergence=DIVERGENCES["jensen_shannon"],
+            level=level,
+            form=form,
+            place="loss",
+            weight_cap=cap,
+        )
+
+        def loss(logp):
+            over = token * logp if form != "sampled" else None
+            return jnp.sum(
+                regularisers.losses(
+                    regulariser,
+                    logp,
+                    ref,
+                    mask,
+                    over_vocabulary=over,
+                    logp_behaviour=old,
+                )
+            )
+
+        return np.asarray(jax.grad(loss)(logp))
+
+    plain = gradient(None, old)
+    np.testing.assert_array_equal(plain, gradient(1.0, None))
+    np.testing.assert_allclose(gradient(1.0, logp), plain, rtol=1e-6)
+    np.testing.assert_allclose(gradient(1e-9, old), 1e-9 * plain, rtol=1e-5)
+    assert np.abs(gradient(float("inf"), old) - plain).max() > 0.01
+
+
 def flat(tree):
     return np.concatenate([np.ravel(x) for x in jax.tree.leaves(tree)])
 
