@@ -44,7 +44,7 @@ WAITING = [
     # What no task here gives: representations, costs, ties, reactions, a critic of Q.
     ("advantages", "contrastive_rewards"),
     ("controllers", "lagrange_multipliers lagrangian_rewards"),
-    ("preference", "best_of_n_estimate binary_feedback_loss soft_labelled ties_loss"),
+    ("preference", "best_of_n_estimate soft_labelled ties_loss"),
     ("surrogates", "conservative_targets dueling_values"),
 ]
 

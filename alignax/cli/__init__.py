@@ -35,6 +35,18 @@ VERBS: dict[tuple[str, ...], tuple[str, str]] = {
         "alignax.cli.train_rl",
         "a policy by its own samples, on your prompts and your reward",
     ),
+    ("train", "preference"): (
+        "alignax.cli.train_preference",
+        "a policy by pairs or labels: DPO, f-DPO, KTO and their like",
+    ),
+    ("train", "reward"): (
+        "alignax.cli.train_reward",
+        "a reward model by pairs or labels, for train rl's --reward",
+    ),
+    ("train", "supervised"): (
+        "alignax.cli.train_supervised",
+        "a policy by answers that you have (SFT)",
+    ),
     ("sample",): ("alignax.cli.sample", "read what a model, adapters or a run write"),
     ("evaluate",): (
         "alignax.cli.evaluate",

@@ -133,7 +133,7 @@ def _flags(kind: type, given: Any, path: str, prefix: str) -> Iterator[str]:
         if group is not None:
             yield from _flags(group, value, path, f"{prefix}{key}.")
         elif isinstance(value, bool) and _switch(kind, key):
-            yield f"--{'' if value else 'no-'}{prefix}{key}".replace("_", "-")
+            yield f"--{prefix}{'' if value else 'no-'}{key}".replace("_", "-")
         elif isinstance(value, list):
             yield f"--{prefix}{key}".replace("_", "-")
             yield from map(_text, value)

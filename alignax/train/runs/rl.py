@@ -40,8 +40,11 @@ class Config:
     """A completion counts as right from this reward on: in the marks of samples, in
     the metric right, and for methods that ask."""
     reward_errors: Literal["nan", "raise"] = "nan"
-    """What a reward that raises does: nan skips the update and says which record it
-    was, raise ends the run."""
+    """What a reward that raises does: nan says which record it was and goes on,
+    raise ends the run."""
+    reward_failed: float | None = None
+    """What a completion gets whose reward failed; by default its batch updates
+    nothing."""
     reward_processes: int = 0
     """Worker processes that compute rewards, with a time limit each; 0 computes them
     in this one, without."""
@@ -220,7 +223,7 @@ def _run(config: Config, sets: Sets, policy: Policy, reward: rewards.Reward) -> 
     guide = _guide(sets, tokenizer, max_tokens)
     known = {"tokens": 0}
 
-    judged = tasks.judge_texts(train, reward, tokenizer)
+    judged = tasks.judge_texts(train, reward, tokenizer, on_failed=config.reward_failed)
 
     def judge(rollout, numbers):
         fields = judged(rollout, numbers)

@@ -1,0 +1,124 @@
+"""Maximum likelihood of one's own answers (SFT)."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import jax
+
+from alignax.pipeline import data
+from alignax.train import supervised
+from alignax.train.runs import rows, setting
+from alignax.train.runs.options import Data, Flat, Model, Output
+from alignax.train.runs.setting import Result
+from alignax.train.supervised import SFT
+
+FORMATS = ("messages", "completions")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Maximum likelihood of answers behind their prompts."""
+
+    model: Annotated[Model, Flat]
+    data: Annotated[Data, Flat]
+    length: int | None = None
+    """Tokens of the longest prompt with its answer; longer ones are left out. By
+    default the data's percentile."""
+    training: Annotated[SFT, Flat] = SFT(
+        steps=300, batch_size=16, learning_rate=None, warmup=None
+    )
+    microbatches: int = 4
+    """Parts that a batch is scanned in, to save memory; the gradient is the same."""
+    output: Annotated[Output, Flat] = Output(out=Path("runs/supervised"))
+
+    def __post_init__(self):
+        rows.check(self.length, self.training.batch_size, self.microbatches)
+
+
+def run(config: Config) -> Result:
+    """Teach a policy answers, and write all that the folder is to hold.
+
+    The learning rate is by default 1e-5 of all parameters and 2e-4 of adapters, as
+    TRL's examples and the LoRA papers have it.
+
+    Args:
+      config: the options.
+
+    Returns:
+      the state at the end, the policy with the trained parameters, the folder and the
+      rows of its log.
+
+    Raises:
+      InputError: an option, the data or the model's folder is bad.
+      RunError: the run cannot go on.
+    """
+    out = config.output
+    setting.check(out)
+    tokenizer = setting.tokenizer_of(config.model)
+    sets = setting.read(config.data, FORMATS, tokenizer, seed=out.seed)
+    if sets.format == "messages":
+        sets = sets._replace(
+            train=data.each_turn(rows.listed(sets.train)),
+            held_out=sets.held_out and data.each_turn(rows.listed(sets.held_out)),
+        )
+    policy = setting.open_model(config.model, seed=out.seed)
+
+    def texts(record):
+        return data.supervised_texts(record, tokenizer)
+
+    rate = 2e-4 if policy.lora else 1e-5
+    config = rows.settled(config, config.training, sets, texts, policy, rate=rate)
+    length = config.length or 1
+    count = config.training.batch_size // config.microbatches
+    policy = setting.checkpointed(policy, config.model, tokens=count * length)
+    score, tx = (
+        supervised.score_by_hidden(policy.hidden_fn),
+        supervised.optimiser(config.training),
+    )
+    key = jax.random.key(out.seed)
+    answers = {
+        "prompt": lambda record: texts(record)[0],
+        "answer": lambda record: texts(record)[1],
+    }
+    batches = data.supervised_batches(
+        sets.train,
+        tokenizer,
+        **answers,
+        batch_size=config.training.batch_size,
+        length=length,
+        seed=out.seed,
+        on_long="drop",
+    )
+
+    def encoded(records):
+        pairs = [texts(record) for record in records]
+        return data.encode_supervised(
+            [prompt for prompt, _ in pairs],
+            [answer for _, answer in pairs],
+            tokenizer,
+            length=length,
+            on_long="drop",
+        )
+
+    def losses(params, part) -> rows.Sums:
+        logp = score(params, part)
+        count = part.loss_mask[:, 1:].sum(axis=-1)
+        return {"loss": (-logp.sum(axis=-1), count)}
+
+    state, log = rows.train(
+        config,
+        out,
+        model=config.model,
+        kind="supervised",
+        steps=config.training.steps,
+        shown=("loss", "answer_probability", "memory"),
+        state=supervised.init_state(policy.params, tx, key),
+        batches=batches,
+        step=supervised.make_step(score, tx, microbatches=config.microbatches),
+        held_out=rows.held_out(sets, encoded, out, count=config.training.batch_size),
+        measured=losses,
+        drawn=("loss",),
+    )
+    setting.export(policy, state.params, out, config.model)
+    return Result(state, policy._replace(params=state.params), out.out, log)
