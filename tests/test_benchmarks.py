@@ -44,6 +44,7 @@ def test_tables_of_a_small_model():
     assert all(float(row[-1].strip(" |")) > 0 for row in rows[2:])
 
 
+@pytest.mark.slow
 def test_a_step_and_its_limit(monkeypatch):
     small = dataclasses.replace(CONFIGS["qwen3"], max_length=16)
     monkeypatch.setattr(grpo_step, "SMALL", small)

@@ -65,6 +65,7 @@ def test_a_run_of_the_samplers(tmp_path):
     assert (config.out / "results.json").read_text() == before
 
 
+@pytest.mark.slow
 def test_methods_are_named():
     names = rlvr.runnable()
     assert len(names) > 50
