@@ -121,7 +121,7 @@ def test_documentation(row):
         assert "Gradient:" in text
 
 
-@every_row
+@heavy_row
 def test_jit_equals_eager_and_traces_once(row):
     chex.clear_trace_counter()
     jitted = jax.jit(chex.assert_max_traces(lambda *args: row.fn(*args), n=1))
