@@ -69,6 +69,7 @@ to begin, from the repository's root:
   python -m experiments.grpo_arithmetic     a small model learns sums, in minutes
   alignax pretrained                        a real language model, in models/smollm2
   alignax sample models/smollm2 --prompt "What is a prime number?"
+  alignax train rl --model models/smollm2 --data problems.jsonl --reward numeric
 """
 
 

@@ -264,6 +264,7 @@ def summary(measured: Measured, others: Measured | None, *, right: float) -> Tab
                 values[f"pass@{k}"] = np.asarray(evaluation.pass_at_k(count, n, k=k))
     if others is not None and others.rewards is not None:
         ours = values.get("reward", np.full_like(others.rewards, np.nan))
+        values["reward_against"] = others.rewards
         values["win_rate"] = measures.win_rate(ours, others.rewards)
     for name in ("kl_sampled", "kl_vocabulary", "entropy", "finished"):
         found = getattr(measured, name)
@@ -291,7 +292,8 @@ UNITS = {
     "kl_vocabulary": "nats a completion, exact over the next token",
     "entropy": "nats a token",
     "length": "tokens",
-    "win_rate": "a tie counts half",
+    "reward_against": "of the other",
+    "win_rate": "against the other, a tie counts half",
     "finished": "share that was not cut",
     "distinct_1": "different tokens over all, within a prompt",
     "distinct_2": "different pairs",

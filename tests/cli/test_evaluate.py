@@ -185,6 +185,7 @@ def test_an_evaluation_counts_what_was_sampled(folders, tmp_path, capsys, monkey
         for a, b in zip(rewards, theirs.rewards, strict=True)
     ]
     mean("win_rate", wins)
+    mean("reward_against", theirs.rewards)
     lengths = np.array([len(tokens) for _, tokens in rows]).reshape(3, 4)
     mean("length", lengths)
     ended = np.array([tokens[-1] == tokenizer.eos_id for _, tokens in rows])
