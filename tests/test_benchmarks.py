@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from alignax.models import functional
-from benchmarks import decode, grpo_step, precision, timing, tunix_peer
+from benchmarks import ahead, decode, grpo_step, precision, timing, tunix_peer
 from tests.models.cases import CONFIGS, needs_float16, random_params, random_tokens
 
 
@@ -57,6 +57,15 @@ def test_a_step_and_its_limit(monkeypatch):
     for name in ("loss", "grad_norm", "entropy"):
         np.testing.assert_allclose(frugal[name], plain[name], rtol=1e-3)
     assert all(jnp.isfinite(x) for x in grpo_step.products(**shape)())
+
+
+@pytest.mark.slow
+def test_both_loops_train_on_as_many_samples():
+    config = dataclasses.replace(CONFIGS["qwen3"], max_length=32)
+    fixed = {"steps": 2, "repeats": 1, "tokens": 3, "prompts": 2}
+    lines = ahead.main(config, sleeps=(0.01,), **fixed).splitlines()
+    assert lines[2].startswith("| 0.01 s | ")
+    assert float(lines[2].split(" | ")[-1].strip(" |")) > 0
 
 
 @pytest.mark.slow

@@ -46,6 +46,8 @@ class Parts(NamedTuple):
     """``(state, index, rollout, demonstrated=None, rescore=…) -> scored``: what
     ``sample`` says of its rollout, of another sampler's of K completions a prompt."""
     completions: int
+    prefix: tuple[int, ...] = ()
+    """Tokens that every completion begins with."""
 
 
 def make(
@@ -186,4 +188,4 @@ def make(
         shardings=shardings,
         jit=jit,
     )
-    return Parts(algorithm, init, sample, step, generate, scorer, completions)
+    return Parts(algorithm, init, sample, step, generate, scorer, completions, begin)

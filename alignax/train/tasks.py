@@ -10,12 +10,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Array, Key
 
 from alignax import algorithms
 from alignax.pipeline import data, rewards
 from alignax.train import dynamic
 from alignax.train.assembly import Parts
-from alignax.types import InputError, Prompts, Rollout, TrainState
+from alignax.types import InputError, Params, Prompts, Rollout, TrainState
 
 Judge = Callable[[Rollout, np.ndarray], dict[str, Any]]
 """``(rollout, record numbers [N]) -> fields``: ``rewards [N]``, and what else a
@@ -91,6 +92,55 @@ def guided(
         kept = list(text)[:length]
         tokens[row, : len(kept)], mask[row, : len(kept)] = kept, True
     return dataclasses.replace(prompts, guide=tokens, guide_mask=mask)
+
+
+def side_by_side(
+    parts: Parts,
+    params: Params,
+    key: Key[Array, ""],
+    prompts: Prompts,
+    judge: Judge,
+    *,
+    samples: int,
+    best: int = 1,
+) -> tuple[Rollout, Rollout, dict[str, np.ndarray]]:
+    """The greedy completion of each prompt beside the best of several samples.
+
+    Args:
+      parts: of ``assembly.make``.
+      params: the policy's.
+      key: consumed.
+      prompts: N.
+      judge: the task's.
+      samples: of each prompt.
+      best: how many of them are kept, from 1 to ``samples``.
+
+    Returns:
+      the greedy rollout of N rows; the best one of ``N * best``, each prompt's from the
+      best on; and float32 rewards: ``greedy [N]``, ``best [N, best]`` and ``mean [N]``
+      of all samples.
+
+    Raises:
+      InputError: ``best`` is not from 1 to ``samples``.
+    """
+    if not 1 <= best <= samples:
+        raise InputError(f"best must be from 1 to {samples}, got {best}")
+    index = np.asarray(prompts.index)
+    greedy = parts.generate(params, key, prompts, completions=1, temperature=0.0)
+    drawn = parts.generate(params, key, prompts, completions=samples)
+
+    def worth(rollout, numbers):
+        return rewards.checked(judge(rollout, numbers)["rewards"], numbers)
+
+    values = worth(drawn, np.repeat(index, samples)).reshape(-1, samples)
+    order = np.argsort(-values, axis=1, kind="stable")[:, :best]
+    rows = (np.arange(len(index))[:, None] * samples + order).reshape(-1)
+    found = {
+        "greedy": worth(greedy, index),
+        "best": np.take_along_axis(values, order, axis=1),
+        "mean": values.mean(axis=1),
+    }
+    return greedy, jax.tree.map(lambda x: x[rows], drawn), found
 
 
 # Draws of other times than a step's own; no step has these numbers.

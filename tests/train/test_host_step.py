@@ -207,6 +207,26 @@ def test_rounds_are_bounded(parts):
     assert metrics["no_signal"] == 1
 
 
+def test_the_best_of_several_beside_the_greedy_one(parts):
+    key = jax.random.key(5)
+    greedy, best, found = tasks.side_by_side(
+        parts, PARAMS, key, batch(1), judge, samples=6, best=2
+    )
+    drawn = parts.generate(PARAMS, key, batch(1), completions=6)
+    values = judge(drawn, np.repeat(batch(1).index, 6))["rewards"].reshape(N, 6)
+    np.testing.assert_array_equal(found["best"], -np.sort(-values, axis=1)[:, :2])
+    np.testing.assert_allclose(found["mean"], values.mean(axis=1))
+    again = judge(best, np.repeat(batch(1).index, 2))["rewards"]
+    np.testing.assert_array_equal(again, found["best"].reshape(-1))
+    logits = rollouts.completion_logits(functional.make_apply(MODEL), PARAMS, greedy)
+    likeliest = jnp.where(greedy.trained, jnp.argmax(logits, axis=-1), 0)
+    np.testing.assert_array_equal(greedy.tokens, likeliest)
+    values = judge(greedy, batch(1).index)["rewards"]
+    np.testing.assert_array_equal(found["greedy"], values)
+    with pytest.raises(InputError, match="best must be from 1 to 2"):
+        tasks.side_by_side(parts, PARAMS, key, batch(1), judge, samples=2, best=3)
+
+
 def test_further_prompts_are_drawn_by_step_and_round():
     every = batch(0)
     further = dynamic.from_all(every, size=3, seed=1)
