@@ -29,12 +29,11 @@ from alignax.models import decoder, functional, heads
 from alignax.pipeline import data
 from alignax.train import evaluation, loop, preference, reward_model, supervised
 from alignax.train import pairs as pair_rows
+from alignax.train.runs.preference import BETAS
 from alignax.train.supervised import SFT
 from alignax.types import InputError
 from experiments.preference_report import Bench, write_report
 
-# β has another scale where margins are means over tokens, or targets of sums.
-BETAS = {"ipo": 0.05, "ipo_averaged": 0.5, "ln_dpo": 5.0, "simpo": 5.0, "alpha_po": 5.0}
 DIVERGENCES = {
     "forward_kl": dv.forward_kl(),
     "jensen_shannon": dv.jensen_shannon(),

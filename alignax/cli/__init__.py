@@ -57,7 +57,6 @@ VERBS: dict[tuple[str, ...], tuple[str, str]] = {
 EXPERIMENTS = {
     "grpo_arithmetic": "GRPO on generated sums, with the frontier: needs nothing",
     "rlvr": "sixty policy-gradient methods on one task, with their table",
-    "grpo_gsm8k": "GRPO on GSM8K, from a Hugging Face folder or from scratch",
     "nash": "preference games: every solver, then language models that play one",
 }
 FILES = """\

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +22,7 @@ def make_evaluator(
     pad_id: int,
     completions: int,
     hidden_fn: HiddenFn | None = None,
+    stops: Any = None,
 ) -> Callable[
     [Params, Params, Key[Array, ""], Prompts], tuple[Rollout, Float[Array, " B"]]
 ]:
@@ -34,6 +36,7 @@ def make_evaluator(
       completions: of each prompt.
       hidden_fn: the model up to its head: the divergence without the logits of all
         tokens.
+      stops: of ``stops.table``: texts that end a completion.
 
     Returns:
       the evaluator. ``kl`` is the reverse KL to the reference in nats a completion,
@@ -47,6 +50,7 @@ def make_evaluator(
         max_tokens=max_tokens,
         eos_id=eos_id,
         pad_id=pad_id,
+        stops=stops,
     )
     div = divergences.reverse_kl()
     token_kl = rollouts.divergence_by_logits(apply_fn, div)

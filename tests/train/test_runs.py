@@ -227,6 +227,18 @@ def test_losses_with_needs_train(home, tmp_path, loss):
 
 
 @pytest.mark.slow
+def test_stops_further_prompts_and_sampling_ahead_go_through_a_run(home, tmp_path):
+    more = ("--stop", "a", "e", "--rounds", "1", "--ahead", "1", "--mask-truncated")
+    main(arguments(home, "rl", "prompts", tmp_path / "run", *more))
+    rows = metrics.read(tmp_path / "run")
+    # Later steps train what the policy before them sampled, or fresh further rows.
+    first, *later = metrics.column(rows, "rl/staleness")[1]
+    assert first == 0
+    assert all(0 < x <= 1 for x in later)
+    assert len(metrics.column(rows, "rl/resampled")[1]) == 3
+
+
+@pytest.mark.slow
 def test_a_method_with_demonstrations_takes_the_completions(home, tmp_path):
     records = [{**r, "completion": r["answer"]} for r in RECORDS["prompts"]]
     file = tmp_path / "shown.jsonl"
@@ -361,6 +373,8 @@ def test_signs_are_read_off_the_numbers():
     ):
         found = signs.signs([healthy, healthy | changed])
         assert list(found) == [name]
+    ahead = {"ratio": 1.1, "staleness": 1.0}
+    assert signs.signs([healthy | ahead]) == signs.signs([healthy | {"ratio": 0}]) == {}
     doubling = [healthy | {"kl": 2.0 * 1.1**i} for i in range(20)]
     assert list(signs.signs(doubling)) == ["divergence"]
     # From next to nothing it doubles in any run.
@@ -384,9 +398,9 @@ def test_other_tokens_than_those_sampled_are_not_trained(home):
             prompt_mask=row == token,
         )
 
-    watch._check_tokens(rollout(5), rollout(5))
-    with pytest.raises(RunError, match="tokens of the two rollouts differ"):
-        watch._check_tokens(rollout(5), rollout(6))
+    watch._check_tokens([rollout(4), rollout(5)], rollout(5))
+    with pytest.raises(RunError, match="completion 0 and 1 more have other tokens"):
+        watch._check_tokens([rollout(5)], rollout(6))
     prompts = rl.Prompts(
         tokens=np.full((2, 3), 5), mask=np.ones((2, 3), bool), index=np.array([7, 8])
     )

@@ -45,6 +45,7 @@ def make_measure(
     max_tokens: int,
     rows: int,
     seed: int,
+    stops: Any = None,
 ) -> Callable[[Params], Measured]:
     """``params -> Measured``: one sample of each prompt, of the same noise each time.
 
@@ -57,6 +58,7 @@ def make_measure(
       max_tokens: of a completion.
       rows: sampled at a time.
       seed: of the samples.
+      stops: of ``stops.table``: texts that end a completion.
 
     Returns:
       the function.
@@ -69,6 +71,7 @@ def make_measure(
         eos_id=tokenizer.end_ids,
         pad_id=tokenizer.pad_id,
         completions=1,
+        stops=stops,
     )
     count = len(prompts.index)
     # One shape: the last part is filled up with rows that are not read.

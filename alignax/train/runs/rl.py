@@ -10,7 +10,15 @@ import numpy as np
 
 from alignax.pipeline import data, metrics, rewards
 from alignax.pipeline.data.rows import answer_ids
-from alignax.train import assembly, loop, reward_folders, tasks
+from alignax.train import (
+    ahead,
+    assembly,
+    dynamic,
+    loop,
+    reward_folders,
+    stops,
+    tasks,
+)
 from alignax.train.options import RL
 from alignax.train.policy import Policy
 from alignax.train.runs import measure as measures
@@ -56,6 +64,14 @@ class Config:
     max_tokens: int | None = None
     """Tokens of the longest completion. By default half more than the data's
     completions have, where it has some, else 256, as far as the context goes."""
+    stop: tuple[str, ...] = ()
+    """Texts that end a completion beside the model's own end, such as </answer>."""
+    rounds: int = 0
+    """Rounds of further prompts in a step, at the most, in place of those whose
+    completions all have one reward (DAPO's dynamic sampling)."""
+    ahead: int = 0
+    """Batches that are sampled while the host computes rewards; their tokens are as
+    many steps behind the policy."""
     rl: Annotated[RL, Flat] = RL(
         method="grpo",
         steps=200,
@@ -76,6 +92,11 @@ class Config:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}")
+        for name in ("rounds", "ahead"):
+            if getattr(self, name) < 0:
+                raise InputError(
+                    f"{name} must not be negative, got {getattr(self, name)}"
+                )
         if self.reward_processes < 0 or not self.reward_timeout > 0:
             raise InputError(
                 "reward_processes must not be negative and reward_timeout positive, "
@@ -206,6 +227,7 @@ def _run(config: Config, sets: Sets, policy: Policy, reward: rewards.Reward) -> 
         max_tokens=max_tokens,
         eos_id=tokenizer.end_ids,
         pad_id=tokenizer.pad_id,
+        stops=_stops(config, tokenizer),
     )
 
     def ask(record):
@@ -232,7 +254,14 @@ def _run(config: Config, sets: Sets, policy: Policy, reward: rewards.Reward) -> 
         return fields | {"right": values >= config.right_at}
 
     step = watch.watched(
-        tasks.host_step(watch.same_tokens(parts), judge, guide=guide),
+        tasks.host_step(
+            watch.same_tokens(parts),
+            judge,
+            guide=guide,
+            further=_further(config, train, ask, tokenizer),
+            rounds=config.rounds,
+            ahead=config.ahead,
+        ),
         lambda _: known["tokens"],
     )
     held = (
@@ -252,7 +281,7 @@ def _run(config: Config, sets: Sets, policy: Policy, reward: rewards.Reward) -> 
                 records=len(train),
                 prompts=shapes if guide is None else guide(shapes),
             ),
-            batches,
+            ahead.windows(batches, ahead=config.ahead) if config.ahead else batches,
             step.step,
             phase=phase,
             number=0,
@@ -283,6 +312,23 @@ def _run(config: Config, sets: Sets, policy: Policy, reward: rewards.Reward) -> 
     return Result(state, policy._replace(params=state.params), out.out, rows)
 
 
+def _stops(config: Config, tokenizer: data.Tokenizer):
+    return stops.table(config.stop, tokenizer) if config.stop else None
+
+
+def _further(config: Config, train: data.Records, ask, tokenizer: data.Tokenizer):
+    """What draws further prompts, where rounds of them are asked for."""
+    if not config.rounds:
+        return None
+    every = data.encode_prompts(
+        [ask(train[i]) for i in range(len(train))],
+        tokenizer,
+        length=config.prompt_length or 1,
+        on_long="drop",
+    )
+    return dynamic.from_all(every, size=config.rl.prompts, seed=config.output.seed)
+
+
 class HeldOut(NamedTuple):
     """Prompts to measure on, N of them, as texts, and what measures."""
 
@@ -309,6 +355,7 @@ def _held_out(
         max_tokens=config.max_tokens or 1,
         rows=min(len(prompts.index), config.rl.prompts * config.rl.completions),
         seed=config.output.seed + 1,
+        stops=_stops(config, tokenizer),
     )
     kept = np.asarray(prompts.index).tolist()
     return HeldOut([texts[i] for i in kept], [some[i] for i in kept], measure)

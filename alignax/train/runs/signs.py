@@ -41,7 +41,9 @@ def signs(rows: Sequence[Row]) -> dict[str, str]:
             "max_tokens, or ask for shorter answers"
         )
     ratio = last.get("ratio", 1.0)
-    if abs(ratio - 1) > RATIO:
+    # Samples of an older policy have another ratio by right; no token's is 0.
+    due = last.get("staleness", 0.0) == 0 and ratio != 0
+    if due and abs(ratio - 1) > RATIO:
         found["ratio"] = (
             f"the mean ratio of the first update is {ratio:.4f} and not 1: what is "
             "trained is not what was sampled; take dtype float32, or sample from all "

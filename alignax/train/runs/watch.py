@@ -5,7 +5,7 @@ import collections
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -102,21 +102,22 @@ def same_tokens(parts: Parts) -> Parts:
     Returns:
       the same parts; the first step raises ``RunError`` where they differ.
     """
-    seen: list[Rollout] = []
+    sampled: list[Rollout] = []
     done = False
 
     def sample(state, prompts):
         samples = parts.sample(state, prompts)
         if not done:
-            seen.append(jax.device_get(samples.rollout))
-            _check_prompts(prompts, seen[-1])
+            sampled.append(jax.device_get(samples.rollout))
+            _check_prompts(prompts, sampled[-1])
         return samples
 
     def step(state, scored):
         nonlocal done
-        if seen:
-            _check_tokens(seen.pop(), jax.device_get(scored.rollout))
+        if not done:
+            _check_tokens(sampled, jax.device_get(scored.rollout))
             done = True
+            sampled.clear()
         return parts.step(state, scored)
 
     return parts._replace(sample=sample, step=step)
@@ -138,11 +139,22 @@ def _check_prompts(prompts: Prompts, rollout: Rollout) -> None:
         )
 
 
-def _check_tokens(sampled: Rollout, trained: Rollout) -> None:
-    for name in ("tokens", "trained", "attended", "prompt_tokens", "prompt_mask"):
-        a, b = (np.asarray(getattr(x, name)) for x in (sampled, trained))
-        if a.shape != b.shape or not (a == b).all():
-            raise RunError(
-                f"what is trained is not what was sampled: {name} of the two rollouts "
-                "differ"
-            )
+_TOKENS = ("prompt_tokens", "prompt_mask", "tokens", "attended", "trained")
+
+
+def _check_tokens(sampled: Sequence[Rollout], trained: Rollout) -> None:
+    """Every row of what is trained is one of those sampled, as it was."""
+
+    def rows(rollout):
+        columns = [np.asarray(getattr(rollout, name)) for name in _TOKENS]
+        return [
+            b"".join(x.tobytes() for x in row) for row in zip(*columns, strict=True)
+        ]
+
+    known = {row for rollout in sampled for row in rows(rollout)}
+    wrong = [i for i, row in enumerate(rows(trained)) if row not in known]
+    if wrong:
+        raise RunError(
+            f"what is trained is not what was sampled: completion {wrong[0]} and "
+            f"{len(wrong) - 1} more have other tokens or masks"
+        )
