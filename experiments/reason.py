@@ -1,0 +1,333 @@
+"""GRPO, DAPO, DPH-RL and PPO on sums, with a pretrained language model.
+
+    alignax pretrained && python -m experiments.reason --report docs/reason.md
+
+SmolLM2-135M-Instruct adds and subtracts two or three one-digit numbers, problems of
+reasoning-gym's chain_sum; the reward is 1 where the last number of the line is right.
+Each method of ``alignax.algorithms.METHODS`` trains LoRA adapters on several seeds, and
+all are measured on the same held-out sums.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from alignax import cli
+from alignax.pipeline import data, plots
+from alignax.train import tasks
+from alignax.train.options import RL
+from alignax.types import InputError
+from experiments import real_model as real
+
+METHODS = ("grpo", "dapo", "dph_rl", "ppo")
+SHOWN = ("reward", "kl", "entropy", "length", "signal", "skipped")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """Reinforcement learning with verifiable rewards, on a real model."""
+
+    model: Path = real.FOLDER
+    """The model's Hugging Face folder."""
+    out: Path = Path("runs/reason")
+    """The folder of ``results.json``; runs that it has are not run again."""
+    report: Path | None = None
+    """Markdown file for the report; its picture lies beside it."""
+    methods: tuple[str, ...] = METHODS
+    """Keys of the table of algorithms, a variant in brackets."""
+    seeds: int = 3
+    """Runs of each method."""
+    lora_rank: int = 16
+    """The rank of the adapters; 0 trains all parameters."""
+    steps: int = 20
+    """Rollouts of a run."""
+    prompts: int = 4
+    """Sums a rollout."""
+    completions: int = 8
+    """Completions a sum: the group."""
+    learning_rate: float = 1e-3
+    """The learning rate at its peak; of all parameters some 1e-5 would do."""
+    max_tokens: int = 5
+    """Tokens of the longest answer."""
+    prompt_length: int = 16
+    """Tokens of the longest prompt."""
+    records: int = 1000
+    """Sums to train on."""
+    held_out: int = 40
+    """Sums to measure on, with ``completions`` answers each."""
+    halves: int = 2
+    """How often a run is measured, at equal distances; the last time at its end."""
+
+    def __post_init__(self):
+        least = {"seeds": 1, "steps": 1, "prompts": 1, "completions": 2}
+        least |= {"max_tokens": 1, "records": 1, "held_out": 2, "halves": 1}
+        for name, bound in least.items():
+            if getattr(self, name) < bound:
+                raise InputError(
+                    f"{name} must be at least {bound}, got {getattr(self, name)}"
+                )
+        if self.lora_rank < 0:
+            raise InputError(f"lora_rank must not be negative, got {self.lora_rank}")
+        if not self.methods:
+            raise InputError("methods must be one or more keys, got none")
+        for method in self.methods:
+            self.rl(method)
+
+    def rl(self, method: str) -> RL:
+        return RL(
+            method=method,
+            steps=self.steps,
+            prompts=self.prompts,
+            completions=self.completions,
+            learning_rate=self.learning_rate,
+            warmup=2,
+        )
+
+
+def encode(records, tokenizer, config: Config):
+    texts = [record["prompt"] for record in records]
+    return data.encode_prompts(texts, tokenizer, length=config.prompt_length)
+
+
+def summary(found: dict[str, Any], records, completions: int) -> dict[str, Any]:
+    """A measurement, one number for each held-out sum."""
+    right = real.solved(found["text"], records, completions)
+    means = {
+        name: np.asarray(found[name]).reshape(len(records), completions).mean(1)
+        for name in ("kl", "entropy", "length")
+    }
+    return {"accuracy": right.mean(1), "pass@K": real.tries(right)} | means
+
+
+def main(config: Config) -> None:
+    policy = real.load(config.model, rank=config.lora_rank)
+    tokenizer, ends = policy.tokenizer, real.line_ends(policy.tokenizer)
+    train, held_out = real.sums(config.records, held_out=config.held_out, seed=0)
+    measured = encode(held_out, tokenizer, config)
+    path = config.out / "results.json"
+    but = ("out", "report", "methods", "seeds", "model")
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in but}
+    results = real.open_results(path, settings)
+    laws = {"completions": config.completions, "max_tokens": config.max_tokens}
+    measure = real.make_measure(policy, **laws, ends=ends)
+
+    def look(params, seed):
+        start = real.fresh(policy, seed)
+        found = measure(params, start, jax.random.key(99), measured)
+        return summary(found, held_out, config.completions), found["text"]
+
+    if "start" not in results["runs"]:
+        since = real.clock()
+        values, texts = look(real.fresh(policy, 0), 0)
+        real.keep(path, results, "start", {"end": values, "texts": texts} | since())
+    for method in config.methods:
+        parts = None
+        for seed in range(config.seeds):
+            name = f"{method}/{seed}"
+            if name in results["runs"]:
+                continue
+            if parts is None:
+                parts = real.make_parts(
+                    policy, config.rl(method), max_tokens=config.max_tokens, ends=ends
+                )
+            since = real.clock()
+            run = one_run(config, parts, policy, train, look, seed)
+            real.keep(path, results, name, run | since())
+            print(f"{name}: {np.mean(run['end']['accuracy']):.3f}", flush=True)
+            if config.report is not None:
+                write_report(config.report, results, held_out)
+    if config.report is not None:
+        write_report(config.report, results, held_out)
+
+
+def one_run(config: Config, parts, policy, train, look, seed: int) -> dict[str, Any]:
+    """A method's run on one seed: its curves and what it came to."""
+    prompts = data.prompt_batches(
+        train,
+        policy.tokenizer,
+        prompt=lambda record: record["prompt"],
+        batch_size=config.prompts,
+        length=config.prompt_length,
+        seed=seed,
+    )
+    judge = tasks.judge_texts(train, real.right, policy.tokenizer, right=real.right)
+    step = tasks.host_step(parts, judge)
+    key = jax.random.key(seed)
+    state = parts.init(real.fresh(policy, seed), key, records=len(train))
+    curves: dict[str, list[float]] = {name: [] for name in SHOWN}
+    between, texts = [], []
+    for done in range(1, config.steps + 1):
+        state, values = step(state, next(prompts))
+        for name in SHOWN:
+            curves[name].append(float(values[name]))
+        if done * config.halves % config.steps < config.halves:
+            found, texts = look(state.params, seed)
+            between.append({"step": done} | found)
+    return {
+        "curves": curves,
+        "between": between,
+        "end": between[-1],
+        "texts": texts,
+    }
+
+
+def by_method(runs: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """The seeds' runs of each method."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for name, run in runs.items():
+        if name != "start":
+            found.setdefault(name.rsplit("/", 1)[0], []).append(run)
+    return found
+
+
+def stacked(runs: list[dict[str, Any]], name: str) -> np.ndarray:
+    """``[seeds, sums]`` at the end."""
+    return np.array([run["end"][name] for run in runs], np.float64)
+
+
+def table(runs: dict[str, Any]) -> str:
+    """A row a method: means over seeds and held-out sums."""
+    columns = ("accuracy", "pass@K", "kl", "entropy", "length")
+    start = {name: np.array([runs["start"]["end"][name]]) for name in columns}
+    completions = round(len(runs["start"]["texts"]) / start["kl"].size)
+    heads = ("method", "seeds", "accuracy", "each seed", f"pass@{completions}")
+    heads = (*heads, "KL", "entropy", "length")
+    lines = [f"| {' | '.join(heads)} |\n|{'---|' * len(heads)}\n"]
+    rows = {"start": start} | {
+        method: {name: stacked(of, name) for name in columns}
+        for method, of in by_method(runs).items()
+    }
+    for method, row in rows.items():
+        cells = [real.told(*real.estimate(row[name])) for name in columns]
+        seeds = ", ".join(f"{x:.2f}" for x in row["accuracy"].mean(1))
+        count = "–" if method == "start" else str(len(row["kl"]))
+        cells[1:1] = [seeds if method != "start" else "–"]
+        lines.append(f"| {method} | {count} | {' | '.join(cells)} |\n")
+    return "".join(lines)
+
+
+def findings(runs: dict[str, Any]) -> str:
+    """What the noise allows to say: differences of the same sums, by sum."""
+    start, found = runs["start"]["end"], by_method(runs)
+    lines = ["\nGains over the start, of the same sums (95 % intervals over sums):\n\n"]
+    for method, of in found.items():
+        parts = []
+        for name, word in (("accuracy", "accuracy"), ("pass@K", "pass@K")):
+            mean, half = real.estimate(stacked(of, name) - np.array([start[name]]))
+            verdict = ""
+            if not abs(mean) > half:
+                verdict = ", within its noise"
+            parts.append(f"{word} {mean:+.2f} ± {half:.2f}{verdict}")
+        spread = stacked(of, "accuracy").mean(1)
+        least = spread.min() - np.mean(start["accuracy"])
+        parts.append(f"the worst of {len(of)} seeds {least:+.2f}")
+        lines.append(f"- **{method}**: {'; '.join(parts)}.\n")
+    lines.append("\nBetween methods, over both their seeds and the sums:\n\n")
+    names = list(found)
+    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+    apart = []
+    for one, other in pairs:
+        for name in ("accuracy", "pass@K", "kl", "entropy"):
+            mean, half = difference(
+                stacked(found[one], name), stacked(found[other], name)
+            )
+            if abs(mean) > half:
+                apart.append(
+                    f"- {one} less {other}, {name}: {mean:+.2f} ± {half:.2f}.\n"
+                )
+    if apart:
+        lines += apart
+        lines.append("\nOther pairs and columns are not told apart by these seeds.\n")
+    else:
+        lines.append("- nothing is told apart by these seeds.\n")
+    return "".join(lines)
+
+
+def difference(one: np.ndarray, other: np.ndarray) -> tuple[float, float]:
+    """Of two methods' ``[seeds, sums]``: the mean and a half-width of 95 % that has
+    the spread over seeds (Student's t) as well as over sums."""
+    count = min(len(one), len(other))
+    by_sum = one[:count].mean(0) - other[:count].mean(0)
+    mean, half = real.estimate(by_sum[None])
+    if count < 2:
+        return mean, np.inf
+    by_seed = (one[:count] - other[:count]).mean(1)
+    student = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57}.get(count, 2.45)
+    own = student * by_seed.std(ddof=1) / count**0.5
+    return mean, float(np.hypot(half, own))
+
+
+def draw(path: Path, runs: dict[str, Any]) -> None:
+    """Rewards of the training's own fresh sums over steps, means over seeds."""
+    series = {}
+    for method, of in by_method(runs).items():
+        curves = np.array([run["curves"]["reward"] for run in of])
+        window = min(5, curves.shape[1])
+        smooth = np.stack(
+            [np.convolve(c, np.ones(window) / window, "valid") for c in curves]
+        )
+        steps = np.arange(smooth.shape[1]) + (window + 1) / 2
+        mean = smooth.mean(0)
+        series[method] = (steps, mean, smooth.min(0), smooth.max(0))
+    plots.curves(
+        path,
+        series,
+        title="Share of sums solved while training",
+        legend_title="mean of five steps;\nband: the seeds' range",
+        ylabel="solved",
+    )
+
+
+def samples(runs: dict[str, Any], held_out, *, most: int = 8) -> str:
+    """The first held-out sums with an answer before and after, marked."""
+    name = next(n for n in runs if n != "start")
+    count = len(runs["start"]["texts"]) // len(held_out)
+    lines = [f"\n| sum | right | before | after ({name}) |\n|---|---|---|---|\n"]
+    for i, record in enumerate(held_out[:most]):
+        cells = []
+        for run in (runs["start"], runs[name]):
+            text = run["texts"][i * count]
+            mark = "✓" if real.right([text], [record])[0] > 0 else "✗"
+            cells.append(f"{mark} `{' '.join(text.split()) or ' '}`")
+        asked = record["prompt"].removeprefix(real.SHOWN)
+        lines.append(f"| {asked} | {record['answer']} | {' | '.join(cells)} |\n")
+    return "".join(lines)
+
+
+def write_report(path: Path, results: dict[str, Any], held_out) -> None:
+    """The page, of as many runs as there are."""
+    runs, set_ = results["runs"], results["settings"]
+    if not by_method(runs):
+        return
+    draw(path.with_suffix(".png"), runs)
+    trained = (
+        f"LoRA of rank {set_['lora_rank']}" if set_["lora_rank"] else "all weights"
+    )
+    path.write_text(
+        "# Reasoning on a real model\n\n"
+        "SmolLM2-135M-Instruct adds and subtracts two or three one-digit numbers "
+        "(reasoning-gym's `chain_sum`), after one solved example; the reward is 1 "
+        f"where the last number of the line is right. {trained}, learning rate "
+        f"{set_['learning_rate']:g}, {set_['steps']} rollouts of {set_['prompts']} "
+        f"sums × {set_['completions']} completions of at most {set_['max_tokens']} tokens, "
+        "one update each; each method with its paper's settings from the table of "
+        f"algorithms. Measured on {set_['held_out']} sums that no run saw, "
+        f"{set_['completions']} answers each at temperature 1; KL to the start in nats "
+        "a completion (exact over the vocabulary at each sampled prefix), entropy in "
+        "nats a token. Made by\n\n"
+        "    alignax pretrained\n"
+        "    python -m experiments.reason --report docs/reason.md\n\n"
+        f"in {real.provenance(runs)}\n\n"
+        f"```{{image}} {path.stem}.png\n:alt: Share of sums solved over steps\n```\n\n"
+        f"{table(runs)}"
+        "\nIntervals are of 95 %, over the held-out sums, which the seeds share.\n"
+        f"{findings(runs)}{samples(runs, held_out)}",
+        encoding="utf-8",
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main, Config, description=__doc__, resumes=False)
