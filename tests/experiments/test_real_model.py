@@ -1,0 +1,141 @@
+"""The experiments on a real model: their tables by hand-made numbers, tiny runs."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from alignax.models import decoder, functional, hf
+from alignax.types import InputError
+from experiments import real_model as real
+from experiments import reason
+from tests.pipeline.test_data_tokenizers import TEMPLATE, build_folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    special = {f"{name}_token": f"<{name}>" for name in ("bos", "eos", "pad")}
+    path = tmp_path_factory.mktemp("hub") / "tiny"
+    build_folder(path, begins_with_bos=False, chat_template=TEMPLATE, **special)
+    model = decoder.DecoderConfig(
+        vocab_size=262,
+        hidden_size=16,
+        num_layers=2,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=8,
+        mlp_size=16,
+        max_length=256,
+    )
+    hf.save(path, model, functional.init(model, jax.random.key(0)))
+    return path
+
+
+def test_sums_are_apart_and_marked():
+    train, held_out = real.sums(30, held_out=6, seed=3)
+    assert len(train) == 30
+    assert len(held_out) == 6
+    asked = [record["prompt"] for record in (*train, *held_out)]
+    assert len(set(asked)) == 36
+    text = asked[0].removeprefix(real.SHOWN).removesuffix(" =")
+    # Of digits, + and − alone: the sum is its own answer.
+    total = sum(int(term) for term in text.replace("- ", "-").replace("+ ", "").split())
+    assert train[0]["answer"] == str(total)
+    texts = [f" {total}\n", f" {total + 1}\n", f"{total + 1} or {total}", ""]
+    found = real.solved(texts, [train[0]], 4)
+    np.testing.assert_array_equal(found, [[True, False, True, False]])
+    np.testing.assert_array_equal(real.tries(found), [1])
+    np.testing.assert_array_equal(real.tries(~found & False), [0])
+
+
+def test_intervals_are_of_the_sums():
+    # Two seeds that agree are no more evidence than one.
+    one = np.array([[0.0, 1.0, 1.0, 0.0]])
+    mean, half = real.estimate(one)
+    assert mean == 0.5
+    np.testing.assert_allclose(half, 1.96 * np.std(one, ddof=1) / 2)
+    np.testing.assert_allclose(real.estimate(np.concatenate([one, one])), (mean, half))
+    # Two methods whose seeds disagree about the sign are not told apart.
+    ahead = np.full((2, 4), 0.5)
+    behind = ahead + np.array([[0.4], [-0.2]])
+    mean, half = reason.difference(behind, ahead)
+    np.testing.assert_allclose(mean, 0.1)
+    np.testing.assert_allclose(half, 12.71 * 0.3 * 2**0.5 / 2**0.5)
+    assert reason.difference(ahead[:1], behind[:1])[1] == np.inf
+
+
+def made_run(accuracy, **more):
+    values = {
+        name: np.full(2, 1.5).tolist() for name in ("kl", "entropy", "length")
+    } | {"accuracy": [accuracy, accuracy], "pass@K": [1.0, 0.0]}
+    curves = {name: [0.1, accuracy] for name in reason.SHOWN}
+    spent = {"seconds": 60, "cpu_seconds": 90, "code": "abc"}
+    where = {"machine": {"device": "CPU", "cores": 2, "load": 1.0}}
+    texts = [" 3\n", " 4\n", " 5\n", " 6\n"]
+    return {"end": values, "curves": curves, "texts": texts} | spent | where | more
+
+
+def test_report_of_reasoning(tmp_path):
+    runs = {"start": made_run(0.25), "grpo/0": made_run(0.5), "grpo/1": made_run(0.75)}
+    text = reason.table(runs)
+    assert "| start | – | 0.25 ± 0.00 | – | 0.50 ± 0.98 | 1.50" in text
+    assert "| grpo | 2 | 0.62 ± 0.00 | 0.50, 0.75 |" in text
+    text = reason.findings(runs)
+    assert "accuracy +0.38 ± 0.00; pass@K +0.00 ± 0.00, within its noise" in text
+    assert "the worst of 2 seeds +0.25" in text
+    held_out = [{"prompt": f"{real.SHOWN}1 + 2 =", "answer": "3"}] * 2
+    settings = dataclasses.asdict(reason.Config())
+    page = tmp_path / "reason.md"
+    reason.write_report(page, {"settings": settings, "runs": runs}, held_out)
+    assert page.with_suffix(".png").exists()
+    assert "| 1 + 2 = | 3 | ✓ `3` | ✓ `3` |" in page.read_text()
+    assert "rounded to 4 bits" in page.read_text()
+    assert "Other work shared" not in page.read_text()
+    runs["start"]["machine"]["load"] = 7.0
+    assert "Other work shared the machine (load 1 to 7)" in real.provenance(runs)
+
+
+def test_bad_input(tmp_path):
+    with pytest.raises(InputError, match="alignax pretrained"):
+        real.load(tmp_path / "nothing", rank=0)
+    with pytest.raises(InputError, match="held_out must be at least 2"):
+        reason.Config(held_out=1)
+    with pytest.raises(InputError, match="did you mean"):
+        reason.Config(methods=("grp",))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 2])
+def test_tiny_reasoning(folder, tmp_path, monkeypatch, rank):
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    config = reason.Config(
+        model=folder,
+        out=tmp_path / "run",
+        report=tmp_path / "reason.md",
+        methods=("grpo", "ppo"),
+        seeds=1,
+        lora_rank=rank,
+        steps=2,
+        prompts=2,
+        completions=2,
+        learning_rate=1e-2,
+        max_tokens=2,
+        prompt_length=40,
+        records=8,
+        held_out=2,
+    )
+    reason.main(config)
+    path = config.out / "results.json"
+    runs = json.loads(path.read_text())["runs"]
+    assert list(runs) == ["start", "grpo/0", "ppo/0"]
+    np.testing.assert_allclose(runs["start"]["end"]["kl"], 0, atol=1e-5)
+    assert [found["step"] for found in runs["ppo/0"]["between"]] == [1, 2]
+    assert "| ppo | 1 |" in config.report.read_text()
+    # What is there is not run again.
+    before = path.read_text()
+    reason.main(config)
+    assert path.read_text() == before
+    with pytest.raises(InputError, match="another configuration"):
+        reason.main(dataclasses.replace(config, steps=3))
