@@ -1,6 +1,8 @@
 """`alignax train …` on a tiny folder: what it writes, goes on with and refuses."""
 
 import json
+import re
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,7 +13,7 @@ from alignax.cli import main
 from alignax.models import decoder, functional, hf
 from alignax.pipeline import metrics
 from alignax.train import folders, reward_folders
-from alignax.train.runs import configs, preference, rl, signs, watch
+from alignax.train.runs import configs, preference, reward, rl, signs, supervised, watch
 from alignax.train.runs.options import Data, Model
 from alignax.types import RunError
 from tests.pipeline.test_data_tokenizers import TEMPLATE, build_folder
@@ -202,9 +204,9 @@ def test_a_reward_model_is_a_reward(home):
     rows = metrics.read(out)
     margins = metrics.column(rows, "reward/eval/margin")[1]
     assert margins[-1] > margins[0]
-    with reward_folders.open_rewards([f"model:{out}"]) as reward:
+    with reward_folders.open_rewards([f"model:{out}"]) as judge:
         prompt = [{"role": "user", "content": "1+1="}]
-        better, worse = reward(["2", "?"], [{"prompt": prompt}] * 2)
+        better, worse = judge(["2", "?"], [{"prompt": prompt}] * 2)
     assert better > worse
 
 
@@ -279,6 +281,26 @@ def test_a_file_of_options_reads_what_is_printed(home, tmp_path, capsys):
     assert configs.as_mapping(config)["method"] == "grpo"
 
 
+def test_options_of_the_page_are_options():
+    """docs/train.md names no option that no command has."""
+    root = Path(__file__).parent.parent.parent
+    page = (root / "docs" / "train.md").read_text(encoding="utf-8")
+
+    def flags(kind, prefix=""):
+        for option in configs.options_of(kind).values():
+            name = prefix + option.key.replace("_", "-")
+            if option.group is None:
+                yield f"--{name}"
+            else:
+                yield from flags(option.group, "" if option.flat else f"{name}.")
+
+    kinds = (rl.Config, preference.Config, reward.Config, supervised.Config)
+    known = {"--help", "--config", "--print-config"}.union(*map(flags, kinds))
+    named = set(re.findall(r"--[a-z][a-z.-]*", page))
+    assert len(named) > 20
+    assert named <= known
+
+
 BAD = {
     "unknown key": ("modle: x\n", ["options.yaml", "modle", "did you mean model?"]),
     "unknown group": ("lora: {rnk: 2}\n", ["key lora.rnk", "did you mean rank?"]),
@@ -296,7 +318,7 @@ def test_bad_files_of_options_are_named(name, tmp_path, capsys):
 
 
 def bad(home):
-    file, model, reward = "--data", "--model", "--reward"
+    file, model, rewarded = "--data", "--model", "--reward"
     (home / "line.jsonl").write_text('{"prompt": "1"}\n{"prompt": \n')
     (home / "field.jsonl").write_text('{"question": "1"}\n')
     long = json.dumps({"prompt": "7" * 200, "answer": "1"})
@@ -311,11 +333,11 @@ def bad(home):
         ),
         "no model": ([model, str(home / "none")], ["none", "is no folder"]),
         "no template": ([model, str(home / "bare"), "--chat=True"], ["chat template"]),
-        "no function": ([reward, f"{my}:no"], ["'no'", "broken"]),
-        "no reward": ([reward, "exactly"], ["exactly", "numeric"]),
-        "wrong shape": ([reward, f"{my}:short"], ["my.py:short", "(1,)"]),
+        "no function": ([rewarded, f"{my}:no"], ["'no'", "broken"]),
+        "no reward": ([rewarded, "exactly"], ["exactly", "numeric"]),
+        "wrong shape": ([rewarded, f"{my}:short"], ["my.py:short", "(1,)"]),
         "raises": (
-            [reward, f"{my}:broken", "--reward-errors", "raise"],
+            [rewarded, f"{my}:broken", "--reward-errors", "raise"],
             ["my.py:broken", "record", "no such thing"],
         ),
         "long prompts": (
