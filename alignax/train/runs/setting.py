@@ -143,10 +143,6 @@ def open_model(options: Model, *, seed: int) -> Policy:
             "lora.rank: adapters name their base, which must be a Hugging Face folder, "
             f"got {options.folder}; `alignax convert {options.folder} FOLDER` makes one"
         )
-    # What adapters close over, their base, becomes an argument of what is compiled and
-    # no constant in it: a third of the memory and of the time.
-    if hasattr(jax.config, "jax_use_simplified_jaxpr_constants"):
-        jax.config.update("jax_use_simplified_jaxpr_constants", True)
     policy = folders.open_policy(
         options.folder,
         adapters=adapters,
