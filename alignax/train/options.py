@@ -220,6 +220,9 @@ class RL:
             low = -1e-30 if name == "beta" else 0
             if value is not None and not low < value < float("inf"):
                 raise InputError(f"{name} must be positive and finite, got {value}")
+        cap = self.divergence_weight_cap
+        if cap is not None and not cap >= 0:
+            raise InputError(f"divergence_weight_cap must not be negative, got {cap}")
         algorithm = algorithm_of(self)
         _check_updates(self, algorithm)
         _check_truncation(self, algorithm)
@@ -277,9 +280,6 @@ def algorithm_of(config: RL) -> Algorithm:
     }
     if config.divergence is not None:
         chosen["divergence"] = divergence_of(config.divergence)
-    cap = config.divergence_weight_cap
-    if cap is not None and (chosen or algorithm.regulariser is not None):
-        chosen["weight_cap"] = cap or None
     if chosen:
         chosen["k"] = config.divergence_top_k
         base = algorithm.regulariser or Regulariser()
@@ -288,6 +288,8 @@ def algorithm_of(config: RL) -> Algorithm:
             regulariser=dataclasses.replace(base, **chosen),
             beta=algorithm.beta or 0.1,
         )
+    if config.divergence_weight_cap is not None:
+        algorithm = _with_weight_cap(algorithm, config)
     for name in ("beta", "target_kl"):
         if getattr(config, name) is not None and not reads_beta(algorithm):
             raise InputError(
@@ -320,6 +322,19 @@ def algorithm_of(config: RL) -> Algorithm:
         controller = algorithms.partial(maker, target=config.target_kl, **settings)
         algorithm = dataclasses.replace(algorithm, controller=controller)
     return algorithm
+
+
+def _with_weight_cap(algorithm: Algorithm, config: RL) -> Algorithm:
+    cap, regulariser = config.divergence_weight_cap, algorithm.regulariser
+    own = regulariser is not None and regulariser.samples == "policy"
+    if not own or regulariser.place != "loss":
+        raise InputError(
+            f"divergence_weight_cap has nothing to act on, got {cap}: the method "
+            f"{config.method} has no divergence in the loss on the policy's samples; "
+            "give it one by divergence, such as reverse_kl, and place, loss"
+        )
+    regulariser = dataclasses.replace(regulariser, weight_cap=cap or None)
+    return dataclasses.replace(algorithm, regulariser=regulariser)
 
 
 def optimiser(config: RL) -> optax.GradientTransformation:

@@ -11,7 +11,7 @@ from alignax import algorithms
 from alignax.models import functional
 from alignax.models.config import DecoderConfig
 from alignax.train import assembly, tasks
-from alignax.train.options import RL
+from alignax.train.options import RL, algorithm_of
 from alignax.types import InputError, Prompts
 
 V, P, T, N, K, EOS = 8, 3, 4, 4, 4, 1
@@ -298,6 +298,15 @@ REFUSED = {
     r"alignax\.train\.preference": {"method": "rebel"},
     "target_kl has nothing to act on": {"method": "dapo", "target_kl": 1.0},
     "beta has nothing to act on": {"method": "dapo", "beta": 0.5},
+    "weight_cap has nothing to act on.* dapo": {
+        "method": "dapo",
+        "divergence_weight_cap": 2.0,
+    },
+    "no divergence in the loss on": {"divergence_weight_cap": 2.0},
+    "divergence_weight_cap must not be negative, got -1": {
+        "place": "loss",
+        "divergence_weight_cap": -1.0,
+    },
     "completions does not suit": {"completions": 1},
     "top_p must be in": {"top_p": 1.5},
     "infinite where top_k or top_p": {
@@ -321,6 +330,13 @@ def test_options_that_do_not_fit_are_refused(message):
         return
     with pytest.raises(InputError, match=message):
         RL(**given)
+
+
+@pytest.mark.parametrize(("given", "held"), [(0.0, None), (3.0, 3.0)])
+def test_the_weights_bound_is_the_option_s(given, held):
+    algorithm = algorithm_of(RL(place="loss", divergence_weight_cap=given))
+    assert algorithm.regulariser.weight_cap == held
+    assert algorithm_of(RL(place="loss")).regulariser.weight_cap == 2
 
 
 def test_a_divergence_comes_with_a_strength():
