@@ -147,10 +147,12 @@ def make_measure(
     return measure
 
 
-def sums(size: int, *, held_out: int, seed: int) -> tuple[list[dict], list[dict]]:
-    """One-digit sums and differences of two or three terms of reasoning-gym, to train
-    on and to measure on; no sum is in both."""
-    options = {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 1}
+def sums(
+    size: int, *, held_out: int, seed: int, terms: int = 2
+) -> tuple[list[dict], list[dict]]:
+    """One-digit sums and differences of reasoning-gym, of at most so many ``terms``, to
+    train on and to measure on; no sum is in both."""
+    options = {"min_terms": 2, "max_terms": terms, "min_digits": 1, "max_digits": 1}
     found = data.reasoning_gym_records(
         "chain_sum", size=size + 8 * held_out, seed=seed, **options
     )

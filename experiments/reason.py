@@ -2,7 +2,7 @@
 
     alignax pretrained && python -m experiments.reason --report docs/reason.md
 
-SmolLM2-135M-Instruct adds and subtracts two or three one-digit numbers, problems of
+SmolLM2-135M-Instruct adds and subtracts one-digit numbers, problems of
 reasoning-gym's chain_sum; the reward is 1 where the last number of the line is right.
 Each method of ``alignax.algorithms.METHODS`` trains LoRA adapters on several seeds, and
 all are measured on the same held-out sums.
@@ -44,18 +44,20 @@ class Config:
     """The rank of the adapters; 0 trains all parameters."""
     steps: int = 20
     """Rollouts of a run."""
-    prompts: int = 4
+    prompts: int = 8
     """Sums a rollout."""
     completions: int = 8
     """Completions a sum: the group."""
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     """The learning rate at its peak; of all parameters some 1e-5 would do."""
-    max_tokens: int = 5
+    max_tokens: int = 4
     """Tokens of the longest answer."""
     prompt_length: int = 16
     """Tokens of the longest prompt."""
+    terms: int = 2
+    """Numbers in the longest sum."""
     records: int = 1000
-    """Sums to train on."""
+    """Sums to train on, at the most: there are 200 of two terms."""
     held_out: int = 40
     """Sums to measure on, with ``completions`` answers each."""
     halves: int = 2
@@ -64,6 +66,7 @@ class Config:
     def __post_init__(self):
         least = {"seeds": 1, "steps": 1, "prompts": 1, "completions": 2}
         least |= {"max_tokens": 1, "records": 1, "held_out": 2, "halves": 1}
+        least |= {"terms": 2}
         for name, bound in least.items():
             if getattr(self, name) < bound:
                 raise InputError(
@@ -105,7 +108,9 @@ def summary(found: dict[str, Any], records, completions: int) -> dict[str, Any]:
 def main(config: Config) -> None:
     policy = real.load(config.model, rank=config.lora_rank)
     tokenizer, ends = policy.tokenizer, real.line_ends(policy.tokenizer)
-    train, held_out = real.sums(config.records, held_out=config.held_out, seed=0)
+    train, held_out = real.sums(
+        config.records, held_out=config.held_out, seed=0, terms=config.terms
+    )
     measured = encode(held_out, tokenizer, config)
     path = config.out / "results.json"
     but = ("out", "report", "methods", "seeds", "model")
@@ -308,8 +313,8 @@ def write_report(path: Path, results: dict[str, Any], held_out) -> None:
     )
     path.write_text(
         "# Reasoning on a real model\n\n"
-        "SmolLM2-135M-Instruct adds and subtracts two or three one-digit numbers "
-        "(reasoning-gym's `chain_sum`), after one solved example; the reward is 1 "
+        f"SmolLM2-135M-Instruct adds and subtracts one-digit numbers, at most "
+        f"{set_['terms']} (reasoning-gym's `chain_sum`), after one solved example; the reward is 1 "
         f"where the last number of the line is right. {trained}, learning rate "
         f"{set_['learning_rate']:g}, {set_['steps']} rollouts of {set_['prompts']} "
         f"sums × {set_['completions']} completions of at most {set_['max_tokens']} "
