@@ -42,7 +42,7 @@ class Config:
     """Runs of each method."""
     lora_rank: int = 16
     """The rank of the adapters; 0 trains all parameters."""
-    steps: int = 20
+    steps: int = 10
     """Rollouts of a run."""
     prompts: int = 8
     """Sums a rollout."""
@@ -60,7 +60,7 @@ class Config:
     """Sums to train on, at the most: there are 200 of two terms."""
     held_out: int = 40
     """Sums to measure on, with ``completions`` answers each."""
-    halves: int = 2
+    halves: int = 1
     """How often a run is measured, at equal distances; the last time at its end."""
 
     def __post_init__(self):
@@ -313,9 +313,9 @@ def write_report(path: Path, results: dict[str, Any], held_out) -> None:
     )
     path.write_text(
         "# Reasoning on a real model\n\n"
-        f"SmolLM2-135M-Instruct adds and subtracts one-digit numbers, at most "
-        f"{set_['terms']} (reasoning-gym's `chain_sum`), after one solved example; the reward is 1 "
-        f"where the last number of the line is right. {trained}, learning rate "
+        f"SmolLM2-135M-Instruct adds and subtracts {set_['terms']} one-digit numbers "
+        "at most (reasoning-gym's `chain_sum`), after one solved example; the reward "
+        f"is 1 where the last number of the line is right. {trained}, learning rate "
         f"{set_['learning_rate']:g}, {set_['steps']} rollouts of {set_['prompts']} "
         f"sums × {set_['completions']} completions of at most {set_['max_tokens']} "
         "tokens, one update each; each method with its paper's settings from the table "

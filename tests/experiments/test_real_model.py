@@ -9,8 +9,8 @@ import pytest
 
 from alignax.models import decoder, functional, hf
 from alignax.types import InputError
+from experiments import frontier, reason
 from experiments import real_model as real
-from experiments import reason
 from tests.pipeline.test_data_tokenizers import TEMPLATE, build_folder
 
 
@@ -139,3 +139,75 @@ def test_tiny_reasoning(folder, tmp_path, monkeypatch, rank):
     assert path.read_text() == before
     with pytest.raises(InputError, match="another configuration"):
         reason.main(dataclasses.replace(config, steps=3))
+
+
+def sentiment_run(gold, kl):
+    """Eight steps of four sentences; gold and KL of each quarter."""
+    noise = np.array([[-0.01, 0.01, -0.01, 0.01]])
+    steps = {
+        "proxy": np.linspace(0.1, 0.8, 8)[:, None] + noise,
+        "gold": np.repeat(gold, 2)[:, None] + noise,
+        "kl": np.repeat(kl, 2)[:, None] + noise,
+    }
+    end = {name: [0.5, 0.6] for name in ("proxy", "gold", "kl", "entropy", "length")}
+    return made_run(0.5) | {"curves": steps | {"skipped": [0.0] * 8}, "end": end}
+
+
+def test_report_of_the_frontier(tmp_path):
+    falls = sentiment_run([0.2, 0.5, 0.4, 0.1], [0, 1, 3, 6])
+    rises = sentiment_run([0.1, 0.2, 0.3, 0.4], [0, 1, 2, 3])
+    at, last, fall, half = frontier.turning(frontier.stretches(falls))
+    np.testing.assert_allclose([at, last, fall], [1, 6, 0.4], atol=1e-6)
+    assert half < 0.02
+    assert frontier.turning(frontier.stretches(rises)) is None
+    # Best of two among four: the best is one of the two in 7 of 16 pairs.
+    scores = {"proxy": np.array([[0.0, 1, 2, 3]]), "gold": np.array([[4.0, 0, 0, 1]])}
+    law = np.array([1, 3, 5, 7]) / 16
+    found = frontier.best_of(scores, 2)
+    np.testing.assert_allclose(found["proxy"], law @ [0, 1, 2, 3], rtol=1e-5)
+    np.testing.assert_allclose(found["gold"], law @ [4, 0, 0, 1], rtol=1e-5)
+    np.testing.assert_allclose(found["kl"], law @ np.log(4 * law), rtol=1e-5)
+    # The reverse KL's optimum is an exponential tilt.
+    tilt = np.exp(np.arange(4) / 0.5) / np.exp(np.arange(4) / 0.5).sum()
+    found = frontier.optimum(scores, "reverse_kl", 0.5)
+    np.testing.assert_allclose(found["proxy"], tilt @ [0, 1, 2, 3], rtol=1e-5)
+    names = ("reverse_kl/0.1/0", "jensen_shannon/0.1/0")
+    start = made_run(0.5) | {"end": {n: np.repeat(x, 2, 0) for n, x in scores.items()}}
+    runs = {"start": start} | dict(zip(names, (falls, rises), strict=True))
+    held_out = frontier.split(2)[1]
+    page = tmp_path / "frontier.md"
+    settings = dataclasses.asdict(frontier.Config())
+    frontier.write_report(page, {"settings": settings, "runs": runs}, held_out)
+    text = page.read_text()
+    assert "gold is at its best at 1.0 nats and has lost 0.40 ± 0.0" in text
+    assert "jensen_shannon, β 0.1: proxy +0.60" in text
+    assert "at its best at the end" in text
+    assert (tmp_path / "frontier_real_gold.png").exists()
+
+
+@pytest.mark.slow
+def test_tiny_frontier(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+    config = frontier.Config(
+        model=folder,
+        out=tmp_path / "run",
+        report=tmp_path / "frontier.md",
+        divergences=("chi2_kl",),
+        betas=(0.1, 0.01),
+        lora_rank=2,
+        steps=4,
+        prompts=2,
+        completions=2,
+        max_tokens=4,
+        prompt_length=200,
+        held_out=2,
+        best_of=4,
+    )
+    frontier.main(config)
+    runs = json.loads((config.out / "results.json").read_text())["runs"]
+    assert list(runs) == ["start", "chi2_kl/0.1/0", "chi2_kl/0.01/0"]
+    assert np.shape(runs["start"]["end"]["gold"]) == (2, 4)
+    curves = runs["chi2_kl/0.1/0"]["curves"]
+    assert np.shape(curves["gold"]) == (4, 4)
+    np.testing.assert_allclose(curves["kl"][0], 0, atol=1e-4)
+    assert "exact chi2_kl, β 0.01, of samples" in config.report.read_text()
