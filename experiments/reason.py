@@ -144,8 +144,11 @@ def main(config: Config) -> None:
             print(f"{name}: {np.mean(run['end']['accuracy']):.3f}", flush=True)
             if config.report is not None:
                 write_report(config.report, results, held_out)
+    runs = results["runs"]
+    print(f"\n{table(runs)}{samples(runs, held_out)}")
     if config.report is not None:
         write_report(config.report, results, held_out)
+        print(f"written: {config.report}, {config.report.with_suffix('.png')}")
 
 
 def one_run(config: Config, parts, policy, train, look, seed: int) -> dict[str, Any]:
@@ -299,6 +302,13 @@ def samples(runs: dict[str, Any], held_out, *, most: int = 8) -> str:
             cells.append(f"{mark} `{' '.join(text.split()) or ' '}`")
         asked = record["prompt"].removeprefix(real.SHOWN)
         lines.append(f"| {asked} | {record['answer']} | {' | '.join(cells)} |\n")
+    totals = [
+        round(sum(runs[key]["end"]["accuracy"]) * count) for key in ("start", name)
+    ]
+    lines.append(
+        f"\nRight of all {len(runs[name]['texts'])} answers to the {len(held_out)} "
+        f"sums: {totals[0]} before, {totals[1]} after.\n"
+    )
     return "".join(lines)
 
 

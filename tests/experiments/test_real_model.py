@@ -91,6 +91,7 @@ def test_report_of_reasoning(tmp_path):
     reason.write_report(page, {"settings": settings, "runs": runs}, held_out)
     assert page.with_suffix(".png").exists()
     assert "| 1 + 2 = | 3 | ✓ `3` | ✓ `3` |" in page.read_text()
+    assert "Right of all 4 answers to the 2 sums: 1 before, 2 after" in page.read_text()
     assert "rounded to 4 bits" in page.read_text()
     assert "Other work shared" not in page.read_text()
     runs["start"]["machine"]["load"] = 7.0
