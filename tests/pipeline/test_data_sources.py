@@ -172,6 +172,8 @@ def test_widths_hold_their_share():
     # Longer are prompts of 97 to 101 tokens, and as many answers.
     assert some.left_out == pytest.approx(0.1)
     assert data.lengths(["abc"], PLAIN) == (4, 0, 4, 0.0)
+    # A width is one that occurs.
+    assert data.lengths(["a", "a" * 99], PLAIN, percentile=60.0).prompt == 100
     for options in ({"percentile": 0.0}, {"percentile": 101.0}, {"multiple": 0}):
         with pytest.raises(InputError, match="percentile"):
             data.lengths(["abc"], PLAIN, **options)
