@@ -71,7 +71,8 @@ def several(algorithm, values):
 
 def fraction(algorithm, logp, entropy, rows):
     values = several(algorithm, rows.values_old)
-    values = algorithms.losses(algorithm, logp, entropy, rows, values=values)
+    parts = algorithms.losses(algorithm, logp, entropy, rows, values=values)
+    values = sum(parts.values())
     return algorithms.reduced(algorithm, values, rows)
 
 

@@ -25,7 +25,8 @@ def rows(rewards, old, mask):
 
 
 def token_losses(logp, entropy, old, mask):
-    return algorithms.losses(GRPO, logp, entropy**2, rows(REWARDS, old, mask))
+    parts = algorithms.losses(GRPO, logp, entropy**2, rows(REWARDS, old, mask))
+    return sum(parts.values())
 
 
 ROWS = [

@@ -332,8 +332,8 @@ def losses(
     *,
     over_vocabulary: Float[Array, "B T"] | None = None,
     values: Float[Array, "B T *heads"] | None = None,
-) -> Float[Array, "B T"]:
-    """The token losses of a method.
+) -> dict[str, Float[Array, "B T"]]:
+    """The token losses of a method by what they are made of.
 
     Args:
       algorithm: the composition.
@@ -344,7 +344,8 @@ def losses(
       values: ``[B, T]`` of the critic, or ``[B, T, heads]``, differentiated.
 
     Returns:
-      ``[B, T]`` float32, zero where masked.
+      ``surrogate``, and where the method has them ``regulariser``, ``term`` and
+      ``value``: ``[B, T]`` float32, zero where masked.
 
     Raises:
       InputError: the method has a critic and there are no values.
@@ -352,9 +353,9 @@ def losses(
     regulariser, critic = algorithm.regulariser, algorithm.critic
     denominator = logp if algorithm.on_policy else rows.logp_old
     ratios = reduce.log_ratio(logp, denominator, rows.mask)
-    result = rows.weights * algorithm.rule(ratios, rows)
+    parts = {"surrogate": rows.weights * algorithm.rule(ratios, rows)}
     if regulariser is not None and regulariser.place == "loss":
-        result = result + rows.beta[:, None] * regularisers.losses(
+        parts["regulariser"] = rows.beta[:, None] * regularisers.losses(
             regulariser,
             logp,
             rows.logp_ref,
@@ -363,17 +364,17 @@ def losses(
             logp_behaviour=rows.logp_sampled,
         )
     if algorithm.term is not None:
-        result = result + algorithm.term(logp, entropy, rows)
+        parts["term"] = algorithm.term(logp, entropy, rows)
     if critic is not None:
         if values is None:
             raise InputError("values must be given: the method trains a critic")
-        result = result + critic.coefficient * critic.loss(
+        parts["value"] = critic.coefficient * critic.loss(
             pooled(critic, values, rows.mask),
             rows.values_old,
             rows.returns,
             rows.learned,
         )
-    return jnp.where(rows.mask, result, 0)
+    return {name: jnp.where(rows.mask, x, 0) for name, x in parts.items()}
 
 
 def reduced(algorithm: Algorithm, values: Any, rows: Rows) -> reduce.Fraction:

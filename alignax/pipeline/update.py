@@ -13,9 +13,10 @@ from alignax import reduce
 from alignax.types import Counters, InputError, Metrics, Params, Stateful, TrainState
 
 Fraction = reduce.Fraction
-LossFn = Callable[[Params, Any], tuple[Array, Array, dict[str, Fraction]]]
+Reports = dict[str, tuple[Array, Array]]
+LossFn = Callable[[Params, Any], tuple[Array, Array, Reports]]
 """``(params, batch) -> (numerator, denominator, aux)``: the loss is the ratio;
-``aux`` holds further fractions to report."""
+``aux`` holds further fractions to report, scalars or arrays."""
 
 
 def warmup_of(steps: int) -> int:
@@ -219,7 +220,7 @@ def accumulate(
     *,
     microbatches: int = 1,
     group: int = 1,
-) -> tuple[Fraction, dict[str, Fraction], Params]:
+) -> tuple[Fraction, Reports, Params]:
     """Sums of a loss' numerator, denominator, reports and numerator gradient.
 
     Args:
@@ -291,8 +292,8 @@ def make_update(
 
     Returns:
       the update. Its metrics: ``loss``, ``grad_norm``, ``skipped`` (1 where one
-      of them was not finite, else 0) and the fractions of ``aux``, as float32 scalars
-      on the device.
+      of them was not finite, else 0) and the fractions of ``aux``, in float32 on the
+      device, scalars where those are.
 
     Example:
       >>> import jax.numpy as jnp, optax

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignax.pipeline import checkpoint, metrics, seals
+from alignax.train import diagnosis
 from alignax.types import InputError, RunError, TrainState
 
 Step = Callable[[TrainState, Any], tuple[TrainState, dict[str, Any]]]
@@ -230,36 +231,38 @@ def train(
         watch = _watch(state, phase=phase, stop_after_skips=stop_after_skips)
         for done in range(int(state.step) + 1, phase.steps + 1):
             state, values = step(state, next(data))
+            values, found = diagnosis.split(values)
             show(done, log(done, values))
-            watch(done, state, values)
+            watch(done, state, values, found)
             last = done == phase.steps
             due = evaluate_every and done % evaluate_every == 0
             if evaluate is not None and (last or due):
                 log(done, evaluate(state), "eval/")
             if last or done % save_every == 0:
                 save(done, state)
-        watch(phase.steps, None, {})
+        watch(phase.steps, None, {}, {})
     return state
 
 
 def _watch(state: TrainState, *, phase: Phase, stop_after_skips: int):
-    """``watch(done, state, values)`` says which updates were skipped, a step late, so
-    that the host does not wait for the device."""
+    """``watch(done, state, values, found)`` says which updates were skipped, a step
+    late, so that the host does not wait for the device."""
     skipped = int(state.counters.skipped)
-    pending: tuple[int, Any, dict[str, Any]] | None = None
+    pending: tuple[int, Any, dict[str, Any], dict[str, Any]] | None = None
 
-    def watch(done, state, values):
+    def watch(done, state, values, found):
         nonlocal skipped, pending
         # The next step donates the state.
         now = None if state is None else jax.tree.map(jnp.copy, state.counters)
-        pending, before = (done, now, values), pending
+        pending, before = (done, now, values, found), pending
         if before is None or int(before[1].skipped) == skipped:
             return
-        done, counters, values = before
+        done, counters, values, found = before
         skipped, in_row = int(counters.skipped), int(counters.skipped_in_row)
         numbers = {name: float(value) for name, value in values.items()}
         bad = [f"{n} {x}" for n, x in numbers.items() if not np.isfinite(x)]
         bad = ", ".join(bad) or "what the optimiser made of a finite gradient"
+        bad += diagnosis.said(found)
         _warn(
             f"step {done} of {phase.name} left the parameters as they were, not "
             f"finite: {bad}"

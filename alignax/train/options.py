@@ -326,8 +326,8 @@ def algorithm_of(config: RL) -> Algorithm:
 
 def _with_weight_cap(algorithm: Algorithm, config: RL) -> Algorithm:
     cap, regulariser = config.divergence_weight_cap, algorithm.regulariser
-    own = regulariser is not None and regulariser.samples == "policy"
-    if not own or regulariser.place != "loss":
+    where = regulariser and (regulariser.place, regulariser.samples)
+    if regulariser is None or where != ("loss", "policy"):
         raise InputError(
             f"divergence_weight_cap has nothing to act on, got {cap}: the method "
             f"{config.method} has no divergence in the loss on the policy's samples; "

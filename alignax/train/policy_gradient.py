@@ -22,6 +22,7 @@ from alignax import algorithms, estimators, reduce, regularisers, surrogates
 from alignax.algorithms import Algorithm, Rows
 from alignax.pipeline import update
 from alignax.pipeline.rollout import ScoreFn
+from alignax.train import diagnosis
 from alignax.train import memory as memories
 from alignax.types import InputError, Params, Rollout, Scored, TrainState
 
@@ -148,7 +149,7 @@ def has_signal(algorithm: Algorithm, scored: Scored, rows: Rows) -> Bool[Array, 
     return weighed | moved
 
 
-def _loss_fn(algorithm, score, values_of, divergence, reference, params, batch):
+def _loss_fn(algorithm, score, values_of, divergence, reference, whole, params, batch):
     rollout, rows = batch["rollout"], batch["rows"]
     policy, critic = params if algorithm.critic is not None else (params, None)
     scores = score(policy, rollout)
@@ -157,8 +158,8 @@ def _loss_fn(algorithm, score, values_of, divergence, reference, params, batch):
         extra["over_vocabulary"] = divergence(policy, reference, rollout)
     if critic is not None:
         extra["values"] = values_of(policy, critic, rollout)
-    losses = algorithms.losses(algorithm, scores.logp, scores.entropy, rows, **extra)
-    numerator, denominator = algorithms.reduced(algorithm, losses, rows)
+    parts = algorithms.losses(algorithm, scores.logp, scores.entropy, rows, **extra)
+    numerator, denominator = algorithms.reduced(algorithm, sum(parts.values()), rows)
 
     ratios = reduce.log_ratio(scores.logp, batch["logp_old"], rows.mask)
     ratios = jax.lax.stop_gradient(ratios)
@@ -172,6 +173,8 @@ def _loss_fn(algorithm, score, values_of, divergence, reference, params, batch):
         "ratio": tail.mean,
         "ratio_outside": tail.outside,
     }
+    parts["logp"] = scores.logp
+    aux |= diagnosis.counted(parts, rows.mask, row=batch["row"], whole=whole)
     if critic is not None and algorithm.critic is not None:
         values = algorithms.pooled(algorithm.critic, extra["values"], rows.mask)
         error = jnp.square(reduce.masked(values, rows.mask) - rows.returns)
@@ -219,7 +222,7 @@ def make_step(
       reference's probability), ``length``, ``tokens``, ``finished``, ``signal`` (share
       of groups whose rewards differ), ``no_signal`` and ``skipped`` (share of updates
       without a signal, and not finite), ``beta``; with a critic ``value_error`` and
-      ``value``.
+      ``value``; and those of ``diagnosis``, which ``loop.train`` does not log.
 
     Raises:
       InputError: the method needs a critic's values, or a divergence over the
@@ -260,6 +263,7 @@ def make_step(
             "rollout": scored.rollout,
             "rows": rows,
             "logp_old": scored.logp_old,
+            "row": jnp.arange(len(rows.mask)),
         }
         signal = has_signal(algorithm, scored, rows)
         reference = algorithm.reference.params(state.reference)
@@ -273,6 +277,7 @@ def make_step(
                 values,
                 divergence if wanted else None,
                 reference,
+                rows.share,
                 params,
                 batch,
             ),
@@ -294,9 +299,11 @@ def make_step(
             return new, metrics
 
         new, each = jax.lax.scan(once, state, length=updates)
+        each, bad = diagnosis.split(each)
         metrics = jax.tree.map(jnp.mean, each)
         metrics |= {name: each[name][0] for name in ("ratio", "ratio_outside")}
         metrics |= describe(algorithm, own)
+        metrics |= diagnosis.first(bad, scored, rows.mask, index=own.index)
         if own.rollout.version is not None:
             behind = (state.step - own.rollout.version).astype(jnp.float32)
             metrics["staleness"] = reduce.divide(*reduce.token_mean(behind, own.mask))

@@ -75,7 +75,8 @@ def run(
         if bad(number) is not None:
             rewards[2] = bad(number)
         state, values = one_update(state, jnp.array(rewards, jnp.float32))
-        return state, values | {"reward": jnp.mean(jnp.float32(rewards))}
+        found = {"bad_row/reward": 2.0 if bad(number) else -1.0, "bad_record": 40.0}
+        return state, values | {"reward": jnp.mean(jnp.float32(rewards))} | found
 
     with loop.open_log(out, phases, resume=resume) as writer:
         for phase, number in zip(phases, loop.starts(phases), strict=True):
@@ -109,7 +110,10 @@ def test_one_bad_reward_costs_one_update(tmp_path, capsys, value):
     skipped = metrics.column(rows, "first/skipped")[1]
     np.testing.assert_array_equal(skipped, np.arange(12) == 7)
     said = "step 8 of first left the parameters as they were, not finite: grad_norm nan"
-    assert said in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert said in err
+    assert "; first the reward in row 2, which is of record 40\n" in err
+    assert not any("bad_row" in name for row in rows for name in row)
     assert restored(tmp_path).counters.skipped == 1
 
 
