@@ -384,9 +384,11 @@ def measured(
 
 def main(config: Config) -> None:
     file = config.out / "results.json"
-    settings = dataclasses.asdict(config)
-    for name in ("model", "out", "report", "seeds", "losses"):
-        del settings[name]
+    settings = {
+        name: value
+        for name, value in dataclasses.asdict(config).items()
+        if name not in ("model", "out", "report", "seeds", "losses")
+    }
     results = real_model.open_results(file, settings)
     names = ("before", *config.losses)
     bench = None
