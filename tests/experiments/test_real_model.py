@@ -9,7 +9,7 @@ import pytest
 
 from alignax.models import decoder, functional, hf
 from alignax.types import InputError
-from experiments import frontier, reason
+from experiments import frontier, prefer, prefer_report, reason
 from experiments import real_model as real
 from tests.pipeline.test_data_tokenizers import TEMPLATE, build_folder
 
@@ -212,3 +212,81 @@ def test_tiny_frontier(folder, tmp_path, monkeypatch):
     assert np.shape(curves["gold"]) == (4, 4)
     np.testing.assert_allclose(curves["kl"][0], 0, atol=1e-4)
     assert "exact chi2_kl, β 0.01, of samples" in config.report.read_text()
+
+
+def test_pairs_are_of_one_sum_and_bounded():
+    sums = [
+        prefer.Sum([1], [[5], [6], [7], [8]], [True, False, False, True]),
+        prefer.Sum([2], [[5], [6]], [True, True]),
+    ]
+    pairs = prefer.pairs_of(sums, np.random.default_rng(0), 3)
+    assert len(pairs) == 2
+    assert all(prompt == [1] for prompt, _, _ in pairs)
+    assert sorted(right for _, right, _ in pairs) == [[5], [8]]
+    assert sorted(wrong for _, _, wrong in pairs) == [[6], [7]]
+    assert len(prefer.pairs_of(sums, np.random.default_rng(0), 1)) == 1
+
+
+def test_report_of_preferences(tmp_path):
+    def run(right, kl, gained, **more):
+        found = {"right": right, "kl": kl, "pair_accuracy": gained, **more}
+        return made_run(0.5) | found
+
+    runs = {
+        "before/0": run([[0, 0], [0, 1]], [0, 0], [False, False]),
+        "dpo/0": run([[1, 1], [1, 1]], [0.5, 1.5], [True, True], pairs=7),
+        "ipo/0": run([[0, 0], [0, 1]], [0, 0], [True, False]),
+    }
+    found = prefer_report.summary(runs, "dpo")
+    np.testing.assert_allclose(found["accuracy"][0], 1)
+    np.testing.assert_allclose(found["gain"][0], 0.75)
+    # Against (0, 0): all won; against (0, 1): half won, half tied.
+    np.testing.assert_allclose(found["win rate"][0], (1 + 0.75) / 2)
+    np.testing.assert_allclose(found["KL"][0], 1)
+    np.testing.assert_allclose(found["held-out pairs"][0], 1)
+    settings = dataclasses.asdict(prefer.Config())
+    page = tmp_path / "prefer.md"
+    prefer_report.write(page, {"settings": settings, "runs": runs})
+    text = page.read_text()
+    assert "beyond the interval: dpo." in text
+    assert "Not told apart from it: ipo." in text
+    assert "| before | 0.250" in text
+    assert page.with_suffix(".png").exists()
+
+
+@pytest.mark.slow
+def test_tiny_preferences(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(jax.config, "update", lambda *_: None)
+
+    def some_right(texts, records, completions):
+        return np.arange(len(texts)).reshape(-1, completions) % 2 == 0
+
+    monkeypatch.setattr(prefer.real_model, "solved", some_right)
+    few = prefer.SFT(steps=2, batch_size=4, learning_rate=1e-2, warmup=0)
+    config = prefer.Config(
+        model=folder,
+        out=tmp_path / "run",
+        report=tmp_path / "prefer.md",
+        losses=("dpo", "f_dpo forward_kl", "kto", "online_dpo", "reward_model"),
+        seeds=1,
+        problems=6,
+        held_out=2,
+        samples=4,
+        online=2,
+        measured=2,
+        max_tokens=3,
+        rank=2,
+        reward=few,
+        policy=few,
+    )
+    prefer.main(config)
+    runs = json.loads((config.out / "results.json").read_text())["runs"]
+    assert list(runs) == ["before/0", *(f"{name}/0" for name in config.losses)]
+    np.testing.assert_allclose(runs["before/0"]["kl"], 0, atol=1e-5)
+    assert np.mean(runs["dpo/0"]["kl"]) > 1e-5
+    # Two losses of the same pairs, one by another divergence.
+    assert runs["dpo/0"]["pairs"] == runs["f_dpo forward_kl/0"]["pairs"] == 12
+    assert runs["dpo/0"]["kl"] != runs["f_dpo forward_kl/0"]["kl"]
+    assert "| online_dpo |" in config.report.read_text()
+    with pytest.raises(InputError, match="losses must be some of"):
+        prefer.Config(losses=("dop",))

@@ -9,7 +9,8 @@ import pytest
 
 from alignax import cli
 from alignax.models import functional, hf
-from alignax.pipeline import data
+from alignax.pipeline import data, metrics
+from alignax.train import folders
 from tests.close import assert_close
 
 TEXTS = (
@@ -40,6 +41,53 @@ def test_it_answers_and_is_measured(smollm2, tmp_path):
     assert found["kl_vocabulary"]["mean"] == pytest.approx(0, abs=1e-3)
     assert 0.5 < found["entropy"]["mean"] < 5
     assert 0 <= found["accuracy"]["mean"] <= found["pass@4"]["mean"] <= 1
+
+
+PAIRS = (
+    ("What is 2 + 3?", "5", "7"),
+    ("What is 4 + 4?", "8", "9"),
+    ("What is 1 + 5?", "6", "3"),
+    ("What is 7 - 2?", "5", "1"),
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["rl", "preference"])
+def test_it_is_trained_by_adapters(smollm2, tmp_path, kind):
+    """Few steps of the commands on it: finite, moved, and the adapter opens."""
+    pairs = tmp_path / "pairs.jsonl"
+    fields = ("prompt", "chosen", "rejected")
+    records = [dict(zip(fields, pair, strict=True)) for pair in PAIRS]
+    pairs.write_text("".join(json.dumps(record) + "\n" for record in records))
+    more = {
+        "rl": (
+            *("--data", "reasoning_gym:chain_sum,size=8,min_digits=1,max_digits=1"),
+            *("--reward", "numeric", "--prompts", "2", "--completions", "4"),
+            *("--max-tokens", "8", "--divergence", "jensen_shannon"),
+        ),
+        "preference": ("--data", str(pairs), "--batch-size", "4"),
+    }[kind]
+    out = tmp_path / kind
+    cli.main(
+        [
+            *("train", kind, "--model", str(smollm2), "--out", str(out), *more),
+            *("--steps", "2", "--microbatches", "1", "--held-out", "0"),
+            *("--lora.rank", "2", "--learning-rate", "1e-3", "--warmup", "0"),
+        ]
+    )
+    rows = metrics.read(out)
+    norms = metrics.column(rows, f"{kind}/grad_norm")[1]
+    assert len(norms) == 2
+    assert np.isfinite(norms).all()
+    if kind == "rl":
+        np.testing.assert_allclose(metrics.column(rows, "rl/ratio")[1], 1, atol=1e-3)
+    else:
+        np.testing.assert_allclose(
+            metrics.column(rows, "preference/loss")[1][0], np.log(2), rtol=1e-4
+        )
+    policy = folders.open_policy(out / "adapter")
+    moved = [np.abs(x).max() for x in jax.tree.leaves(policy.params)]
+    assert np.isfinite(moved).all()
 
 
 @pytest.mark.slow
