@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 # Neighbours share compilations, so a worker takes them together.
 PYTEST := $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+# Shapes and types of every call, at a fifth of the time: not in the default tests.
+CHECKED := --jaxtyping-packages=alignax,beartype.beartype
 # An older processor: other vectors, other roundings.
 ISA ?= AVX2
 ROUNDED := tests/models tests/test_logprobs.py tests/pipeline/test_scores.py \
@@ -54,10 +56,10 @@ test: $(VENV)/.dev  ## the default tests
 	$(PYTEST) $(ARGS)
 
 test-isa: $(VENV)/.dev  ## what rounds, for another processor and with XLA's own fusion
-	XLA_FLAGS="--xla_cpu_max_isa=$(ISA) --xla_cpu_use_fusion_emitters=true" $(PYTEST) $(ROUNDED) $(ARGS)
+	XLA_FLAGS="--xla_cpu_max_isa=$(ISA) --xla_cpu_use_fusion_emitters=true" $(PYTEST) $(CHECKED) $(ROUNDED) $(ARGS)
 
 test-slow: $(VENV)/.dev  ## the longer tests
-	$(PYTEST) -m slow $(ARGS)
+	$(PYTEST) $(CHECKED) -m slow $(ARGS)
 
 test-parity: $(VENV)/.parity  ## comparisons with peers
 	$(PYTEST) -m parity $(ARGS)

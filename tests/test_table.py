@@ -67,7 +67,10 @@ def public_functions():
 # Of compositions, settings and records, not of arrays: tests/test_algorithms.py and
 # tests/train have their tests.
 OF_VALUES = {
-    *(f"algorithms.{name}" for name in ("followed", "needed", "needs", "partial")),
+    *(
+        f"algorithms.{name}"
+        for name in ("followed", "needed", "needs", "partial", "reads_behaviour")
+    ),
     "algorithms.pooled",
     *(f"regularisers.k{n}" for n in ("1_in_reward", "2_in_loss", "3_in_loss")),
 }

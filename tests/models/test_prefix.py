@@ -202,7 +202,10 @@ def prefix_of():
     return jitted(CONFIG)(PARAMS, PROMPTS, mask=PROMPT_MASK, cache_length=P).cache
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * (n != "gemma2")) for n in FAMILIES],
+)
 def test_each_family_shares_prefixes_and_decodes(name):
     """Windows reach into the prefix, by the number of real tokens between."""
     config = FAMILIES[name]

@@ -256,7 +256,7 @@ def drift(parts, judge, steps=2):
     ("changes", "scale"),
     [
         pytest.param({"method": "dr_grpo"}, 1e-5, marks=pytest.mark.slow),
-        ({"beta": 1.0}, 1e-4),
+        pytest.param({"beta": 1.0}, 1e-4, marks=pytest.mark.slow),
     ],
 )
 def test_small_rewards_are_a_signal(changes, scale):

@@ -207,6 +207,7 @@ def test_rounds_are_bounded(parts):
     assert metrics["no_signal"] == 1
 
 
+@pytest.mark.slow
 def test_the_best_of_several_beside_the_greedy_one(parts):
     key = jax.random.key(5)
     greedy, best, found = tasks.side_by_side(

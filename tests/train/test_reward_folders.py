@@ -26,6 +26,7 @@ def folder(tmp_path_factory):
     return root / "run", params
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_single_rows(folder):
     """Padding, batches and the sum with other rewards change nothing."""
     path, params = folder
