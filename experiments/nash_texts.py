@@ -5,17 +5,18 @@ that leads. All 121 texts can be enumerated, so what is measured is exact.
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from alignax import estimators, exact, games, logprobs, reduce, references
+from alignax import exact, games, references
 from alignax.models import decoder, functional
 from alignax.pipeline import rollout as rollouts
 from alignax.pipeline import update
+from alignax.train import game
 from alignax.types import InputError, Prompts
 
 EOS, LETTERS, LENGTH = 0, "rps", 4
@@ -61,25 +62,33 @@ class Texts:
             )
 
 
-class Method(NamedTuple):
-    """What distinguishes the policy-gradient methods: numbers, so that one compiled
-    program runs them all."""
+class Variant(NamedTuple):
+    """What distinguishes methods of one kind: numbers, so that one compiled program
+    runs them all."""
 
     reward: float = 0.0  # 1: follow the reward model, not the judge
     mixture: float = 0.0  # share of the reference in the opponent
     decay: float = 0.0  # of the opponent's moving average
-    anchor: float = 0.0  # 1/η of mirror prox; 0 has no inner loop
 
 
-GRADIENT = {
-    "reward model": Method(reward=1.0),
-    "self-play": Method(),
-    "Nash-MD-PG": Method(mixture=0.125),
-    "Nash-EMA-PG": Method(decay=0.9),
-    "Nash-MP": Method(anchor=0.1),
+def averaged(variant: Variant) -> game.Method:
+    rule = references.moving_average(decay=variant.decay)
+    return dataclasses.replace(game.nash_md(mixture=variant.mixture), opponent=rule)
+
+
+KINDS = {
+    averaged: {
+        "reward model": Variant(reward=1.0),
+        "self-play": Variant(),
+        "Nash-MD-PG": Variant(mixture=0.125),
+        "Nash-EMA-PG": Variant(decay=0.9),
+    },
+    lambda variant: game.nash_mp(eta=10.0, inner_steps=10): {"Nash-MP": Variant()},
+    lambda variant: game.ipo_md(mixture=variant.mixture): {
+        "online IPO": Variant(),
+        "IPO-MD": Variant(mixture=0.125),
+    },
 }
-SQUARED = {"online IPO": Method(), "IPO-MD": Method(mixture=0.125)}
-INNER_STEPS = 10
 
 
 class World(NamedTuple):
@@ -133,9 +142,9 @@ def fit_reward_model(logp_ref) -> jax.Array:
     return jax.lax.scan(step, jnp.zeros(4), length=2000)[0]
 
 
-def make_runner(config: Texts, world: World, *, squared: bool):
-    """``(method, key) -> measurements [evaluations + 1]``: one run, from reference to
-    trained policy; meant to be vmapped over methods and keys and jitted."""
+def make_runner(config: Texts, world: World, kind: Callable[[Variant], game.Method]):
+    """``(variant, key) -> measurements [evaluations + 1]``: one run, from reference to
+    trained policy; meant to be vmapped over variants and keys and jitted."""
     model = decoder.DecoderConfig(
         vocab_size=4,
         hidden_size=config.hidden_size,
@@ -157,42 +166,42 @@ def make_runner(config: Texts, world: World, *, squared: bool):
         learning_rate=config.learning_rate, steps=config.steps, final_fraction=0.1
     )
     judge = judge_of_styles()
-    loop = games.mirror_prox_loop(inner_steps=INNER_STEPS)
 
     def law(params):
         return exact.completion_logp(
             apply_fn, params, prompts.tokens[0], world.tokens, world.mask
         )
 
-    def sample(params, reference, mixture, key):
-        mixed = games.mixture_policy(apply_fn, apply_fn, mixture=mixture)
-        rollout = rollouts.generate(
-            mixed,
-            (params, reference),
-            key,
-            prompts,
-            completions=config.batch,
-            max_tokens=LENGTH,
-            eos_id=EOS,
-        )
-        return rollout, leading_letter(rollout.tokens, rollout.trained)
-
-    def token_logp(params, rollout):
-        logits = rollouts.completion_logits(apply_fn, params, rollout)
-        return reduce.masked(
-            logprobs.token_logp(logits, rollout.tokens), rollout.trained
-        )
-
-    def run(method, key):
+    def run(variant, key):
         key, init_key = jax.random.split(key)
         reference = functional.init(model, init_key)
         logp_ref = law(reference)
-        average = references.moving_average(decay=method.decay)
-        mass_ref = style_masses(logp_ref, world)
-        scores = fit_reward_model(jnp.log(mass_ref))
+        scores = fit_reward_model(jnp.log(style_masses(logp_ref, world)))
         star = games.regularised_equilibrium(
             games.Game(world.preference, logp_ref, config.beta)
         )
+        method = kind(variant)
+        sample = game.make_sampler(
+            method,
+            apply_fn,
+            completions=config.batch,
+            max_tokens=LENGTH,
+            eos_id=EOS,
+            jit=False,
+        )
+        step = game.make_step(method, rollouts.score_by_logits(apply_fn), tx, jit=False)
+
+        def preferences(contest):
+            styles, others = (
+                leading_letter(x.tokens, x.trained)
+                for x in (contest.rollout, contest.opponents)
+            )
+            wins = judge[styles][:, others]
+            if not method.both:
+                gain = jnp.where(variant.reward > 0, scores[styles][:, None], wins)
+                # Any constant is a baseline: this batch's own mean, and the half again.
+                wins = gain - jnp.mean(gain) + 0.5
+            return wins[None]
 
         def measure(params):
             logp = law(params)
@@ -203,78 +212,18 @@ def make_runner(config: Texts, world: World, *, squared: bool):
                 "target": games.exploitability(world.preference, star),
             }
 
-        def gradient_loss(params, opponent, anchor, keys):
-            rollout, styles = sample(params, reference, 0.0, keys[0])
-            _, others = sample(opponent, reference, method.mixture, keys[1])
-            wins = jnp.mean(judge[styles][:, others], axis=-1)
-            gain = jnp.where(method.reward > 0, scores[styles], wins)
-            # Any constant is a baseline: this batch's own mean, and the half again.
-            gain = gain - jnp.mean(gain) + 0.5
-            logp = token_logp(params, rollout)
-            logp_ref = token_logp(reference, rollout)
-            losses = games.nash_pg_surrogate(
-                logp, logp_ref, gain, rollout.trained, beta=config.beta
-            )
-            # nash_mp_surrogate's second KL, which may have the weight 0 here.
-            losses = losses + method.anchor * estimators.sequence_kl_surrogate(
-                logp, token_logp(anchor, rollout), rollout.trained
-            )
-            return jnp.mean(jnp.sum(losses, axis=-1))
+        def iteration(state, _):
+            contest = sample(state, prompts)
+            return step(state, contest.judged(preferences(contest)))[0], None
 
-        def squared_loss(params, opponent, anchor, keys):
-            del opponent, anchor
-            logp, ref, styles = [], [], []
-            for pair_key in keys:
-                rollout, style = sample(params, reference, method.mixture, pair_key)
-                logp.append(jnp.sum(token_logp(params, rollout), axis=-1))
-                ref.append(jnp.sum(token_logp(reference, rollout), axis=-1))
-                styles.append(style)
-            shape = (config.batch, config.batch)
-            first = [jnp.broadcast_to(x[0][:, None], shape) for x in (logp, ref)]
-            second = [jnp.broadcast_to(x[1][None], shape) for x in (logp, ref)]
-            losses = games.online_ipo_loss(
-                first[0],
-                second[0],
-                first[1],
-                second[1],
-                judge[styles[0]][:, styles[1]],
-                beta=config.beta,
-            )
-            # β/4 of the loss has the size of the preference's own gradient.
-            return config.beta / 4 * jnp.mean(losses)
+        def stretch(state, _):
+            length = config.steps // config.evaluations
+            state, _ = jax.lax.scan(iteration, state, length=length)
+            return state, measure(state.params)
 
-        loss = squared_loss if squared else gradient_loss
-
-        def step(carry, number):
-            params, opt_state, mean, prox = carry
-            keys = jax.random.split(jax.random.fold_in(key, number))
-            opponent = jax.tree.map(
-                lambda x, y: jnp.where(method.anchor > 0, x, y), prox.opponent, mean
-            )
-            gradient = jax.grad(loss)(params, opponent, prox.anchor, keys)
-            updates, opt_state = tx.update(gradient, opt_state, params)
-            params = optax.apply_updates(params, updates)
-            carry = (
-                params,
-                opt_state,
-                average.update(mean, params, number + 1),
-                loop.update(prox, params),
-            )
-            return carry, None
-
-        def stretch(carry, numbers):
-            carry, _ = jax.lax.scan(step, carry, numbers)
-            return carry, measure(carry[0])
-
-        carry = (
-            reference,
-            tx.init(reference),
-            average.init(reference),
-            loop.init(reference),
-        )
-        numbers = jnp.arange(config.steps).reshape(config.evaluations, -1)
+        state = game.init_state(method, reference, tx, key, beta=config.beta)
+        _, values = jax.lax.scan(stretch, state, length=config.evaluations)
         start = measure(reference)
-        _, values = jax.lax.scan(stretch, carry, numbers)
         return jax.tree.map(lambda x, xs: jnp.concatenate([x[None], xs]), start, values)
 
     return run
@@ -290,10 +239,10 @@ def train(config: Texts, *, seed: int) -> dict[str, dict[str, Any]]:
     world = make_world()
     keys = jax.random.split(jax.random.key(seed), config.seeds)
     results: dict[str, dict[str, Any]] = {}
-    for methods, squared in ((GRADIENT, False), (SQUARED, True)):
-        run = make_runner(config, world, squared=squared)
-        stacked = jax.tree.map(lambda *x: jnp.array(x), *methods.values())
+    for kind, variants in KINDS.items():
+        run = make_runner(config, world, kind)
+        stacked = jax.tree.map(lambda *x: jnp.array(x), *variants.values())
         values = jax.jit(jax.vmap(jax.vmap(run, (None, 0)), (0, None)))(stacked, keys)
-        for i, name in enumerate(methods):
+        for i, name in enumerate(variants):
             results[name] = {key: np.asarray(x[i]) for key, x in values.items()}
     return results

@@ -32,11 +32,11 @@ WAITING = [
         "quasi_rejection_law quasi_rejection_quality renyi_cross_entropy "
         "running_log_normaliser",
     ),
-    # Games of language models: a train step of theirs is to come.
+    # Games of language models: losses for a `train.game.Method` of one's own.
     (
         "games",
-        "divergence_step inpo_loss nash_mp_surrogate "
-        "nash_pg_myopic_surrogate regularised_preference sppo_loss",
+        "divergence_step inpo_loss nash_pg_myopic_surrogate regularised_preference "
+        "sppo_loss",
     ),
     # Rollouts and off-policy steps that are to come.
     ("selection", "recent_sample_recovery"),

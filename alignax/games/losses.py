@@ -38,7 +38,7 @@ def nash_pg_surrogate(
     preferences: Float[Array, "*B"],
     mask: Bool[Array, "*B T"],
     *,
-    beta: float,
+    beta: Strength,
 ) -> Float[Array, "*B T"]:
     """Nash-MD-PG and Nash-EMA-PG: the policy gradient of the regularised preference.
 
@@ -78,7 +78,7 @@ def nash_pg_myopic_surrogate(
     preferences: Float[Array, "*B"],
     mask: Bool[Array, "*B T"],
     *,
-    beta: float,
+    beta: Strength,
 ) -> Float[Array, "*B T"]:
     """The token-local alternative, TRL's: each token feels its own log-ratio alone.
 
@@ -121,7 +121,7 @@ def nash_mp_surrogate(
     preferences: Float[Array, "*B"],
     mask: Bool[Array, "*B T"],
     *,
-    beta: float,
+    beta: Strength,
     eta: float,
 ) -> Float[Array, "*B T"]:
     """One proximal step of Nash mirror prox, as a policy gradient.

@@ -66,7 +66,8 @@ def test_everything_is_written(tmp_path):
     for name in ("nash_kl.png", "nash_gap.png", "nash_lm.png"):
         assert (config.out / name).read_bytes().startswith(b"\x89PNG")
     text = (config.out / "nash.md").read_text()
-    for name in (*nash.solvers(0.1), *nash_texts.GRADIENT, *nash_texts.SQUARED):
+    texts = [name for variants in nash_texts.KINDS.values() for name in variants]
+    for name in (*nash.solvers(0.1), *texts):
         assert f"| {name} |" in text
     assert "nan" not in text
 
