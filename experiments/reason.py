@@ -217,6 +217,23 @@ def table(runs: dict[str, Any]) -> str:
     return "".join(lines)
 
 
+def progress(runs: dict[str, Any]) -> str:
+    """Of each method's rollouts, in thirds: what was solved, KL and entropy."""
+    names = {"reward": "solved", "kl": "KL", "entropy": "entropy"}
+    lines = [
+        "\nWhile training, each third of the rollouts, means over seeds (KL by k3):\n\n"
+        f"| method | {' | '.join(names.values())} |\n|---|---|---|---|\n"
+    ]
+    for method, of in by_method(runs).items():
+        cells = []
+        for name in names:
+            steps = np.array([run["curves"][name] for run in of]).mean(0)
+            thirds = [part.mean() for part in np.array_split(steps, 3) if part.size]
+            cells.append(" → ".join(f"{x:.2f}" for x in thirds))
+        lines.append(f"| {method} | {' | '.join(cells)} |\n")
+    return "".join(lines)
+
+
 def findings(runs: dict[str, Any]) -> str:
     """What the noise allows to say: differences of the same sums, by sum."""
     start, found = runs["start"]["end"], by_method(runs)
@@ -273,7 +290,7 @@ def draw(path: Path, runs: dict[str, Any]) -> None:
     series = {}
     for method, of in by_method(runs).items():
         curves = np.array([run["curves"]["reward"] for run in of])
-        window = min(5, curves.shape[1])
+        window = min(3, curves.shape[1])
         smooth = np.stack(
             [np.convolve(c, np.ones(window) / window, "valid") for c in curves]
         )
@@ -284,7 +301,7 @@ def draw(path: Path, runs: dict[str, Any]) -> None:
         path,
         series,
         title="Share of sums solved while training",
-        legend_title="mean of five steps;\nband: the seeds' range",
+        legend_title="mean of three steps;\nband: the seeds' range",
         ylabel="solved",
     )
 
@@ -339,7 +356,7 @@ def write_report(path: Path, results: dict[str, Any], held_out) -> None:
         f"```{{image}} {path.stem}.png\n:alt: Share of sums solved over steps\n```\n\n"
         f"{table(runs)}"
         "\nIntervals are of 95 %, over the held-out sums, which the seeds share.\n"
-        f"{findings(runs)}{samples(runs, held_out)}",
+        f"{progress(runs)}{findings(runs)}{samples(runs, held_out)}",
         encoding="utf-8",
     )
 

@@ -82,6 +82,7 @@ def test_report_of_reasoning(tmp_path):
     text = reason.table(runs)
     assert "| start | – | 0.25 ± 0.00 | – | 0.50 ± 0.98 | 1.50" in text
     assert "| grpo | 2 | 0.62 ± 0.00 | 0.50, 0.75 |" in text
+    assert "| grpo | 0.10 → 0.62 | 0.10 → 0.62 |" in reason.progress(runs)
     text = reason.findings(runs)
     assert "accuracy +0.38 ± 0.00; pass@K +0.00 ± 0.00, within its noise" in text
     assert "the worst of 2 seeds +0.25" in text
@@ -211,7 +212,7 @@ def test_tiny_frontier(folder, tmp_path, monkeypatch):
     curves = runs["chi2_kl/0.1/0"]["curves"]
     assert np.shape(curves["gold"]) == (4, 4)
     np.testing.assert_allclose(curves["kl"][0], 0, atol=1e-4)
-    assert "exact chi2_kl, β 0.01, of samples" in config.report.read_text()
+    assert "exact chi2_kl, β 0.1, of samples" in config.report.read_text()
 
 
 def test_pairs_are_of_one_sum_and_bounded():
