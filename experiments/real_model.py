@@ -256,7 +256,8 @@ def provenance(runs: Mapping[str, Mapping[str, Any]]) -> str:
     shared = ""
     if max(loads) > where["cores"] + 1:
         shared = (
-            f" Other work shared the machine (load {min(loads):g} to {max(loads):g})."
+            f" Other work shared the machine (load {min(loads):g} to {max(loads):g}) "
+            "and held it for a while: the wall time is no measure."
         )
     return (
         f"{cpu:.0f} minutes of processor time, {wall:.0f} by the wall, on "
