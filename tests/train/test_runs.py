@@ -251,6 +251,7 @@ def test_a_method_with_demonstrations_takes_the_completions(home, tmp_path):
 
 
 @pytest.mark.parity
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 def test_the_adapter_loads_in_peft(home, trained):
     peft = pytest.importorskip("peft")
     transformers = pytest.importorskip("transformers")
