@@ -125,6 +125,17 @@ def test_an_interrupt_says_how_to_go_on(capsys):
     assert "--resume" in capsys.readouterr().err
 
 
+@pytest.mark.slow
+def test_a_reader_that_has_enough_ends_it_quietly():
+    command = f"{sys.executable} -m experiments.grpo_arithmetic --help | head -n 1"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True
+    )
+    assert done.returncode in (0, 141)  # 0 where all was written in time
+    assert done.stderr == ""
+    assert done.stdout.startswith("usage")
+
+
 def test_a_defect_keeps_its_traceback():
     def main(config):
         raise ZeroDivisionError

@@ -87,8 +87,8 @@ def run(
     """Parse the arguments into ``config``, call ``main`` with it, and exit.
 
     Bad input, a run that cannot go on, and what the operating system refuses exit with
-    code 2 and one paragraph on standard error, an interrupt with 130; any other
-    exception is a defect and keeps its traceback.
+    code 2 and one paragraph on standard error, an interrupt with 130, a closed pipe
+    quietly with 141; any other exception is a defect and keeps its traceback.
 
     Args:
       main: the experiment.
@@ -117,6 +117,11 @@ def run(
     except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:
+        # Whoever reads has enough, as `head` does; what Python flushes at the end
+        # must find somebody.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except OSError as error:
         if error.errno is None:
             raise
