@@ -18,7 +18,7 @@ import numpy as np
 from alignax import cli
 from alignax.pipeline import data, plots
 from alignax.train import tasks
-from alignax.train.options import RL
+from alignax.train.options import RL, method_of
 from alignax.types import InputError
 from experiments import real_model as real
 
@@ -221,7 +221,8 @@ def progress(runs: dict[str, Any]) -> str:
     """Of each method's rollouts, in thirds: what was solved, KL and entropy."""
     names = {"reward": "solved", "kl": "KL", "entropy": "entropy"}
     lines = [
-        "\nWhile training, each third of the rollouts, means over seeds (KL by k3):\n\n"
+        "\nWhile training, each third of the rollouts, means over seeds (KL by k3, not "
+        "where the reference writes some rows):\n\n"
         f"| method | {' | '.join(names.values())} |\n|---|---|---|---|\n"
     ]
     for method, of in by_method(runs).items():
@@ -229,7 +230,8 @@ def progress(runs: dict[str, Any]) -> str:
         for name in names:
             steps = np.array([run["curves"][name] for run in of]).mean(0)
             thirds = [part.mean() for part in np.array_split(steps, 3) if part.size]
-            cells.append(" → ".join(f"{x:.2f}" for x in thirds))
+            foreign = name == "kl" and method_of(method).sampling.last != "own"
+            cells.append("–" if foreign else " → ".join(f"{x:.2f}" for x in thirds))
         lines.append(f"| {method} | {' | '.join(cells)} |\n")
     return "".join(lines)
 
@@ -250,6 +252,11 @@ def findings(runs: dict[str, Any]) -> str:
         least = spread.min() - np.mean(start["accuracy"])
         parts.append(f"the worst of {len(of)} seeds {least:+.2f}")
         lines.append(f"- **{method}**: {'; '.join(parts)}.\n")
+    if "ppo" in found:
+        lines.append(
+            "\nPPO's critic begins fresh, and so few rollouts with one update each are "
+            "little for it: its place is of this length.\n"
+        )
     if all(known):
         lines.append(
             "\nWhat rose is how often a right answer is given: the share of sums that "
