@@ -59,6 +59,7 @@ EXPERIMENTS = {
     "rlvr": "sixty policy-gradient methods on one task, with their table",
     "reason": "four methods on sums with the pretrained model, in a quarter of an hour",
     "frontier": "its sentiment against KL by divergence, with a gold reward held back",
+    "prefer": "nine preference losses on pairs that it wrote, judged by a verifier",
     "nash": "preference games: every solver, then language models that play one",
 }
 FILES = """\
