@@ -127,6 +127,7 @@ def test_tiny_reasoning(folder, tmp_path, monkeypatch, rank):
         prompt_length=40,
         records=8,
         held_out=2,
+        halves=2,
     )
     reason.main(config)
     path = config.out / "results.json"
