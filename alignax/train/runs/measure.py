@@ -87,7 +87,9 @@ def make_measure(
             rollout, kl = jax.device_get((rollout, kl))
             texts += data.decode_rows(rollout.tokens, rollout.attended, tokenizer)
             columns.append((kl, rollout.trained.sum(axis=-1), rollout.finished))
-        kl, length, finished = (np.concatenate(x)[:count] for x in zip(*columns))  # noqa: B905
+        kl, length, finished = (
+            np.concatenate(x)[:count] for x in zip(*columns, strict=True)
+        )
         found = reward(texts[:count], asked)
         values = rewards.checked(found, np.asarray(prompts.index))
         return Measured(
