@@ -64,7 +64,7 @@ def rebel(
     rewards_w: Float[Array, "*batch"],
     rewards_l: Float[Array, "*batch"],
     *,
-    beta: float,
+    beta: Strength,
     div: Divergence = REVERSE_KL,
 ) -> Float[Array, "*batch"]:
     """``(β Δf'(π/ρ) − ΔR)²``, of two completions of one prompt, ρ the policy before.

@@ -14,6 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 from alignax import reduce
+from alignax._checks import Strength
 from alignax.divergences import Divergence
 from alignax.surrogates.rules import clean
 from alignax.types import InputError
@@ -90,7 +91,7 @@ def rebel_surrogate(
     rewards: Float[Array, "*G K"],
     *,
     div: Divergence,
-    beta: float,
+    beta: Strength,
 ) -> Float[Array, "*G"]:
     """``((β f'_i − β f'_j) − (r_i − r_j))²``, the mean over a group's pairs (REBEL).
 
