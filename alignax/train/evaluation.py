@@ -23,10 +23,11 @@ def make_evaluator(
     completions: int,
     hidden_fn: HiddenFn | None = None,
     stops: Any = None,
+    write: Callable[..., Rollout] | None = None,
 ) -> Callable[
     [Params, Params, Key[Array, ""], Prompts], tuple[Rollout, Float[Array, " B"]]
 ]:
-    """``(params, ref_params, key, prompts) -> (rollout, kl [B])``, jitted.
+    """``(params, ref_params, key, prompts) -> (rollout, kl [B])``, compiled.
 
     Args:
       apply_fn: the model.
@@ -37,21 +38,26 @@ def make_evaluator(
       hidden_fn: the model up to its head: the divergence without the logits of all
         tokens.
       stops: of ``stops.table``: texts that end a completion.
+      write: ``(params, key, prompts) -> rollout`` in place of plain completions, such
+        as of several turns; what it says of tokens and ends, nothing else here does.
 
     Returns:
       the evaluator. ``kl`` is the reverse KL to the reference in nats a completion,
       exact over the vocabulary at each sampled prefix (Rao-Blackwellised over the next
       token).
     """
-    generate = partial(
-        rollouts.generate,
-        apply_fn,
-        completions=completions,
-        max_tokens=max_tokens,
-        eos_id=eos_id,
-        pad_id=pad_id,
-        stops=stops,
-    )
+    if write is None:
+        write = jax.jit(
+            partial(
+                rollouts.generate,
+                apply_fn,
+                completions=completions,
+                max_tokens=max_tokens,
+                eos_id=eos_id,
+                pad_id=pad_id,
+                stops=stops,
+            )
+        )
     div = divergences.reverse_kl()
     token_kl = rollouts.divergence_by_logits(apply_fn, div)
     if hidden_fn is not None:
@@ -60,10 +66,13 @@ def make_evaluator(
         )
 
     @jax.jit
-    def evaluate(params, ref_params, key, prompts):
-        rollout = generate(params, key, prompts)
+    def paid(params, ref_params, rollout):
         token = token_kl(params, ref_params, rollout)
-        return rollout, jnp.sum(jnp.where(rollout.trained, token, 0), axis=-1)
+        return jnp.sum(jnp.where(rollout.trained, token, 0), axis=-1)
+
+    def evaluate(params, ref_params, key, prompts):
+        rollout = write(params, key, prompts)
+        return rollout, paid(params, ref_params, rollout)
 
     return evaluate
 

@@ -7,7 +7,7 @@ is drawn, scored and trained behind both.
 
 import dataclasses
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -19,24 +19,24 @@ from alignax.pipeline import data, rewards
 from alignax.train import joined
 from alignax.train.assembly import Parts
 from alignax.train.samples import Samples
-from alignax.types import InputError, Prompts, TrainState
+from alignax.types import InputError, Prompts, Rollout, TrainState
 
 Environment = Callable[[list[str], list[Any], int], list[str | None]]
 """``(texts, records, turn) -> answers``: to what each policy wrote in its last turn,
 counted from 0, the text that it is shown next, empty for none, or None at the end."""
 
 
-def make_sampler(
+def make_writer(
     parts: Parts,
     environment: Environment,
-    records: Sequence[Any],
+    records: data.Records,
     tokenizer: data.Tokenizer,
     *,
     turns: int,
     max_tokens: int,
     answer_tokens: int,
-) -> Callable[[TrainState, Prompts], Samples]:
-    """``(state, prompts) -> samples`` of several turns, for ``Parts.sample``.
+) -> Callable[..., Rollout]:
+    """``(params, key, prompts, version=0) -> rollout`` of several turns.
 
     A turn is what ``parts.generate`` writes: up to an end or a text to stop at. Where
     one stops for want of tokens, or an answer does not fit, the completion is cut.
@@ -51,25 +51,12 @@ def make_sampler(
       answer_tokens: of an answer, at the most.
 
     Returns:
-      the sampler; it waits for each turn. The model must have room for the prompt, all
-      of the completion and one more turn.
+      the writer, of ``parts.completions`` a prompt; it waits for each turn. The model
+      must have room for the prompt, all of the completion and one more turn.
 
     Raises:
-      InputError: the method samples by a rule of its own, or a number is too small.
-
-    Example:
-      >>> def with_tool(parts, environment, records, tokenizer):
-      ...     sample = make_sampler(
-      ...         parts, environment, records, tokenizer,
-      ...         turns=3, max_tokens=256, answer_tokens=16,
-      ...     )
-      ...     return parts._replace(sample=sample)  # for tasks.host_step
+      InputError: a number is too small.
     """
-    if parts.algorithm.sampling != Sampling() or parts.algorithm.replay is not None:
-        raise InputError(
-            "algorithm samples or replays by a rule of its own, which several turns do "
-            "not follow: take one that samples its own completions alone"
-        )
     for name, value in (("turns", turns), ("answer_tokens", answer_tokens)):
         if value < 1:
             raise InputError(f"{name} must be at least 1, got {value}")
@@ -96,6 +83,9 @@ def make_sampler(
             np.asarray(latest.attended)[asked],
             tokenizer,
         )
+        lengths = np.asarray(latest.attended).sum(axis=1)
+        ends = np.maximum(lengths - 1, 0)
+        last = np.asarray(latest.tokens)[np.arange(len(ends)), ends]
         answers = environment(texts, [records[n] for n in numbers[asked]], turn)
         if len(answers) != len(asked):
             raise InputError(
@@ -110,16 +100,18 @@ def make_sampler(
             if answer is None:
                 continue
             ids = tokenizer.encode(answer) if answer else []
+            if ids and ids[0] in tokenizer.end_ids and ids[0] == last[row]:
+                # The turn has its end already.
+                ids = ids[1:]
             going[row] = len(ids) <= answer_tokens and len(ids) < room[row]
             cut[row] = not going[row]
             if going[row]:
                 tokens[row, : len(ids)], mask[row, : len(ids)] = ids, True
         return tokens, mask, going, cut
 
-    def sample(state, prompts):
-        key = jax.random.fold_in(state.key, state.step)
-        write = partial(parts.generate, state.params, version=state.step)
-        latest = write(key, prompts)
+    def write(params, key, prompts, version=0):
+        write_turn = partial(parts.generate, params, version=version)
+        latest = write_turn(key, prompts, completions=completions)
         rollout = joined.widened(latest, max_tokens)
         numbers = np.repeat(np.asarray(prompts.index), completions)
         going = np.ones(len(numbers), bool)
@@ -130,8 +122,44 @@ def make_sampler(
                 break
             rollout, longer = told(rollout, prompts, *answer)
             turn_key = jax.random.fold_in(key, _TURNS + turn)
-            latest = write(turn_key, longer, completions=1, prefix=())
+            latest = write_turn(turn_key, longer, completions=1, prefix=())
             rollout = gone_on(rollout, latest, going)
+        return rollout
+
+    return write
+
+
+def make_sampler(
+    parts: Parts, write: Callable[..., Rollout]
+) -> Callable[[TrainState, Prompts], Samples]:
+    """``(state, prompts) -> samples``, for ``Parts.sample``.
+
+    Args:
+      parts: of ``assembly.make``.
+      write: of ``make_writer``.
+
+    Returns:
+      the sampler.
+
+    Raises:
+      InputError: the method samples by a rule of its own.
+
+    Example:
+      >>> def with_tool(parts, environment, records, tokenizer):
+      ...     sizes = {"turns": 3, "max_tokens": 256, "answer_tokens": 16}
+      ...     write = make_writer(parts, environment, records, tokenizer, **sizes)
+      ...     sample = make_sampler(parts, write)
+      ...     return parts._replace(sample=sample)  # for tasks.host_step
+    """
+    if parts.algorithm.sampling != Sampling() or parts.algorithm.replay is not None:
+        raise InputError(
+            "algorithm samples or replays by a rule of its own, which several turns do "
+            "not follow: take one that samples its own completions alone"
+        )
+
+    def sample(state, prompts):
+        key = jax.random.fold_in(state.key, state.step)
+        rollout = write(state.params, key, prompts, state.step)
         return Samples(parts.score(state, prompts.index, rollout), None)
 
     return sample
@@ -195,3 +223,22 @@ def hints(
         ]
 
     return environment
+
+
+def told(tokenizer: data.Tokenizer, text: str) -> str:
+    """A user's text between two turns of the assistant's.
+
+    Args:
+      tokenizer: of the policy.
+      text: what it is told.
+
+    Returns:
+      the text with all that the chat template has between an answer and the next one,
+      the end of the first included; the text alone without a template.
+    """
+    if tokenizer.chat is None:
+        return text
+    mark = "\u2042"
+    messages = [("user", mark), ("assistant", mark), ("user", text)]
+    whole = tokenizer.chat([{"role": r, "content": c} for r, c in messages])
+    return whole.rpartition(mark)[2]

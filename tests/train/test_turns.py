@@ -60,7 +60,7 @@ def played():
         return [answers.get(text[-1:]) for text in texts]
 
     parts = parts_of()
-    sample = turns.make_sampler(
+    write = turns.make_writer(
         parts,
         environment,
         RECORDS,
@@ -69,6 +69,7 @@ def played():
         max_tokens=W,
         answer_tokens=A,
     )
+    sample = turns.make_sampler(parts, write)
     state = parts.init(PARAMS, jax.random.key(2))
     samples = sample(state, PROMPTS)
     return parts._replace(sample=sample), state, jax.device_get(samples), asked
@@ -166,15 +167,7 @@ def test_methods_with_a_rule_of_their_own_are_refused():
         values=lambda params, critic, rollout: rollout.logp_behaviour,
     )
     with pytest.raises(InputError, match="by a rule of its own"):
-        turns.make_sampler(
-            parts,
-            turns.calculator,
-            [],
-            TOKENIZER,
-            turns=2,
-            max_tokens=8,
-            answer_tokens=2,
-        )
+        turns.make_sampler(parts, write=parts.generate)
 
 
 @pytest.mark.slow

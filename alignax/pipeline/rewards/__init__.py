@@ -37,7 +37,12 @@ from alignax.pipeline.rewards.judges import (
     refine_rubric,
     with_preamble,
 )
-from alignax.pipeline.rewards.loading import BUILTIN, load_reward, load_rewards
+from alignax.pipeline.rewards.loading import (
+    BUILTIN,
+    load_function,
+    load_reward,
+    load_rewards,
+)
 from alignax.pipeline.rewards.matches import (
     Reward,
     checked,
@@ -68,6 +73,7 @@ __all__ = [
     "judge_preferences",
     "judged",
     "last_number",
+    "load_function",
     "load_reward",
     "load_rewards",
     "marks_reward",

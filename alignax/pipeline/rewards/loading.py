@@ -104,18 +104,32 @@ def load_reward(text: str) -> Reward:
     return named
 
 
-def _function(name: str) -> Callable[..., Any]:
-    """``FILE.py:function``."""
+def load_function(name: str, what: str = "reward") -> Callable[..., Any]:
+    """A function of the user's own file.
+
+    Args:
+      name: ``FILE.py:function``, relative to the working folder.
+      what: the option that it was given for, which errors name.
+
+    Returns:
+      the function.
+
+    Raises:
+      InputError: the file or its function is missing, fails to load or is none.
+    """
     path, _, attribute = name.rpartition(":")
     file = Path(path or name)
     if not path.endswith(".py") or not attribute.isidentifier():
-        raise InputError(f"reward: {name!r} was given; FILE.py:function would do.")
+        raise InputError(f"{what}: {name!r} was given; FILE.py:function would do.")
     if not file.is_file():
         raise InputError(
-            f"reward: there is no file {str(file)!r} (from {str(Path.cwd())!r}); a "
+            f"{what}: there is no file {str(file)!r} (from {str(Path.cwd())!r}); a "
             "Python file of yours would do, as in FILE.py:function."
         )
-    module = _module(file.resolve())
+    try:
+        module = _module(file.resolve())
+    except InputError as error:
+        raise InputError(f"{what}: {error}") from error.__cause__
     function = getattr(module, attribute, None)
     if not callable(function):
         public = [
@@ -123,9 +137,9 @@ def _function(name: str) -> Callable[..., Any]:
             for key, value in vars(module).items()
             if inspect.isfunction(value) and value.__module__ == module.__name__
         ]
-        what = "no function" if function is None else f"a {type(function).__name__}"
+        found = "no function" if function is None else f"a {type(function).__name__}"
         raise InputError(
-            f"reward: {attribute!r} is {what} in {str(file)!r}; its functions are "
+            f"{what}: {attribute!r} is {found} in {str(file)!r}; its functions are "
             f"{', '.join(public) or 'none'}."
         )
     return function
@@ -133,7 +147,7 @@ def _function(name: str) -> Callable[..., Any]:
 
 def _from_file(name: str, options: dict[str, str]) -> Callable[..., Any]:
     """The user's own reward, with its options bound."""
-    function = _function(name)
+    function = load_function(name)
     given = {key: spelling.value_of(value) for key, value in options.items()}
     try:
         inspect.signature(function).bind([], [], **given)
@@ -151,9 +165,9 @@ def _module(file: Path) -> Any:
     """The user's own file as a module, run once."""
     # Files of one name in two folders are two modules.
     digest = hashlib.sha256(str(file).encode()).hexdigest()[:8]
-    spec = importlib.util.spec_from_file_location(f"reward_{file.stem}_{digest}", file)
+    spec = importlib.util.spec_from_file_location(f"own_{file.stem}_{digest}", file)
     if spec is None or spec.loader is None:
-        raise InputError(f"reward: {str(file)!r} is no Python file.")
+        raise InputError(f"{str(file)!r} is no Python file.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     try:
@@ -161,8 +175,7 @@ def _module(file: Path) -> Any:
     except Exception as error:
         del sys.modules[spec.name]
         raise InputError(
-            f"reward: {str(file)!r} failed as it was loaded: "
-            f"{type(error).__name__}: {error}"
+            f"{str(file)!r} failed as it was loaded: {type(error).__name__}: {error}"
         ) from error
     return module
 
@@ -173,7 +186,7 @@ def _judge(name: str, options: dict[str, str]) -> Reward:
             f"reward: judge:{name} was given with the options "
             f"{', '.join(options) or 'none'}; rubric=TEXT would do."
         )
-    judge = _function(name)
+    judge = load_function(name)
     rubric = Rubric(text=options["rubric"])
 
     def reward(completions, records):

@@ -10,7 +10,7 @@ import numpy as np
 from alignax.pipeline import data, metrics, plots, rewards
 from alignax.train import evaluation
 from alignax.train.policy import Policy
-from alignax.types import Params, Prompts
+from alignax.types import Params, Prompts, Rollout
 
 
 class Measured(NamedTuple):
@@ -46,6 +46,7 @@ def make_measure(
     rows: int,
     seed: int,
     stops: Any = None,
+    write: Callable[..., Rollout] | None = None,
 ) -> Callable[[Params], Measured]:
     """``params -> Measured``: one sample of each prompt, of the same noise each time.
 
@@ -59,6 +60,7 @@ def make_measure(
       rows: sampled at a time.
       seed: of the samples.
       stops: of ``stops.table``: texts that end a completion.
+      write: of ``evaluation.make_evaluator``, in place of plain completions.
 
     Returns:
       the function.
@@ -72,6 +74,7 @@ def make_measure(
         pad_id=tokenizer.pad_id,
         completions=1,
         stops=stops,
+        write=write,
     )
     count = len(prompts.index)
     # One shape: the last part is filled up with rows that are not read.

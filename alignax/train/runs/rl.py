@@ -12,7 +12,6 @@ from alignax.pipeline import data, metrics, rewards
 from alignax.pipeline.data.rows import answer_ids
 from alignax.train import (
     ahead,
-    assembly,
     dynamic,
     loop,
     reward_folders,
@@ -22,9 +21,10 @@ from alignax.train import (
 from alignax.train.options import RL
 from alignax.train.policy import Policy
 from alignax.train.runs import measure as measures
-from alignax.train.runs import setting, watch
+from alignax.train.runs import setting, watch, writing
 from alignax.train.runs.options import Data, Flat, Model, Output
 from alignax.train.runs.setting import Result, Sets
+from alignax.train.runs.writing import Writing
 from alignax.types import InputError, Params, Prompts
 
 PHASE = "rl"
@@ -64,8 +64,7 @@ class Config:
     max_tokens: int | None = None
     """Tokens of the longest completion. By default half more than the data's
     completions have, where it has some, else 256, as far as the context goes."""
-    stop: tuple[str, ...] = ()
-    """Texts that end a completion beside the model's own end, such as </answer>."""
+    writing: Annotated[Writing, Flat] = Writing()
     rounds: int = 0
     """Rounds of further prompts in a step, at the most, in place of those whose
     completions all have one reward (DAPO's dynamic sampling)."""
@@ -97,6 +96,12 @@ class Config:
                 raise InputError(
                     f"{name} must not be negative, got {getattr(self, name)}"
                 )
+        parts = self.writing.tool is None and self.writing.part_tokens is not None
+        if parts and (self.ahead or self.rounds):
+            raise InputError(
+                "part_tokens must be left out with ahead or rounds: completions that "
+                "go on from step to step have their own prompts"
+            )
         if self.reward_processes < 0 or not self.reward_timeout > 0:
             raise InputError(
                 "reward_processes must not be negative and reward_timeout positive, "
@@ -183,12 +188,15 @@ def settled(config: Config, sets: Sets, policy: Policy) -> Config:
         prompt_length = found.prompt
     if max_tokens is None:
         max_tokens = found.completion + found.completion // 2 or 256
-        max_tokens = max(min(max_tokens, context - prompt_length), 1)
-    setting.fits(
-        policy,
-        {"prompt_length": prompt_length, "max_tokens": max_tokens},
-        config.model.folder,
-    )
+        most = context - prompt_length
+        if config.writing.beyond(max_tokens):
+            most -= config.writing.at_once(min(max_tokens, most))
+        max_tokens = max(min(max_tokens, most), 1)
+    asked = {"prompt_length": prompt_length, "max_tokens": max_tokens}
+    beyond = config.writing.beyond(max_tokens)
+    if beyond:
+        asked["part_tokens"] = beyond
+    setting.fits(policy, asked, config.model.folder)
     rl = dataclasses.replace(config.rl, learning_rate=learning_rate(config))
     return dataclasses.replace(
         config, prompt_length=prompt_length, max_tokens=max_tokens, rl=rl
@@ -220,14 +228,10 @@ def _run(config: Config, sets: Sets, policy: Policy, reward: rewards.Reward) -> 
     out, tokenizer, train = config.output, policy.tokenizer, sets.train
     key = jax.random.key(out.seed)
     prompt_length, max_tokens = config.prompt_length or 1, config.max_tokens or 1
-    parts = assembly.make(
-        config.rl,
-        policy.apply_fn,
-        hidden_fn=policy.hidden_fn,
-        max_tokens=max_tokens,
-        eos_id=tokenizer.end_ids,
-        pad_id=tokenizer.pad_id,
-        stops=_stops(config, tokenizer),
+    tool = _tool(config, reward, tokenizer)
+    parts = writing.make_parts(config.rl, policy, config.writing, max_tokens=max_tokens)
+    parts = writing.sampled(
+        parts, config.writing, tool, train, tokenizer, max_tokens=max_tokens
     )
 
     def ask(record):
@@ -312,8 +316,11 @@ def _run(config: Config, sets: Sets, policy: Policy, reward: rewards.Reward) -> 
     return Result(state, policy._replace(params=state.params), out.out, rows)
 
 
-def _stops(config: Config, tokenizer: data.Tokenizer):
-    return stops.table(config.stop, tokenizer) if config.stop else None
+def _tool(config: Config, reward: rewards.Reward, tokenizer: data.Tokenizer):
+    text = config.writing.tool
+    if text is None:
+        return None
+    return writing.tool_of(text, reward, tokenizer, right_at=config.right_at)
 
 
 def _further(config: Config, train: data.Records, ask, tokenizer: data.Tokenizer):
@@ -355,7 +362,17 @@ def _held_out(
         max_tokens=config.max_tokens or 1,
         rows=min(len(prompts.index), config.rl.prompts * config.rl.completions),
         seed=config.output.seed + 1,
-        stops=_stops(config, tokenizer),
+        stops=stops.table(config.writing.stop, tokenizer)
+        if config.writing.stop
+        else None,
+        write=writing.to_measure(
+            config.rl,
+            policy,
+            config.writing,
+            _tool(config, reward, tokenizer),
+            some,
+            max_tokens=config.max_tokens or 1,
+        ),
     )
     kept = np.asarray(prompts.index).tolist()
     return HeldOut([texts[i] for i in kept], [some[i] for i in kept], measure)

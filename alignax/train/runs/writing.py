@@ -1,0 +1,213 @@
+"""How the completions of a run are written: a forced beginning, tools, parts."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from functools import partial
+
+from alignax.pipeline import data, rewards
+from alignax.train import assembly, stops, turns
+from alignax.train import partial as parts_of_completions
+from alignax.train.assembly import Parts
+from alignax.train.options import RL
+from alignax.train.policy import Policy
+from alignax.train.turns import Environment
+from alignax.types import InputError, Rollout
+
+TOOLS: dict[str, tuple[Environment, tuple[str, ...]]] = {
+    "calculator": (turns.calculator, ("=",))
+}
+"""Tools by name, each with the texts at which a turn stops for it."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Writing:
+    """What else than one plain turn a completion is made of."""
+
+    stop: tuple[str, ...] = ()
+    """Texts that end a completion, or a turn, beside the model's own end, such as
+    </answer>."""
+    prefix: str = ""
+    """A text that every completion begins with, such as <think>: read by the model and
+    not trained."""
+    tool: str | None = None
+    """What answers the policy between its turns: calculator, which computes <<48/2= and
+    goes on behind any other equals sign; retry=TEXT, which says so where the reward is
+    below right_at; or FILE.py:function (texts, records, turn) -> texts, None at the
+    end. Answers are read and not trained."""
+    turns: int = 4
+    """Turns of the policy in a completion, with a tool, at the most."""
+    answer_tokens: int = 32
+    """Tokens of a tool's answer; a longer one cuts its completion."""
+    part_tokens: int | None = None
+    """Tokens that are written at once: of a turn, with a tool, by default the
+    completion's divided among its turns; without one of a step, which leaves longer
+    completions to be gone on with in the next steps (partial rollouts)."""
+
+    def __post_init__(self):
+        for name in ("turns", "answer_tokens", "part_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} must be at least 1, got {value}")
+
+    def at_once(self, max_tokens: int) -> int:
+        """Tokens that are written at once of a completion of ``max_tokens``."""
+        if self.part_tokens is not None:
+            return min(self.part_tokens, max_tokens)
+        return max_tokens if self.tool is None else -(-max_tokens // self.turns)
+
+    def beyond(self, max_tokens: int) -> int:
+        """Tokens of the context that a completion asks for beyond its own."""
+        once = self.at_once(max_tokens)
+        return once if self.tool is not None or once < max_tokens else 0
+
+
+def tool_of(
+    text: str, reward: rewards.Reward, tokenizer: data.Tokenizer, *, right_at: float
+) -> Environment:
+    """A tool from its spelling.
+
+    Args:
+      text: as ``Writing.tool`` has it.
+      reward: the run's, for ``retry``.
+      tokenizer: the policy's; its chat template makes ``retry``'s text a turn.
+      right_at: the reward from which on nothing is left to try.
+
+    Returns:
+      the environment.
+
+    Raises:
+      InputError: there is none of that name, or the file's function cannot be called.
+    """
+    if text in TOOLS:
+        return TOOLS[text][0]
+    if text.startswith("retry="):
+        said = turns.told(tokenizer, text.removeprefix("retry="))
+        return turns.hints(reward, lambda *_: said, right=right_at)
+    if ".py" not in text:
+        raise InputError(
+            f"tool: {text!r} was given; {', '.join(TOOLS)}, retry=TEXT or "
+            "FILE.py:function would do."
+        )
+    function = rewards.load_function(text, "tool")
+    try:
+        inspect.signature(function).bind([], [], 0)
+    except TypeError as error:
+        raise InputError(
+            f"tool: {text} cannot be called with (texts, records, turn): {error}."
+        ) from error
+    return function
+
+
+def make_parts(
+    rl: RL, policy: Policy, writing: Writing, *, max_tokens: int
+) -> assembly.Parts:
+    """``assembly.make`` of a policy, for what is written at once.
+
+    Args:
+      rl: the options of the method.
+      policy: to train.
+      writing: how.
+      max_tokens: of a completion.
+
+    Returns:
+      the parts; ``with_turns`` or ``in_parts`` makes their sampler that of whole
+      completions.
+
+    Raises:
+      InputError: as ``assembly.make``.
+    """
+    tokenizer = policy.tokenizer
+    texts = writing.stop
+    if writing.tool in TOOLS:
+        texts += tuple(x for x in TOOLS[writing.tool][1] if x not in texts)
+    return assembly.make(
+        rl,
+        policy.apply_fn,
+        hidden_fn=policy.hidden_fn,
+        max_tokens=writing.at_once(max_tokens),
+        eos_id=tokenizer.end_ids,
+        pad_id=tokenizer.pad_id,
+        stops=stops.table(texts, tokenizer) if texts else None,
+        prefix=tokenizer.encode(writing.prefix) if writing.prefix else (),
+    )
+
+
+def sampled(
+    parts: Parts,
+    writing: Writing,
+    tool: Environment | None,
+    records: data.Records,
+    tokenizer: data.Tokenizer,
+    *,
+    max_tokens: int,
+) -> Parts:
+    """Parts that sample whole completions, of several turns or steps.
+
+    Args:
+      parts: of ``make_parts``.
+      writing: how.
+      tool: of ``tool_of``.
+      records: all that prompts are made of.
+      tokenizer: the policy's.
+      max_tokens: of a completion.
+
+    Returns:
+      the parts.
+
+    Raises:
+      InputError: the method samples by a rule of its own.
+    """
+    if tool is not None:
+        write = _writer(parts, writing, tool, records, tokenizer, max_tokens)
+        return parts._replace(sample=turns.make_sampler(parts, write))
+    if writing.at_once(max_tokens) < max_tokens:
+        sample = parts_of_completions.make_sampler(parts, max_tokens=max_tokens)
+        return parts._replace(sample=sample)
+    return parts
+
+
+def _writer(parts, writing, tool, records, tokenizer, max_tokens):
+    return turns.make_writer(
+        parts,
+        tool,
+        records,
+        tokenizer,
+        turns=writing.turns,
+        max_tokens=max_tokens,
+        answer_tokens=writing.answer_tokens,
+    )
+
+
+def to_measure(
+    rl: RL,
+    policy: Policy,
+    writing: Writing,
+    tool: Environment | None,
+    records: data.Records,
+    *,
+    max_tokens: int,
+) -> Callable[..., Rollout] | None:
+    """``(params, key, prompts) -> rollout``: one completion of each, of the whole law.
+
+    Args:
+      rl: the options of the method.
+      policy: to measure.
+      writing: how.
+      tool: of ``tool_of``.
+      records: that the prompts' index counts in.
+      max_tokens: of a completion.
+
+    Returns:
+      what writes; None where it is one plain turn.
+    """
+    if tool is None and not writing.prefix:
+        return None
+    rl = dataclasses.replace(rl, temperature=1.0, top_k=None, top_p=None)
+    if tool is None:
+        writing = dataclasses.replace(writing, part_tokens=None)
+    parts = make_parts(rl, policy, writing, max_tokens=max_tokens)
+    if tool is None:
+        return partial(parts.generate, completions=1)
+    parts = parts._replace(completions=1)
+    return _writer(parts, writing, tool, records, policy.tokenizer, max_tokens)

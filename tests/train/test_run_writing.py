@@ -1,0 +1,114 @@
+"""`alignax train rl` with tools, forced beginnings and completions in parts."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alignax.pipeline import data, metrics
+from alignax.train import turns
+from alignax.train.runs import writing
+from alignax.train.runs.writing import Writing
+from alignax.types import InputError
+from tests.train.test_runs import arguments, home, main, refused
+
+__all__ = ["home"]
+
+TOOL = """
+seen = []
+
+def reply(texts, records, turn):
+    seen.append((turn, len(texts)))
+    assert all("answer" in record for record in records)
+    return ["ok" if turn == 0 else None] * len(texts)
+
+def two(texts, records):
+    return texts
+"""
+
+
+@pytest.fixture(scope="module")
+def tool(home):
+    file = home / "tool.py"
+    file.write_text(TOOL)
+    return file
+
+
+@pytest.mark.slow
+def test_a_tool_answers_in_training_and_on_what_is_held_out(home, tool, tmp_path):
+    more = ("--tool", f"{tool}:reply", "--stop", *"aeiou13579", "--prefix", "x")
+    sizes = (
+        "--chat=False",
+        "--max-tokens",
+        "40",
+        "--part-tokens",
+        "30",
+        "--prompt-length",
+        "16",
+    )
+    main(arguments(home, "rl", "prompts", tmp_path / "run", *more, *sizes))
+    rows = metrics.read(tmp_path / "run")
+    np.testing.assert_allclose(metrics.column(rows, "rl/ratio")[1], 1, atol=1e-5)
+    samples = (tmp_path / "run" / "samples.md").read_text()
+    # What the tool said is read in the completions, behind the forced beginning.
+    assert "ok" in samples
+    assert "> x" in samples
+
+
+@pytest.mark.slow
+def test_long_completions_go_on_in_the_next_steps(home, tmp_path):
+    more = ("--max-tokens", "12", "--part-tokens", "5", "--prompt-length", "16")
+    more += ("--steps", "5", "--chat=False")
+    main(arguments(home, "rl", "prompts", tmp_path / "run", *more))
+    rows = metrics.read(tmp_path / "run")
+    length = metrics.column(rows, "rl/length")[1]
+    # Nothing is trained before all rows of a group have ended; then more than a part.
+    assert length[0] == 0
+    assert max(length) > 5
+
+
+def test_a_completion_is_divided_among_its_turns():
+    assert Writing().at_once(100) == 100
+    assert Writing(tool="calculator", turns=3).at_once(100) == 34
+    assert Writing(part_tokens=60).at_once(40) == 40
+    assert Writing(part_tokens=60).beyond(40) == 0
+    assert Writing(part_tokens=60).beyond(90) == 60
+    with pytest.raises(InputError, match="turns must be at least 1, got 0"):
+        Writing(turns=0)
+
+
+def test_what_is_told_is_a_turn_of_the_template(home):
+    tokenizer = data.load_tokenizer(str(home / "model"))
+    messages = [("user", "a"), ("assistant", "b"), ("user", "again")]
+    whole = tokenizer.chat([{"role": r, "content": c} for r, c in messages])
+    assert whole.endswith("b" + turns.told(tokenizer, "again"))
+    plain = data.load_tokenizer(str(home / "bare"))
+    assert turns.told(plain, "again") == "again"
+
+
+def test_a_retry_is_asked_for_below_the_reward(home):
+    tokenizer = data.load_tokenizer(str(home / "bare"))
+
+    def reward(texts, records):
+        return jnp.array([0.0, 1.0])
+
+    tool = writing.tool_of("retry=Again:", reward, tokenizer, right_at=0.5)
+    assert tool(["1", "2"], [{}, {}], 0) == ["Again:", None]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (("--tool", "abacus"), ["tool: 'abacus'", "calculator"]),
+        (("--tool", "{}:nothing"), ["tool: 'nothing' is no function", "reply"]),
+        (("--tool", "{}:two"), ["(texts, records, turn)"]),
+        (("--part-tokens", "2", "--ahead", "1"), ["part_tokens must be left out"]),
+        (
+            ("--max-tokens", "70", "--part-tokens", "60"),
+            ["part_tokens must fit the 96"],
+        ),
+    ],
+)
+def test_bad_writing_is_refused(home, tool, tmp_path, capsys, more, said):
+    more = [x.format(tool) for x in more]
+    message = refused(capsys, arguments(home, "rl", "prompts", tmp_path / "x", *more))
+    assert all(words in message for words in said)
