@@ -39,6 +39,10 @@ VERBS: dict[tuple[str, ...], tuple[str, str]] = {
         "alignax.cli.train_preference",
         "a policy by pairs or labels: DPO, f-DPO, KTO and their like",
     ),
+    ("train", "game"): (
+        "alignax.cli.train_game",
+        "a policy that no other is preferred to, by a judge of pairs: Nash-MD",
+    ),
     ("train", "reward"): (
         "alignax.cli.train_reward",
         "a reward model by pairs or labels, for train rl's --reward",

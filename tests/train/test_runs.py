@@ -13,7 +13,16 @@ from alignax.cli import main
 from alignax.models import decoder, functional, hf
 from alignax.pipeline import metrics
 from alignax.train import folders, reward_folders
-from alignax.train.runs import configs, preference, reward, rl, signs, supervised, watch
+from alignax.train.runs import (
+    configs,
+    game,
+    preference,
+    reward,
+    rl,
+    signs,
+    supervised,
+    watch,
+)
 from alignax.train.runs.options import Data, Model
 from alignax.types import RunError
 from tests.pipeline.test_data_tokenizers import TEMPLATE, build_folder
@@ -295,8 +304,9 @@ def test_options_of_the_page_are_options():
             else:
                 yield from flags(option.group, "" if option.flat else f"{name}.")
 
-    kinds = (rl.Config, preference.Config, reward.Config, supervised.Config)
-    known = {"--help", "--config", "--print-config"}.union(*map(flags, kinds))
+    kinds = (rl, preference, reward, supervised, game)
+    known = {"--help", "--config", "--print-config"}
+    known = known.union(*(flags(kind.Config) for kind in kinds))
     named = set(re.findall(r"--[a-z][a-z.-]*", page))
     assert len(named) > 20
     assert named <= known

@@ -25,14 +25,29 @@ class Measured(NamedTuple):
 
     def summary(self) -> dict[str, float]:
         """Means, and the half-widths of their 95 % intervals as ``NAME_half``."""
-        values = {}
-        for name in ("reward", "right", "kl", "length", "finished"):
-            x = self.rewards if name == "reward" else getattr(self, name)
-            x = x[np.isfinite(x)]
-            if x.size:
-                values[name], half = metrics.mean_and_interval(x)
-                values[f"{name}_half"] = half if np.isfinite(half) else 0.0
-        return values
+        names = ("right", "kl", "length", "finished")
+        return means(
+            {"reward": self.rewards} | {name: getattr(self, name) for name in names}
+        )
+
+
+def means(columns: Mapping[str, Any]) -> dict[str, float]:
+    """Means of what is finite, and the half-widths of their 95 % intervals.
+
+    Args:
+      columns: numbers ``[N]`` by name.
+
+    Returns:
+      ``NAME`` and ``NAME_half`` of each that has one.
+    """
+    values = {}
+    for name, column in columns.items():
+        x = np.asarray(column, np.float64)
+        x = x[np.isfinite(x)]
+        if x.size:
+            values[name], half = metrics.mean_and_interval(x)
+            values[f"{name}_half"] = half if np.isfinite(half) else 0.0
+    return values
 
 
 def make_measure(

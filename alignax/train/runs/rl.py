@@ -169,29 +169,18 @@ def settled(config: Config, sets: Sets, policy: Policy) -> Config:
     Raises:
       InputError: a prompt and a completion do not fit the model's context.
     """
-    tokenizer, context = policy.tokenizer, policy.config.max_length
-
-    def texts(record):
-        if sets.format == "completions":
-            return data.supervised_texts(record, tokenizer)
-        return data.prompt_text(record, tokenizer)
-
-    records = (sets.train[i] for i in range(len(sets.train)))
-    found = data.lengths(
-        map(texts, records),
-        tokenizer,
-        percentile=config.data.percentile,
-        multiple=setting.MULTIPLE,
+    given = config.max_tokens
+    prompt_length, max_tokens = setting.lengths_of(
+        config.data,
+        sets,
+        policy,
+        prompt_length=config.prompt_length,
+        max_tokens=given,
     )
-    prompt_length, max_tokens = config.prompt_length, config.max_tokens
-    if prompt_length is None:
-        prompt_length = found.prompt
-    if max_tokens is None:
-        max_tokens = found.completion + found.completion // 2 or 256
-        most = context - prompt_length
-        if config.writing.beyond(max_tokens):
-            most -= config.writing.at_once(min(max_tokens, most))
-        max_tokens = max(min(max_tokens, most), 1)
+    if given is None and config.writing.beyond(max_tokens):
+        room = policy.config.max_length - prompt_length
+        room -= config.writing.at_once(max_tokens)
+        max_tokens = max(min(max_tokens, room), 1)
     asked = {"prompt_length": prompt_length, "max_tokens": max_tokens}
     beyond = config.writing.beyond(max_tokens)
     if beyond:

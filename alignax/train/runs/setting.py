@@ -205,6 +205,51 @@ def fits(policy: Policy, lengths: dict[str, int], folder: Path) -> None:
         )
 
 
+def lengths_of(
+    options: Data,
+    sets: Sets,
+    policy: Policy,
+    *,
+    prompt_length: int | None,
+    max_tokens: int | None,
+) -> tuple[int, int]:
+    """Lengths of prompts and completions, where they are not given those of the data.
+
+    Args:
+      options: of the data.
+      sets: the records, with prompts and perhaps completions.
+      policy: of the model.
+      prompt_length: tokens of the longest prompt; None for the data's percentile.
+      max_tokens: of the longest completion; None for half more than the data's, 256
+        where it has none, as far as the context goes.
+
+    Returns:
+      both.
+    """
+    tokenizer = policy.tokenizer
+
+    def texts(record):
+        if sets.format == "completions":
+            return data.supervised_texts(record, tokenizer)
+        return data.prompt_text(record, tokenizer)
+
+    if prompt_length is None or max_tokens is None:
+        records = (sets.train[i] for i in range(len(sets.train)))
+        found = data.lengths(
+            map(texts, records),
+            tokenizer,
+            percentile=options.percentile,
+            multiple=MULTIPLE,
+        )
+        if prompt_length is None:
+            prompt_length = found.prompt
+        if max_tokens is None:
+            max_tokens = found.completion + found.completion // 2 or 256
+            room = policy.config.max_length - prompt_length
+            max_tokens = max(min(max_tokens, room), 1)
+    return prompt_length, max_tokens
+
+
 def activation_bytes(config: DecoderConfig, tokens: int) -> float:
     """About what a reverse pass keeps of a forward pass, attention's products aside.
 

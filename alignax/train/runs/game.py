@@ -1,0 +1,372 @@
+"""Preference games on one's own prompts: a policy that no other is preferred to."""
+
+import contextlib
+import dataclasses
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from alignax import controllers
+from alignax.pipeline import data, metrics, rewards
+from alignax.pipeline import rollout as rollouts
+from alignax.train import evaluation, game, loop, reward_folders, supervised
+from alignax.train.policy import Policy
+from alignax.train.runs import measure as measures
+from alignax.train.runs import rows, setting, watch
+from alignax.train.runs.options import Data, Flat, Model, Output
+from alignax.train.runs.setting import Result, Sets
+from alignax.train.supervised import SFT
+from alignax.types import InputError, Params, Rollout
+
+PHASE = "game"
+FORMATS = ("completions", "prompts")
+SHOWN = ("preference", "kl", "length", "memory")
+Judge = Callable[[Rollout, Rollout, np.ndarray, int], np.ndarray]
+"""``(rollout, opponents, record numbers [G], K) -> [G, K, L]``."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """A preference game against oneself, under the KL from the model."""
+
+    model: Annotated[Model, Flat]
+    data: Annotated[Data, Flat]
+    judge: str | None = None
+    """What prefers: FILE.py:function (first, second, records) -> the probability, from
+    0 to 1, that the first completion is preferred. Or give rewards."""
+    reward: tuple[str, ...] = ()
+    """Rewards whose difference prefers, spelled as those of train rl, model:FOLDER
+    among them."""
+    reward_scale: float = 1.0
+    """The log-odds of a preference for one more unit of reward (Bradley-Terry); inf
+    prefers the higher reward outright."""
+    method: Literal["nash_md", "nash_ema", "nash_mp", "ipo_md"] = "nash_md"
+    """Who the opponent is, and the loss: a mixture with the reference (nash_md,
+    ipo_md), one's moving average (nash_ema), or mirror prox's inner loop (nash_mp)."""
+    mixture: float = 0.125
+    """Share of the reference in the opponent of nash_md and ipo_md; 0 plays against
+    oneself (online IPO, with ipo_md)."""
+    decay: float = 0.99
+    """What the moving average of nash_ema keeps of itself at each step."""
+    eta: float = 10.0
+    """Step size of nash_mp: one over the strength of its second KL."""
+    inner_steps: int = 10
+    """Steps of nash_mp towards each proximal point."""
+    beta: float = 0.1
+    """Strength of the KL from the model."""
+    target_kl: float | None = None
+    """The KL to hold by adapting beta, in nats a completion; None leaves beta as it
+    is."""
+    completions: int = 4
+    """Completions of each prompt."""
+    opponents: int = 4
+    """The opponent's completions of each prompt; all are compared with all."""
+    prompt_length: int | None = None
+    """Tokens of the longest prompt; longer ones are left out. By default the data's
+    percentile."""
+    max_tokens: int | None = None
+    """Tokens of the longest completion. By default half more than the data's
+    completions have, where it has some, else 256, as far as the context goes."""
+    training: Annotated[SFT, Flat] = SFT(
+        steps=200, batch_size=8, learning_rate=None, warmup=None
+    )
+    microbatches: int = 4
+    """Parts that a batch is scanned in, to save memory; the gradient is the same."""
+    output: Annotated[Output, Flat] = Output(out=Path("runs/game"))
+
+    def __post_init__(self):
+        rows.check(self.prompt_length, self.training.batch_size, self.microbatches)
+        if (self.judge is None) == (not self.reward):
+            raise InputError(
+                "judge or reward, one of the two, must say what is preferred: "
+                "--judge FILE.py:function, or --reward as of train rl"
+            )
+        for name in ("completions", "opponents", "inner_steps", "max_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} must be at least 1, got {value}")
+        for name in ("reward_scale", "eta", "beta", "target_kl"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InputError(f"{name} must be positive, got {value}")
+        for name in ("mixture", "decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(
+                    f"{name} must be at least 0 and below 1, got {getattr(self, name)}"
+                )
+
+
+def method_of(config: Config) -> game.Method:
+    """The method with its options.
+
+    Args:
+      config: the options.
+
+    Returns:
+      the method.
+    """
+    if config.method == "nash_ema":
+        return game.nash_ema(decay=config.decay)
+    if config.method == "nash_mp":
+        return game.nash_mp(eta=config.eta, inner_steps=config.inner_steps)
+    maker = game.nash_md if config.method == "nash_md" else game.ipo_md
+    return maker(mixture=config.mixture)
+
+
+def by_rewards(
+    records: data.Records, reward: rewards.Reward, tokenizer: data.Tokenizer, scale
+) -> Judge:
+    """Preferences ``σ(scale (r − r'))``, a half at a tie; NaN where a reward is.
+
+    Args:
+      records: all that prompts are made of.
+      reward: of a completion.
+      tokenizer: decodes the completions.
+      scale: the log-odds of a unit; inf for the higher one outright.
+
+    Returns:
+      the judge.
+    """
+
+    def judge(rollout, opponents, numbers, completions):
+        def values(side, count):
+            texts = data.decode_rows(side.tokens, side.attended, tokenizer)
+            asked = np.repeat(numbers, count)
+            found = [{"index": int(n), **records[int(n)]} for n in asked]
+            return rewards.checked(reward(texts, found), asked).reshape(-1, count)
+
+        count = len(opponents.tokens) // len(numbers)
+        gaps = values(rollout, completions)[:, :, None]
+        gaps = gaps - values(opponents, count)[:, None, :]
+        if np.isinf(scale):
+            return np.where(np.isnan(gaps), gaps, (np.sign(gaps) + 1) / 2)
+        return np.asarray(jax.nn.sigmoid(jnp.asarray(scale * gaps)))
+
+    return judge
+
+
+def by_file(records: data.Records, name: str, tokenizer: data.Tokenizer) -> Judge:
+    """The user's own preferences, asked once for all pairs of a batch.
+
+    Args:
+      records: all that prompts are made of.
+      name: ``FILE.py:function``.
+      tokenizer: decodes the completions.
+
+    Returns:
+      the judge.
+
+    Raises:
+      InputError: the function is missing, cannot be called, or answers otherwise.
+    """
+    function = rewards.load_function(name, "judge")
+    try:
+        inspect.signature(function).bind([], [], [])
+    except TypeError as error:
+        raise InputError(
+            f"judge: {name} cannot be called with (first, second, records): {error}."
+        ) from error
+
+    def judge(rollout, opponents, numbers, completions):
+        own, other = (
+            data.decode_rows(side.tokens, side.attended, tokenizer)
+            for side in (rollout, opponents)
+        )
+        count = len(other) // len(numbers)
+        shape = (len(numbers), completions, count)
+        places = [(g, k, m) for g, k, m in np.ndindex(*shape)]
+        first = [own[g * completions + k] for g, k, _ in places]
+        second = [other[g * count + m] for g, _, m in places]
+        asked = [{"index": int(n), **records[int(n)]} for n in numbers]
+        found = np.asarray(
+            function(first, second, [asked[g] for g, *_ in places]), np.float32
+        )
+        if found.shape != (len(places),) or not np.all((found >= 0) & (found <= 1)):
+            raise InputError(
+                f"judge: {name} must give a probability from 0 to 1 for each of the "
+                f"{len(places)} pairs, got shape {list(found.shape)}"
+                + (f", {found.min():g} to {found.max():g}" if found.size else "")
+            )
+        return found.reshape(shape)
+
+    return judge
+
+
+def run(config: Config) -> Result:
+    """Play, and write all that the folder is to hold.
+
+    The learning rate is by default 2e-6 of all parameters and 2e-5 of adapters, as of
+    ``runs.rl``.
+
+    Args:
+      config: the options.
+
+    Returns:
+      the state at the end, the policy with the trained parameters, the folder and the
+      rows of its log.
+
+    Raises:
+      InputError: an option, the data, the judge or the model's folder is bad.
+      RunError: the run cannot go on.
+    """
+    out = config.output
+    setting.check(out)
+    tokenizer = setting.tokenizer_of(config.model)
+    with contextlib.ExitStack() as stack:
+        reward = None
+        if config.reward:
+            reward = stack.enter_context(reward_folders.open_rewards(config.reward))
+
+        def judge_of(records: data.Records) -> Judge:
+            if reward is None:
+                return by_file(records, config.judge or "", tokenizer)
+            return by_rewards(records, reward, tokenizer, config.reward_scale)
+
+        sets = setting.read(config.data, FORMATS, tokenizer, seed=out.seed)
+        policy = setting.open_model(config.model, seed=out.seed)
+        config = _settled(config, sets, policy)
+        count = max(config.completions, config.opponents) * config.training.batch_size
+        length = (config.prompt_length or 0) + (config.max_tokens or 0)
+        policy = setting.checkpointed(
+            policy, config.model, tokens=count // config.microbatches * length
+        )
+        return _run(config, sets, policy, judge_of)
+
+
+def _settled(config: Config, sets: Sets, policy: Policy) -> Config:
+    prompt_length, max_tokens = setting.lengths_of(
+        config.data,
+        sets,
+        policy,
+        prompt_length=config.prompt_length,
+        max_tokens=config.max_tokens,
+    )
+    lengths = {"prompt_length": prompt_length, "max_tokens": max_tokens}
+    setting.fits(policy, lengths, config.model.folder)
+    rate = config.training.learning_rate or (2e-5 if policy.lora else 2e-6)
+    training = dataclasses.replace(config.training, learning_rate=rate)
+    return dataclasses.replace(config, **lengths, training=training)
+
+
+def _run(
+    config: Config,
+    sets: Sets,
+    policy: Policy,
+    judge_of: Callable[[data.Records], Judge],
+) -> Result:
+    out, tokenizer, method = config.output, policy.tokenizer, method_of(config)
+    key, tx = jax.random.key(out.seed), supervised.optimiser(config.training)
+    sample = game.make_sampler(
+        method,
+        policy.apply_fn,
+        completions=config.completions,
+        opponents=config.opponents,
+        max_tokens=config.max_tokens or 1,
+        eos_id=tokenizer.end_ids,
+        pad_id=tokenizer.pad_id,
+    )
+    move = game.make_step(
+        method,
+        rollouts.score_by_hidden(policy.hidden_fn),
+        tx,
+        microbatches=config.microbatches,
+    )
+    judge, known = judge_of(sets.train), {"tokens": 0}
+
+    def play(state, prompts):
+        contest = sample(state, prompts)
+        numbers = np.asarray(prompts.index)
+        verdicts = judge(
+            contest.rollout, contest.opponents, numbers, config.completions
+        )
+        known["tokens"] = int(np.sum(np.asarray(contest.rollout.trained)))
+        return move(state, contest.judged(verdicts))
+
+    step = watch.watched(play, lambda _: known["tokens"])
+    batches = data.prompt_batches(
+        sets.train,
+        tokenizer,
+        prompt=lambda record: data.prompt_text(record, tokenizer),
+        batch_size=config.training.batch_size,
+        length=config.prompt_length or 1,
+        seed=out.seed,
+        on_long="drop",
+    )
+    beta: Any = config.beta
+    if config.target_kl is not None:
+        beta = controllers.adaptive_kl(beta=beta, target=config.target_kl)
+    phase = loop.Phase(name=PHASE, steps=config.training.steps, shown=SHOWN)
+    with loop.open_log(out.out, [phase], resume=out.resume) as writer:
+        setting.begin(config, out, kind="game", model=config.model, phase=PHASE)
+        state = loop.train(
+            game.init_state(method, policy.params, tx, key, beta=beta),
+            batches,
+            step.step,
+            phase=phase,
+            number=0,
+            out=out.out,
+            config=setting.compared(config),
+            writer=writer,
+            evaluate=_against_the_model(config, sets.held_out, policy, judge_of),
+            evaluate_every=out.evaluate_every,
+            save_every=out.save_every,
+        )
+        step.finish()
+    setting.export(policy, state.params, out, config.model)
+    log = metrics.read(out.out)
+    if jax.process_index() == 0:
+        measures.draw(out.out / "curves.png", log, PHASE, ("win_rate", "kl"))
+    return Result(state, policy._replace(params=state.params), out.out, log)
+
+
+def _against_the_model(
+    config: Config,
+    records: data.Records | None,
+    policy: Policy,
+    judge_of: Callable[[data.Records], Judge],
+):
+    """``state -> metrics``: one completion of each held-out prompt, and whether it is
+    preferred to one of the model that the run began from."""
+    if records is None:
+        return None
+    some = [
+        records[i] for i in range(min(len(records), config.output.evaluate_prompts))
+    ]
+    tokenizer, judge = policy.tokenizer, judge_of(some)
+    prompts = data.encode_prompts(
+        [data.prompt_text(record, tokenizer) for record in some],
+        tokenizer,
+        length=config.prompt_length or 1,
+        on_long="drop",
+    )
+    write = evaluation.make_evaluator(
+        policy.apply_fn,
+        hidden_fn=policy.hidden_fn,
+        max_tokens=config.max_tokens or 1,
+        eos_id=tokenizer.end_ids,
+        pad_id=tokenizer.pad_id,
+        completions=1,
+    )
+    first: Params = policy.params
+    keys = jax.random.split(jax.random.key(config.output.seed + 1))
+    theirs: list[Rollout] = []
+
+    def evaluate(state):
+        if not theirs:
+            theirs.append(write(first, first, keys[0], prompts)[0])
+        rollout, kl = write(state.params, first, keys[1], prompts)
+        wins = judge(rollout, theirs[0], np.asarray(prompts.index), 1)[:, 0, 0]
+        found = {
+            "win_rate": wins,
+            "kl": kl,
+            "length": np.sum(np.asarray(rollout.trained), axis=-1),
+            "finished": rollout.finished,
+        }
+        return measures.means(found)
+
+    return evaluate
