@@ -22,6 +22,7 @@ import numpy as np
 from alignax import cli, exact
 from alignax import divergences as dv
 from alignax.pipeline import data, metrics, plots, rewards
+from alignax.train import assembly
 from alignax.train.options import RL, divergence_of
 from alignax.types import InputError
 from experiments import real_model as real
@@ -214,7 +215,7 @@ def make_parts(config: Config, policy, name: str, ends):
         learning_rate=config.learning_rate,
         warmup=2,
     )
-    return real.make_parts(policy, rl, max_tokens=config.max_tokens, ends=ends)
+    return assembly.of_policy(rl, policy, max_tokens=config.max_tokens, eos_id=ends)
 
 
 def one_run(config, parts, policy, train, judges, name, beta, seed) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from alignax import cli, exact
 from alignax.models import decoder, functional
 from alignax.pipeline import checkpoint, data, metrics, plots
 from alignax.train import assembly, evaluation, loop, options, supervised, tasks
+from alignax.train import policy as policies
 from alignax.train.options import RL
 from alignax.train.supervised import SFT
 from alignax.types import InputError, Rollout
@@ -174,14 +175,9 @@ def main(config: Config) -> None:
         "config": loop.saved_config(config),
         "save_every": config.save_every,
     }
-    tokens = {
-        "max_tokens": max_tokens,
-        "eos_id": tokenizer.eos_id,
-        "pad_id": tokenizer.pad_id,
-    }
-    hidden_fn = functional.make_hidden(model)
-    parts = assembly.make(config.rl, apply_fn, hidden_fn=hidden_fn, **tokens)
-    evaluator = evaluation.make_evaluator(apply_fn, completions=4, **tokens)
+    policy = policies.make(model, None, tokenizer)
+    parts = assembly.of_policy(config.rl, policy, max_tokens=max_tokens)
+    evaluator = evaluation.make_evaluator(policy, completions=4, max_tokens=max_tokens)
 
     teacher = supervised.optimiser(config.sft)
     questions = [record["question"] for record in held_out]

@@ -33,6 +33,7 @@ from alignax.pipeline import data
 from alignax.pipeline import rollout as rollouts
 from alignax.pipeline.data import PairRows, UnpairedRows
 from alignax.train import pairs as pair_rows
+from alignax.train import policy as policies
 from alignax.train import preference, reward_model, supervised
 from alignax.train.policy import Policy
 from alignax.train.supervised import SFT
@@ -163,9 +164,9 @@ def make_bench(config: Config) -> Bench:
         train,
         held_out,
         data.lengths(prompts, tokenizer).prompt,
-        real_model.jitted(policy, draw),
+        policies.jitted(policy, draw),
         real_model.make_measure(policy, completions=config.measured, **tokens),
-        real_model.jitted(policy, logp),
+        policies.jitted(policy, logp),
         {},
     )
 
@@ -183,7 +184,7 @@ def step_of(bench: Bench, name: str) -> Callable[..., Any]:
             score = supervised.score_by_hidden(hidden_fn)
             return make(loss, score, supervised.optimiser(bench.config.policy))
 
-        bench.steps[known] = real_model.jitted(bench.policy, build, donate=True)
+        bench.steps[known] = policies.jitted(bench.policy, build, donate=True)
     return bench.steps[known]
 
 

@@ -29,6 +29,7 @@ from alignax.models import decoder, functional, heads
 from alignax.pipeline import data
 from alignax.train import evaluation, loop, preference, reward_model, supervised
 from alignax.train import pairs as pair_rows
+from alignax.train import policy as policies
 from alignax.train.runs.preference import BETAS
 from alignax.train.supervised import SFT
 from alignax.types import InputError
@@ -186,10 +187,8 @@ def make_bench(config: Config, model, test: list[dict]) -> Bench:
         np.array([pair["problem"] for pair in test]),
         data.encode_prompts(asked[: config.tests], tokenizer, length=width),
         evaluation.make_evaluator(
-            apply_fn,
+            policies.make(model, None, tokenizer),
             max_tokens=config.answer_bytes + 1,
-            eos_id=tokenizer.eos_id,
-            pad_id=tokenizer.pad_id,
             completions=2,
         ),
     )

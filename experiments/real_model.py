@@ -1,14 +1,9 @@
-"""What the experiments on a real model share: its functions, sums, measures, results.
-
-What is compiled takes the frozen base as an argument. A base that a compiled function
-closes over would be a constant of the program: half a gigabyte to fold and to copy.
-"""
+"""What the experiments on a real model share: sums, measures, results."""
 
 import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +17,7 @@ from alignax.models import functional, lora
 from alignax.models.lora import LoRA
 from alignax.pipeline import data, metrics, rewards
 from alignax.pipeline import rollout as rollouts
-from alignax.train import assembly
 from alignax.train import policy as policies
-from alignax.train.options import RL
 from alignax.train.policy import Policy
 from alignax.types import InputError
 from experiments.rlvr import code_version
@@ -42,7 +35,11 @@ def load(folder: Path, *, rank: int) -> Policy:
         )
     jax.config.update("jax_compilation_cache_dir", str(Path("runs/.compiled")))
     adapters = LoRA(rank=rank) if rank else None
-    return policies.load(folder, adapters=adapters, key=jax.random.key(0))
+    policy = policies.load(folder, adapters=adapters, key=jax.random.key(0))
+    # A loop over the layers compiles in a fraction of the time.
+    apply_fn = functional.make_apply(policy.config)
+    hidden_fn = functional.make_hidden(policy.config, scan=True)
+    return policies.with_functions(policy, apply_fn, hidden_fn)
 
 
 def fresh(policy: Policy, seed: int):
@@ -50,54 +47,6 @@ def fresh(policy: Policy, seed: int):
     if policy.lora is None:
         return policy.params
     return lora.init(policy.base, jax.random.key(seed), lora=policy.lora)
-
-
-def jitted(policy: Policy, build: Callable, *, donate: bool = False) -> Callable:
-    """``build(apply_fn, hidden_fn)``, a function of arrays, compiled, with the base
-    among its arguments; ``donate`` its first."""
-
-    def run(base, *args):
-        apply_fn = functional.make_apply(policy.config)
-        hidden_fn = functional.make_hidden(policy.config, scan=True)
-        if policy.lora is not None:
-            apply_fn, hidden_fn = (
-                lora.adapt(f, base, lora=policy.lora) for f in (apply_fn, hidden_fn)
-            )
-        return build(apply_fn, hidden_fn)(*args)
-
-    return partial(jax.jit(run, donate_argnums=1 if donate else ()), policy.base)
-
-
-def make_parts(
-    policy: Policy, config: RL, *, max_tokens: int, ends: Sequence[int]
-) -> assembly.Parts:
-    """``assembly.make`` of a policy."""
-
-    def build(part):
-        def function(apply_fn, hidden_fn):
-            settings = {"eos_id": ends, "pad_id": policy.tokenizer.pad_id, "jit": False}
-            parts = assembly.make(
-                config,
-                apply_fn,
-                hidden_fn=hidden_fn,
-                max_tokens=max_tokens,
-                **settings,
-            )
-            return getattr(parts, part)
-
-        return function
-
-    return assembly.make(
-        config,
-        policy.apply_fn,
-        hidden_fn=policy.hidden_fn,
-        max_tokens=max_tokens,
-        eos_id=ends,
-        jit=False,
-    )._replace(
-        sample=jitted(policy, build("sample")),
-        step=jitted(policy, build("step"), donate=True),
-    )
 
 
 def make_measure(
@@ -136,7 +85,7 @@ def make_measure(
 
         return function
 
-    compiled = jitted(policy, build)
+    compiled = policies.jitted(policy, build)
 
     def measure(params, reference, key, prompts):
         rollout, found = compiled(params, reference, key, prompts)

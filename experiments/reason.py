@@ -17,7 +17,7 @@ import numpy as np
 
 from alignax import cli
 from alignax.pipeline import data, plots
-from alignax.train import tasks
+from alignax.train import assembly, tasks
 from alignax.train.options import RL, method_of
 from alignax.types import InputError
 from experiments import real_model as real
@@ -135,8 +135,11 @@ def main(config: Config) -> None:
             if name in results["runs"]:
                 continue
             if parts is None:
-                parts = real.make_parts(
-                    policy, config.rl(method), max_tokens=config.max_tokens, ends=ends
+                parts = assembly.of_policy(
+                    config.rl(method),
+                    policy,
+                    max_tokens=config.max_tokens,
+                    eos_id=ends,
                 )
             since = real.clock()
             run = one_run(config, parts, policy, train, look, seed)

@@ -13,7 +13,9 @@ from alignax.algorithms import Algorithm
 from alignax.pipeline import rollout as rollouts
 from alignax.train import critic as critics
 from alignax.train import joined, policy_gradient, sampler, two_policies
+from alignax.train import policy as policies
 from alignax.train.options import RL, algorithm_of, optimiser
+from alignax.train.policy import Policy
 from alignax.train.samples import Samples
 from alignax.types import (
     ApplyFn,
@@ -189,3 +191,38 @@ def make(
         jit=jit,
     )
     return Parts(algorithm, init, sample, step, generate, scorer, completions, begin)
+
+
+def of_policy(config: RL, policy: Policy, **options: Any) -> Parts:
+    """``make`` of a policy: adapters' frozen base is an argument of what is compiled.
+
+    Args:
+      config: the options.
+      policy: the model.
+      options: of ``make``, but for the functions and ``jit``; the ends and the padding
+        are by default the tokenizer's.
+
+    Returns:
+      the parts.
+
+    Raises:
+      InputError: as ``make``.
+    """
+    options.setdefault("eos_id", policy.tokenizer.end_ids)
+    options.setdefault("pad_id", policy.tokenizer.pad_id)
+
+    def bare(apply_fn: ApplyFn, hidden_fn: HiddenFn) -> Parts:
+        return make(config, apply_fn, hidden_fn=hidden_fn, jit=False, **options)
+
+    def part(name: str, **how: Any):
+        def build(apply_fn, hidden_fn):
+            return getattr(bare(apply_fn, hidden_fn), name)
+
+        return policies.jitted(policy, build, name=name, **how)
+
+    return bare(policy.apply_fn, policy.hidden_fn)._replace(
+        sample=part("sample"),
+        step=part("step", donate=True),
+        generate=part("generate", static=("completions", "temperature", "prefix")),
+        score=part("score", static=("rescore",)),
+    )

@@ -1,27 +1,24 @@
 """Completions and their divergence from the reference, to measure with."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
 from alignax import divergences
 from alignax.pipeline import rollout as rollouts
-from alignax.types import ApplyFn, HiddenFn, Params, Prompts, Rollout
+from alignax.train.policy import Policy, jitted
+from alignax.types import Params, Prompts, Rollout
 
 
 def make_evaluator(
-    apply_fn: ApplyFn,
+    policy: Policy,
     *,
     max_tokens: int,
-    eos_id: int | Sequence[int] | None,
-    pad_id: int,
     completions: int,
-    hidden_fn: HiddenFn | None = None,
     stops: Any = None,
     write: Callable[..., Rollout] | None = None,
 ) -> Callable[
@@ -30,16 +27,12 @@ def make_evaluator(
     """``(params, ref_params, key, prompts) -> (rollout, kl [B])``, compiled.
 
     Args:
-      apply_fn: the model.
+      policy: the model; its tokenizer says the ends.
       max_tokens: of a completion.
-      eos_id: the end, or the ends.
-      pad_id: fills what follows.
       completions: of each prompt.
-      hidden_fn: the model up to its head: the divergence without the logits of all
-        tokens.
       stops: of ``stops.table``: texts that end a completion.
       write: ``(params, key, prompts) -> rollout`` in place of plain completions, such
-        as of several turns; what it says of tokens and ends, nothing else here does.
+        as of several turns; it then says how they are drawn and end.
 
     Returns:
       the evaluator. ``kl`` is the reverse KL to the reference in nats a completion,
@@ -47,32 +40,35 @@ def make_evaluator(
       token).
     """
     if write is None:
-        write = jax.jit(
-            partial(
-                rollouts.generate,
-                apply_fn,
-                completions=completions,
-                max_tokens=max_tokens,
-                eos_id=eos_id,
-                pad_id=pad_id,
-                stops=stops,
-            )
-        )
-    div = divergences.reverse_kl()
-    token_kl = rollouts.divergence_by_logits(apply_fn, div)
-    if hidden_fn is not None:
+        drawn = {
+            "completions": completions,
+            "max_tokens": max_tokens,
+            "eos_id": policy.tokenizer.end_ids,
+            "pad_id": policy.tokenizer.pad_id,
+            "stops": stops,
+        }
+
+        def build(apply_fn, _):
+            return partial(rollouts.generate, apply_fn, **drawn)
+
+        write = jitted(policy, build, name="write")
+
+    def paid(_, hidden_fn):
         token_kl = rollouts.divergence_by_hidden(
-            hidden_fn, div, completions=completions
+            hidden_fn, divergences.reverse_kl(), completions=completions
         )
 
-    @jax.jit
-    def paid(params, ref_params, rollout):
-        token = token_kl(params, ref_params, rollout)
-        return jnp.sum(jnp.where(rollout.trained, token, 0), axis=-1)
+        def of(params, ref_params, rollout):
+            token = token_kl(params, ref_params, rollout)
+            return jnp.sum(jnp.where(rollout.trained, token, 0), axis=-1)
+
+        return of
+
+    kl_of = jitted(policy, paid, name="kl_of")
 
     def evaluate(params, ref_params, key, prompts):
         rollout = write(params, key, prompts)
-        return rollout, paid(params, ref_params, rollout)
+        return rollout, kl_of(params, ref_params, rollout)
 
     return evaluate
 

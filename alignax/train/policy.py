@@ -1,6 +1,8 @@
 """A policy to train: a Hugging Face folder or a fresh decoder, whole or by adapters."""
 
 import os
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -25,6 +27,80 @@ class Policy(NamedTuple):
     tokenizer: data.Tokenizer
     base: Params = None
     lora: LoRA | None = None
+    whole_fns: tuple[ApplyFn, HiddenFn] | None = None
+    """Both functions of all parameters, which the adapters' are made of."""
+
+
+def of_functions(
+    policy: Policy, apply_fn: ApplyFn, hidden_fn: HiddenFn, base: Params
+) -> tuple[ApplyFn, HiddenFn]:
+    """Functions of the policy's parameters, from those of all parameters.
+
+    Args:
+      policy: that says which are trained.
+      apply_fn: of all parameters.
+      hidden_fn: of all parameters.
+      base: the frozen ones, where adapters are trained.
+
+    Returns:
+      the two.
+    """
+    if policy.lora is None:
+        return apply_fn, hidden_fn
+    adapt = partial(lora.adapt, base=base, lora=policy.lora)
+    return adapt(apply_fn), adapt(hidden_fn)
+
+
+def with_functions(policy: Policy, apply_fn: ApplyFn, hidden_fn: HiddenFn) -> Policy:
+    """The policy with other functions of the same model.
+
+    Args:
+      policy: whose parameters stay.
+      apply_fn: of all parameters.
+      hidden_fn: of all parameters.
+
+    Returns:
+      the policy.
+    """
+    own = of_functions(policy, apply_fn, hidden_fn, policy.base)
+    return policy._replace(
+        apply_fn=own[0], hidden_fn=own[1], whole_fns=(apply_fn, hidden_fn)
+    )
+
+
+def jitted(
+    policy: Policy,
+    build: Callable[[ApplyFn, HiddenFn], Callable[..., Any]],
+    *,
+    name: str = "run",
+    donate: bool = False,
+    static: Sequence[str] = (),
+) -> Callable[..., Any]:
+    """``build(apply_fn, hidden_fn)`` compiled, with a frozen base among its arguments.
+
+    A base that a compiled function closes over is a constant of the program, which is
+    folded, copied and kept once more for each of them.
+
+    Args:
+      policy: whose functions are given to ``build``.
+      build: makes a function of arrays; it runs once for each compilation.
+      name: of the function, in profiles and logs of compilations.
+      donate: the function's first argument, such as a train state.
+      static: names of arguments that are no arrays.
+
+    Returns:
+      the function.
+    """
+    # Whole parameters are arguments already; the place stays, to count donations by.
+    fns = policy.whole_fns or (policy.apply_fn, policy.hidden_fn)
+
+    def run(base, *args, **options):
+        return build(*of_functions(policy, *fns, base))(*args, **options)
+
+    run.__name__, run.__qualname__ = name, f"jitted.<locals>.{name}"
+    donated = 1 if donate else ()
+    compiled = jax.jit(run, donate_argnums=donated, static_argnames=tuple(static))
+    return partial(compiled, policy.base)
 
 
 def make(
@@ -50,20 +126,14 @@ def make(
     Raises:
       InputError: adapters without a key.
     """
-    apply_fn, hidden_fn = functional.make_apply(config), functional.make_hidden(config)
+    fns = functional.make_apply(config), functional.make_hidden(config)
     if adapters is None:
-        return Policy(config, params, apply_fn, hidden_fn, tokenizer)
+        return Policy(config, params, *fns, tokenizer, whole_fns=fns)
     if key is None:
         raise InputError("key must be given: fresh adapters are drawn by it")
-    return Policy(
-        config,
-        lora.init(params, key, lora=adapters),
-        lora.adapt(apply_fn, params, lora=adapters),
-        lora.adapt(hidden_fn, params, lora=adapters),
-        tokenizer,
-        base=params,
-        lora=adapters,
-    )
+    fresh = lora.init(params, key, lora=adapters)
+    policy = Policy(config, fresh, *fns, tokenizer, base=params, lora=adapters)
+    return with_functions(policy, *fns)
 
 
 def whole(policy: Policy, params: Params) -> Params:

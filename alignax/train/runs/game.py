@@ -15,6 +15,7 @@ from alignax import controllers
 from alignax.pipeline import data, metrics, rewards
 from alignax.pipeline import rollout as rollouts
 from alignax.train import evaluation, game, loop, reward_folders, supervised
+from alignax.train import policy as policies
 from alignax.train.policy import Policy
 from alignax.train.runs import measure as measures
 from alignax.train.runs import rows, setting, watch
@@ -261,21 +262,26 @@ def _run(
 ) -> Result:
     out, tokenizer, method = config.output, policy.tokenizer, method_of(config)
     key, tx = jax.random.key(out.seed), supervised.optimiser(config.training)
-    sample = game.make_sampler(
-        method,
-        policy.apply_fn,
-        completions=config.completions,
-        opponents=config.opponents,
-        max_tokens=config.max_tokens or 1,
-        eos_id=tokenizer.end_ids,
-        pad_id=tokenizer.pad_id,
-    )
-    move = game.make_step(
-        method,
-        rollouts.score_by_hidden(policy.hidden_fn),
-        tx,
-        microbatches=config.microbatches,
-    )
+
+    def sampler(apply_fn, _):
+        return game.make_sampler(
+            method,
+            apply_fn,
+            completions=config.completions,
+            opponents=config.opponents,
+            max_tokens=config.max_tokens or 1,
+            eos_id=tokenizer.end_ids,
+            pad_id=tokenizer.pad_id,
+            jit=False,
+        )
+
+    def stepper(_, hidden_fn):
+        score = rollouts.score_by_hidden(hidden_fn)
+        count = config.microbatches
+        return game.make_step(method, score, tx, microbatches=count, jit=False)
+
+    sample = policies.jitted(policy, sampler, name="sample")
+    move = policies.jitted(policy, stepper, name="step", donate=True)
     judge, known = judge_of(sets.train), {"tokens": 0}
 
     def play(state, prompts):
@@ -345,11 +351,8 @@ def _against_the_model(
         on_long="drop",
     )
     write = evaluation.make_evaluator(
-        policy.apply_fn,
-        hidden_fn=policy.hidden_fn,
+        policy,
         max_tokens=config.max_tokens or 1,
-        eos_id=tokenizer.end_ids,
-        pad_id=tokenizer.pad_id,
         completions=1,
     )
     first: Params = policy.params

@@ -82,11 +82,8 @@ def make_measure(
     """
     tokenizer, key = policy.tokenizer, jax.random.key(seed)
     evaluator = evaluation.make_evaluator(
-        policy.apply_fn,
-        hidden_fn=policy.hidden_fn,
+        policy,
         max_tokens=max_tokens,
-        eos_id=tokenizer.end_ids,
-        pad_id=tokenizer.pad_id,
         completions=1,
         stops=stops,
         write=write,

@@ -18,12 +18,13 @@ from alignax.pipeline import data, rewards
 from alignax.pipeline.data import PairRows
 from alignax.train import options, preference, reward_folders, supervised
 from alignax.train import pairs as pair_rows
+from alignax.train import policy as policies
 from alignax.train.policy import Policy
 from alignax.train.runs import rows, setting
 from alignax.train.runs.options import Data, Flat, Model, Output
 from alignax.train.runs.setting import Result, Sets
 from alignax.train.supervised import SFT
-from alignax.types import InputError
+from alignax.types import HiddenFn, InputError
 
 FORMATS = ("pairs", "labelled")
 BETAS = {"ipo": 0.05, "ipo_averaged": 0.5, "ln_dpo": 5.0, "simpo": 5.0, "alpha_po": 5.0}
@@ -184,7 +185,6 @@ def _run(
 ) -> Result:
     out, tokenizer = config.output, policy.tokenizer
     length, size = config.length or 1, config.training.batch_size
-    score = supervised.score_by_hidden(policy.hidden_fn)
     tx, key = supervised.optimiser(config.training), jax.random.key(out.seed)
     beta, controller = config.beta or 0.1, None
     if config.target_kl is not None:
@@ -203,27 +203,18 @@ def _run(
         "controller": controller,
         "rule": rule,
     }
-    if sets.format == "pairs":
-        laws = pair_rows.laws_by_hidden(policy.hidden_fn)
-        step = preference.make_step(loss, score, tx, laws=laws, **parts)
-        step = _completed(step, loss, sets, policy, reward)
-    else:
-        step = preference.make_label_step(loss, score, tx, **parts)
+    pairs = sets.format == "pairs"
 
-    def measured(params, batch) -> rows.Sums:
-        if isinstance(batch, PairRows):
-            now, first = (
-                pair_rows.pair_logp(score, p, batch) for p in (params, policy.params)
-            )
-            u, v = (jnp.sum(a - b, axis=-1) for a, b in zip(now, first, strict=True))
-            one = jnp.ones(len(u))
-            found = {"accuracy": u > v, "margin": u - v, "forward_kl": -(u + v) / 2}
-            return {name: (x, one) for name, x in found.items()}
-        now, first = (score(p, batch.rows) for p in (params, policy.params))
-        ratio = jnp.sum(now - first, axis=-1)
-        one = jnp.ones(len(ratio))
-        right = jnp.where(batch.desirable, ratio > 0, ratio < 0)
-        return {"accuracy": (right, one), "forward_kl": (-ratio, one)}
+    def stepper(_, hidden_fn):
+        score = supervised.score_by_hidden(hidden_fn)
+        if not pairs:
+            return preference.make_label_step(loss, score, tx, **parts)
+        laws = pair_rows.laws_by_hidden(hidden_fn)
+        return preference.make_step(loss, score, tx, laws=laws, **parts)
+
+    step = policies.jitted(policy, stepper, name="step", donate=True)
+    if pairs:
+        step = _completed(step, loss, sets, policy, reward)
 
     state, log = rows.train(
         config,
@@ -245,11 +236,35 @@ def _run(
         held_out=rows.held_out(
             sets, rows.encoder(sets.format, tokenizer, length), out, count=size
         ),
-        measured=measured,
+        measured=partial(
+            policies.jitted(policy, _measured, name="measured"), policy.params
+        ),
         drawn=("accuracy", "forward_kl"),
     )
     setting.export(policy, state.params, out, config.model)
     return Result(state, policy._replace(params=state.params), out.out, log)
+
+
+def _measured(_, hidden_fn: HiddenFn) -> Callable[..., rows.Sums]:
+    """``(reference, params, batch) -> sums``."""
+    score = supervised.score_by_hidden(hidden_fn)
+
+    def measured(reference, params, batch) -> rows.Sums:
+        if isinstance(batch, PairRows):
+            now, first = (
+                pair_rows.pair_logp(score, p, batch) for p in (params, reference)
+            )
+            u, v = (jnp.sum(a - b, axis=-1) for a, b in zip(now, first, strict=True))
+            one = jnp.ones(len(u))
+            found = {"accuracy": u > v, "margin": u - v, "forward_kl": -(u + v) / 2}
+            return {name: (x, one) for name, x in found.items()}
+        now, first = (score(p, batch.rows) for p in (params, reference))
+        ratio = jnp.sum(now - first, axis=-1)
+        one = jnp.ones(len(ratio))
+        right = jnp.where(batch.desirable, ratio > 0, ratio < 0)
+        return {"accuracy": (right, one), "forward_kl": (-ratio, one)}
+
+    return measured
 
 
 def _completed(
@@ -261,11 +276,18 @@ def _completed(
 ) -> Callable[..., Any]:
     """A step whose pairs bring what the loss needs beside their tokens."""
 
-    @jax.jit
-    def weights(side):
+    def activations(_, hidden_fn):
         """SparsePO's, of the reference's last layer; none for the first token."""
-        out = policy.hidden_fn(policy.params, side.tokens[:, 1:], mask=side.mask[:, 1:])
-        return pf.activation_weights(out.hidden[:, None], side.loss_mask[:, 1:])
+
+        def of(params, side):
+            out = hidden_fn(params, side.tokens[:, 1:], mask=side.mask[:, 1:])
+            return pf.activation_weights(out.hidden[:, None], side.loss_mask[:, 1:])
+
+        return of
+
+    weights = partial(
+        policies.jitted(policy, activations, name="weights"), policy.params
+    )
 
     def text(answer):
         return answer if isinstance(answer, str) else answer[-1]["content"]

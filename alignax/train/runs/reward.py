@@ -123,7 +123,7 @@ def run(config: Config) -> Result:
         held_out=rows.held_out(
             sets, rows.encoder(sets.format, tokenizer, length), out, count=size
         ),
-        measured=measured,
+        measured=jax.jit(measured),
         drawn=("accuracy",),
     )
     folder = out.out / "model"

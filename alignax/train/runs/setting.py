@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 
 import alignax
-from alignax.models import functional, lora
+from alignax.models import functional
 from alignax.models.config import DecoderConfig
 from alignax.pipeline import data
 from alignax.train import folders, loop
@@ -182,9 +182,8 @@ def checkpointed(policy: Policy, options: Model, *, tokens: int) -> Policy:
         return policy
     # On CPU only the loop over layers lets it save memory (``make_hidden``).
     hidden_fn = functional.make_hidden(policy.config, remat=remat, scan=True)
-    if policy.lora is not None:
-        hidden_fn = lora.adapt(hidden_fn, policy.base, lora=policy.lora)
-    return policy._replace(hidden_fn=hidden_fn)
+    apply_fn = functional.make_apply(policy.config)
+    return policies.with_functions(policy, apply_fn, hidden_fn)
 
 
 def fits(policy: Policy, lengths: dict[str, int], folder: Path) -> None:

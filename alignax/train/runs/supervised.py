@@ -7,6 +7,7 @@ from typing import Annotated
 import jax
 
 from alignax.pipeline import data
+from alignax.train import policy as policies
 from alignax.train import supervised
 from alignax.train.runs import rows, setting
 from alignax.train.runs.options import Data, Flat, Model, Output
@@ -72,11 +73,7 @@ def run(config: Config) -> Result:
     length = config.length or 1
     count = config.training.batch_size // config.microbatches
     policy = setting.checkpointed(policy, config.model, tokens=count * length)
-    score, tx = (
-        supervised.score_by_hidden(policy.hidden_fn),
-        supervised.optimiser(config.training),
-    )
-    key = jax.random.key(out.seed)
+    tx, key = supervised.optimiser(config.training), jax.random.key(out.seed)
     answers = {
         "prompt": lambda record: texts(record)[0],
         "answer": lambda record: texts(record)[1],
@@ -101,10 +98,17 @@ def run(config: Config) -> Result:
             on_long="drop",
         )
 
-    def losses(params, part) -> rows.Sums:
-        logp = score(params, part)
-        count = part.loss_mask[:, 1:].sum(axis=-1)
-        return {"loss": (-logp.sum(axis=-1), count)}
+    def step(_, hidden_fn):
+        score = supervised.score_by_hidden(hidden_fn)
+        return supervised.make_step(score, tx, microbatches=config.microbatches)
+
+    def losses(_, hidden_fn):
+        def measured(params, part) -> rows.Sums:
+            logp = supervised.score_by_hidden(hidden_fn)(params, part)
+            count = part.loss_mask[:, 1:].sum(axis=-1)
+            return {"loss": (-logp.sum(axis=-1), count)}
+
+        return measured
 
     state, log = rows.train(
         config,
@@ -115,9 +119,9 @@ def run(config: Config) -> Result:
         shown=("loss", "answer_probability", "memory"),
         state=supervised.init_state(policy.params, tx, key),
         batches=batches,
-        step=supervised.make_step(score, tx, microbatches=config.microbatches),
+        step=policies.jitted(policy, step, name="step", donate=True),
         held_out=rows.held_out(sets, encoded, out, count=config.training.batch_size),
-        measured=losses,
+        measured=policies.jitted(policy, losses, name="measured"),
         drawn=("loss",),
     )
     setting.export(policy, state.params, out, config.model)

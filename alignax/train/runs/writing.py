@@ -102,7 +102,7 @@ def tool_of(
 def make_parts(
     rl: RL, policy: Policy, writing: Writing, *, max_tokens: int
 ) -> assembly.Parts:
-    """``assembly.make`` of a policy, for what is written at once.
+    """``assembly.of_policy``, for what is written at once.
 
     Args:
       rl: the options of the method.
@@ -121,13 +121,10 @@ def make_parts(
     texts = writing.stop
     if writing.tool in TOOLS:
         texts += tuple(x for x in TOOLS[writing.tool][1] if x not in texts)
-    return assembly.make(
+    return assembly.of_policy(
         rl,
-        policy.apply_fn,
-        hidden_fn=policy.hidden_fn,
+        policy,
         max_tokens=writing.at_once(max_tokens),
-        eos_id=tokenizer.end_ids,
-        pad_id=tokenizer.pad_id,
         stops=stops.table(texts, tokenizer) if texts else None,
         prefix=tokenizer.encode(writing.prefix) if writing.prefix else (),
     )
