@@ -25,7 +25,7 @@ WAITING = [
         "reward_relabelled seppo",
     ),
     ("references", "snapshots"),
-    ("surrogates", "one_token_rollout_surrogate product_of_experts_logits"),
+    ("surrogates", "one_token_rollout_surrogate"),
     (
         "targets",
         "conditioned importance_expectation kl_to_posterior "

@@ -14,7 +14,7 @@ import numpy as np
 import tyro
 
 from alignax.pipeline import data
-from alignax.train import folders, generation
+from alignax.train import combined, folders, generation
 from alignax.train.generation import Law
 from alignax.types import InputError
 
@@ -41,6 +41,13 @@ class Config:
     """The base of adapters or of a run, where it is not in the place that they name."""
     step: int | None = None
     """The run's checkpoint; None for the newest whole one."""
+    beside: tuple[Path, ...] = ()
+    """Folders of other models of the same vocabulary, whose logits are combined with
+    the model's by --rule."""
+    rule: str | None = None
+    """How they are combined: product,weight=W; mixture,mixture=M;
+    contrastive,strength=S[,alpha=A,gate=G]; fused[,most=M] of a small model and a tuned
+    one; switch,threshold=BITS[,window=N,least=N]. See docs/decoding.md."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the parameters and of the computation."""
 
@@ -82,17 +89,16 @@ def completed(config: Config, records: list[dict]) -> Iterator[dict[str, Any]]:
     Yields:
       ``prompt``, ``completion``, its number of ``tokens``, and whether it ``finished``.
     """
+    dtypes = {"param_dtype": config.dtype, "dtype": config.dtype}
     policy = folders.open_policy(
-        config.model,
-        base=config.base,
-        step=config.step,
-        param_dtype=config.dtype,
-        dtype=config.dtype,
+        config.model, base=config.base, step=config.step, **dtypes
     )
+    others = [folders.open_policy(path, **dtypes) for path in config.beside]
+    together = combined.named(config.rule, policy, others)
     texts = generation.prompts_of(
         records, policy.tokenizer, plain=config.plain, system=config.system
     )
-    for batch in generation.batches(policy, texts, law=config.law):
+    for batch in generation.batches(policy, texts, law=config.law, combined=together):
         sizes = np.asarray(batch.rollout.trained).sum(axis=1)
         finished = np.asarray(batch.rollout.finished)
         for row, text in enumerate(generation.texts_of(batch, policy.tokenizer)):

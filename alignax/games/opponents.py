@@ -1,5 +1,6 @@
 """Opponents of a language model: mixtures inside the sampler, the proximal loop."""
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -7,8 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from alignax._checks import share
+from alignax.decoding import combine
 from alignax.games.mirror import geometric_mixture
-from alignax.types import ApplyFn, InputError, ModelOutput, Params, Stateful
+from alignax.types import ApplyFn, InputError, Params, Stateful
 
 
 def mixture_policy(
@@ -40,6 +42,7 @@ def mixture_policy(
       Munos et al., "Nash learning from human feedback", arXiv 2312.00886, §7.
 
     Example:
+      >>> from alignax.types import ModelOutput
       >>> def apply_fn(params, tokens, **options):
       ...     return ModelOutput(jnp.broadcast_to(params, (*tokens.shape, 2)), None)
       >>> mixed = mixture_policy(apply_fn, apply_fn, mixture=0.5)
@@ -48,46 +51,7 @@ def mixture_policy(
       [[[-0.6931 -0.6931]]]
     """
     share(mixture=mixture)
-
-    def mixed(
-        params,
-        tokens,
-        *,
-        mask=None,
-        positions=None,
-        prefix=None,
-        cache=None,
-        cache_length=None,
-        logits_from=0,
-    ):
-        pair = (None, None)
-        caches = zip(prefix or pair, cache or pair, strict=True)
-        policy, reference = (
-            function(
-                own,
-                tokens,
-                mask=mask,
-                positions=positions,
-                prefix=own_prefix,
-                cache=own_cache,
-                cache_length=cache_length,
-                logits_from=logits_from,
-            )
-            for function, own, (own_prefix, own_cache) in zip(
-                (apply_fn, apply_fn_ref), params, caches, strict=True
-            )
-        )
-        kept = cache is not None or cache_length is not None
-        return ModelOutput(
-            geometric_mixture(
-                policy.logits,
-                reference.logits,
-                mixture=mixture,
-            ),
-            (policy.cache, reference.cache) if kept else None,
-        )
-
-    return mixed
+    return combine(partial(geometric_mixture, mixture=mixture), apply_fn, apply_fn_ref)
 
 
 class MirrorProxState(NamedTuple):

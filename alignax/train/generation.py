@@ -13,6 +13,7 @@ from alignax.pipeline import data
 from alignax.pipeline import rollout as rollouts
 from alignax.train import policy as policies
 from alignax.train import stops
+from alignax.train.combined import Combined
 from alignax.train.policy import Policy
 from alignax.types import InputError, Rollout
 
@@ -107,13 +108,20 @@ class Batch(NamedTuple):
     rollout: Rollout
 
 
-def batches(policy: Policy, texts: Sequence[str], *, law: Law) -> Iterator[Batch]:
+def batches(
+    policy: Policy,
+    texts: Sequence[str],
+    *,
+    law: Law,
+    combined: Combined | None = None,
+) -> Iterator[Batch]:
     """Sample every prompt's completions; compiled once.
 
     Args:
       policy: adapters are merged first.
       texts: the prompts.
       law: how.
+      combined: a rule over this model's and other models' logits.
 
     Yields:
       batch by batch, in order.
@@ -129,10 +137,14 @@ def batches(policy: Policy, texts: Sequence[str], *, law: Law) -> Iterator[Batch
             f"{policy.config.max_length} tokens: the longest one has {width}, got "
             f"{law.max_tokens}"
         )
+    apply_fn = functional.make_apply(policy.config)
+    params = policies.whole(policy, policy.params)
+    if combined is not None:
+        apply_fn, params = combined.joined(apply_fn, params)
     sample = jax.jit(
         partial(
             rollouts.generate,
-            functional.make_apply(policy.config),
+            apply_fn,
             completions=law.n,
             max_tokens=law.max_tokens,
             eos_id=tokenizer.end_ids,
@@ -143,7 +155,6 @@ def batches(policy: Policy, texts: Sequence[str], *, law: Law) -> Iterator[Batch
             stops=stops.table(law.stop, tokenizer) if law.stop else None,
         )
     )
-    params = policies.whole(policy, policy.params)
     size = min(law.batch, len(texts))
     for start in range(0, len(texts), size):
         numbers = list(range(start, min(start + size, len(texts))))

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from alignax import selection, surrogates
+from alignax import decoding, selection, surrogates
 from alignax.train import joined
-from alignax.types import ApplyFn, ModelOutput, Prompts, Rollout, TrainState
+from alignax.types import ApplyFn, Prompts, Rollout, TrainState
 
 
 def among_copy(apply_fn: ApplyFn, *, p: float, temperature: float = 1.0) -> ApplyFn:
@@ -29,24 +29,10 @@ def among_copy(apply_fn: ApplyFn, *, p: float, temperature: float = 1.0) -> Appl
       processing?", arXiv 2210.01241, §4.
     """
 
-    def both(params, tokens, *, prefix=None, cache=None, **options):
-        outs = [
-            apply_fn(
-                own,
-                tokens,
-                prefix=None if prefix is None else prefix[i],
-                cache=None if cache is None else cache[i],
-                **options,
-            )
-            for i, own in enumerate(params)
-        ]
-        logits = surrogates.masked_policy_logits(
-            outs[0].logits, outs[1].logits / temperature, p=p
-        )
-        caches = tuple(out.cache for out in outs)
-        return ModelOutput(logits, None if caches[0] is None else caches)
+    def kept(logits, logits_copy):
+        return surrogates.masked_policy_logits(logits, logits_copy / temperature, p=p)
 
-    return both
+    return decoding.combine(kept, apply_fn, apply_fn)
 
 
 def in_turn(

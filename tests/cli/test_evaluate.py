@@ -247,3 +247,33 @@ def test_what_cannot_be_evaluated_is_refused(folders, tmp_path, capsys):
     assert "has norm_eps = 0.5, the model 1e-05" in said
     said = refused(capsys, *one, "--reward", "nothing")
     assert "reward: 'nothing' was given" in said
+
+
+def test_models_beside_are_refused_by_name(folders, capsys):
+    one = ("sample", folders / "a", "--prompt", "a")
+    beside = (*one, "--max-tokens", 4, "--beside", folders / "b")
+    assert "rule must say how" in refused(capsys, *beside)
+    assert "rule must be one of" in refused(capsys, *beside, "--rule", "sum")
+    said = refused(capsys, *beside, "--rule", "fused")
+    assert "a small model and the same tuned), got 1" in said
+    said = refused(capsys, *beside, "--rule", "contrastive")
+    assert "contrastive needs the option 'strength'" in said
+    said = refused(capsys, *beside, "--rule", "mixture,mixture=2")
+    assert "mixture must be in [0, 1]" in said
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", ["mixture,mixture=1", "switch,threshold=1e9,least=1"])
+def test_a_model_beside_writes(folders, tmp_path, rule):
+    """At the end of the mixture it is the other model that is sampled; a switch that
+    wants more uncertainty than there is leaves it all but the first tokens."""
+    rows = []
+    options = ("--max-tokens", 5, "--prompt", "ab", "the hell", "--out")
+    out = tmp_path / "out.jsonl"
+    for args in (
+        (folders / "b", *options, out),
+        (folders / "a", *options, out, "--beside", folders / "b", "--rule", rule),
+    ):
+        run("sample", *args)
+        rows.append([json.loads(line) for line in out.read_text().splitlines()])
+    assert rows[0] == rows[1]
