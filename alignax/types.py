@@ -238,6 +238,8 @@ class Scored:
     reward_version: Leaf = None  # int32 [G, K], of the rubric that made the reward
     token_rewards: Leaf = None  # float32 [B, T], where tokens have rewards of their own
     logp_preferred: Leaf = None  # float32 [B, T], of a policy trained on preferences
+    log_z: Leaf = None  # float32 [G, K], of a target's normaliser, by other samples
+    baseline: Leaf = None  # float32 [], of earlier batches' pseudo-rewards
 
     @property
     def mask(self) -> Leaf:

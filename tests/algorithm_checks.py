@@ -67,6 +67,7 @@ CHECKS = {
     "grace": (SHAPING, "test_contrastive_rewards_worked_numbers"),
     "mpo": (SELECTION, "test_versions_and_teachers"),
     "prl": (CREDIT, "test_kl_in_reward_is_the_sequence_gradient"),
+    "f_dpg": ("train/test_target.py", "test_expected_step_descends_the_divergence"),
     "rto": (CREDIT, "test_preference_token_rewards_are_potential_shaping"),
     "pcpg": (CREDIT, "test_smoothed_worked_numbers"),
     "t_ppo": (CREDIT, "test_egae_worked_numbers"),

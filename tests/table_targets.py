@@ -5,6 +5,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
+from alignax import divergences as dv
 from alignax import targets
 from tests.row import Row
 
@@ -22,7 +23,95 @@ def normalised(log_weights, where):
     return normaliser.update(normaliser.init(), log_weights, where)
 
 
+SATISFIED = jax.random.bernoulli(KEYS[4], 0.7, SHAPE)
+
+
+def known(log_weights):
+    normaliser = targets.running_log_normaliser(log_weights.shape[:-1])
+    return normaliser.update(normaliser.init(), log_weights)
+
+
 ROWS = [
+    Row(
+        name="targets.tilted",
+        fn=partial(targets.tilted, beta=0.5),
+        args=(LOGP, REWARDS),
+        grad=(0, 1),
+    ),
+    # Excluded completions are -inf; the density is what has a finite gradient.
+    Row(
+        name="targets.filtered",
+        fn=lambda logp, b: jnp.exp(targets.filtered(logp, b)),
+        args=(LOGP, SATISFIED),
+    ),
+    *(
+        Row(
+            name=f"targets.{name}",
+            fn=lambda logps, weights, name=name: getattr(targets, name)(
+                jnp.stack([logps, logps[..., ::-1]], axis=-1), weights[0, :2]
+            ),
+            args=(LOGP, jax.nn.softmax(REWARDS)),
+            rowwise=False,
+        )
+        for name in ("product_of_experts", "mixture_of_experts")
+    ),
+    Row(
+        name="targets.fdpg_surrogate",
+        fn=lambda logp, goal, log_z, behaviour: targets.fdpg_surrogate(
+            dv.jensen_shannon(), logp, goal, log_z, logp_behaviour=behaviour
+        ),
+        args=(LOGP, REWARDS, LOG_Z, LOGQ),
+        estimator=True,
+    ),
+    Row(
+        name="targets.normaliser_error",
+        fn=lambda weights: targets.normaliser_error(known(weights)),
+        args=(REWARDS,),
+        grad=(),
+        estimator=True,
+    ),
+    Row(
+        name="targets.others_log_normaliser",
+        fn=lambda weights: targets.others_log_normaliser(known(weights), weights),
+        args=(REWARDS,),
+        grad=(),
+        estimator=True,
+    ),
+    Row(
+        name="targets.normaliser_bounds",
+        fn=targets.normaliser_bounds,
+        args=(REWARDS,),
+        estimator=True,
+    ),
+    Row(
+        name="targets.windowed_mean",
+        fn=lambda values: (
+            targets.windowed_mean(7)
+            .update(targets.windowed_mean(7).init(), values)
+            .values
+        ),
+        args=(REWARDS,),
+        rowwise=False,
+        grad=(),
+    ),
+    Row(
+        name="targets.rate_function",
+        fn=partial(targets.rate_function, mean=0.3),
+        args=(REWARDS, LOGP),
+        grad=(0, 1),
+    ),
+    Row(
+        name="targets.fit_multipliers",
+        fn=lambda features, weights: targets.fit_multipliers(
+            jnp.stack([features, features**2], axis=-1),
+            jnp.array([0.1, 1.1]),
+            weights,
+        ),
+        args=(REWARDS, LOGP),
+        rowwise=False,
+        grad=(),
+        estimator=True,
+    ),
     Row(
         name="targets.posterior",
         fn=partial(targets.posterior, beta=0.5),

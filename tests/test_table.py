@@ -72,6 +72,7 @@ OF_VALUES = {
         for name in ("followed", "needed", "needs", "partial", "reads_behaviour")
     ),
     "algorithms.pooled",
+    "targets.refuse_unmet",
     *(f"regularisers.k{n}" for n in ("1_in_reward", "2_in_loss", "3_in_loss")),
 }
 FUNCTIONS = {

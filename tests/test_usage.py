@@ -18,19 +18,16 @@ ROOT = Path(__file__).parent.parent
 OUTSIDE = {"types", "cli", "models", "pipeline", "train"}
 WAITING = [
     # Teachers, targets and decoding: their train steps are to come.
-    ("divergences", "pseudo_reward score_weight sinkd"),
+    ("divergences", "score_weight sinkd"),
     (
         "preference",
-        "divergence_sft plackett_luce rejection_law rejection_sample "
-        "reward_relabelled seppo",
+        "divergence_sft plackett_luce rejection_sample reward_relabelled seppo",
     ),
     ("references", "snapshots"),
     ("surrogates", "one_token_rollout_surrogate"),
     (
         "targets",
-        "conditioned importance_expectation kl_to_posterior "
-        "quasi_rejection_law quasi_rejection_quality renyi_cross_entropy "
-        "running_log_normaliser",
+        "conditioned kl_to_posterior renyi_cross_entropy",
     ),
     # Games of language models: losses for a `train.game.Method` of one's own.
     (

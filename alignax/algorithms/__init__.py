@@ -27,6 +27,7 @@ from alignax.algorithms.compose import (
 from alignax.algorithms.fields import needed
 from alignax.algorithms.needs import needs, reads_behaviour
 from alignax.algorithms.table import METHODS
+from alignax.algorithms.target import Target
 from alignax.algorithms.values import partial
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "Replay",
     "Rows",
     "Sampling",
+    "Target",
     "followed",
     "losses",
     "needed",

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 from alignax import controllers, reduce, references, regularisers, surrogates
 from alignax.algorithms.fields import group_relative, needed, spread
+from alignax.algorithms.target import Target, pseudo_advantages
 from alignax.algorithms.values import printed
 from alignax.regularisers import Regulariser
 from alignax.types import InputError, Leaf, Scored, Stateful
@@ -192,6 +193,8 @@ class Algorithm:
     """``(logp, entropy, rows) -> [B, T]``: an entropy bonus and the like, added."""
     reduction: Callable[[Array, Array, Rows], reduce.Fraction]
     """``(losses, mask, rows) -> fraction``."""
+    target: Target | None = None
+    """What the policy is trained towards: its pseudo-rewards stand for ``shape``."""
     regulariser: Regulariser | None = None
     """The divergence from the reference, and how it enters."""
     beta: float = 0.0
@@ -245,6 +248,7 @@ def prepare(algorithm: Algorithm, scored: Scored) -> Rows:
     regulariser, keep = algorithm.regulariser, algorithm.keep(scored)
     completions = scored.rewards.shape[1]
     beta = algorithm.beta if scored.beta is None else scored.beta
+    strength = beta
     beta = beta * algorithm.strength(scored).astype(jnp.float32)
     penalty = jnp.zeros(keep.shape, jnp.float32)
     extra = {}
@@ -261,7 +265,10 @@ def prepare(algorithm: Algorithm, scored: Scored) -> Rows:
     # A myopic penalty is each token's own: it is no reward that earlier ones get.
     myopic = regulariser is not None and regulariser.level == "myopic"
     credited = 0 * penalty if myopic else penalty
-    shaped = algorithm.shape(scored)
+    if algorithm.target is None:
+        shaped = algorithm.shape(scored)
+    else:
+        shaped = pseudo_advantages(algorithm.target, scored, strength)
     if algorithm.critic is not None:
         values, heads = needed(scored, "values"), algorithm.critic.heads
         wanted = keep.shape if heads == 1 else (*keep.shape, heads)

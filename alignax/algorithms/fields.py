@@ -21,6 +21,8 @@ _WHERE = {
     "objective_weights": "selection.objective_weights makes them",
     "reward_version": "give the number of the rubric that made each reward",
     "token_rewards": "the task must give each token's reward",
+    "log_z": "the step keeps the normalisers of the records' targets",
+    "baseline": "the step keeps a mean of earlier pseudo-rewards",
     "logp_preferred": "score the rollout by a policy trained on preferences",
 }
 

@@ -100,6 +100,8 @@ def _full(algorithm: Algorithm, completions: int) -> tuple[Scored, dict[str, Any
         "objective_weights": jnp.ones(2),
         "token_rewards": tokens,
         "logp_preferred": tokens,
+        "log_z": pairs,
+        "baseline": jnp.float32(0),
         "reference_rewards": pairs,
         "index": jnp.arange(groups),
         "key": jax.random.key(0),

@@ -21,6 +21,7 @@ from alignax.exact.sequences import (
     completion_logp,
     enumerate_completions,
     make_tabular_apply,
+    sequence_types,
     tabular_init,
 )
 
@@ -41,6 +42,7 @@ __all__ = [
     "regret",
     "run_bandit",
     "run_full_information",
+    "sequence_types",
     "tabular_init",
     "total_variation",
 ]

@@ -7,6 +7,7 @@ oracle that estimators and training steps are tested against.
 
 import functools
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -65,6 +66,45 @@ def enumerate_completions(
         tokens.append(list(full))
         mask.append([True] * horizon)
     return jnp.array(np.array(tokens, np.int32)), jnp.array(np.array(mask))
+
+
+def sequence_types(
+    logp: Float[Array, " K"], *, length: int
+) -> tuple[Float[Array, "N K"], Float[Array, " N"]]:
+    """Sequences of independent symbols, those of equal counts as one outcome.
+
+    For rewards that add up over the symbols it is as good as all ``K^m`` sequences:
+    ``C(m + K − 1, m)`` types.
+
+    Args:
+      logp: of a symbol, normalised.
+      length: m, symbols of a sequence.
+
+    Returns:
+      ``counts [N, K]``, of each symbol, and the types' log-probabilities ``[N]``.
+
+    Raises:
+      InputError: there would be more than about a million.
+
+    Example:
+      >>> counts, logp = sequence_types(jnp.log(jnp.array([0.5, 0.5])), length=2)
+      >>> print(counts.tolist(), jnp.exp(logp))
+      [[2.0, 0.0], [1.0, 1.0], [0.0, 2.0]] [0.25 0.5 0.25]
+    """
+    size = logp.shape[0]
+    if math.comb(length + size - 1, length) > LIMIT:
+        raise InputError(
+            f"length must give at most {LIMIT} types of {size} symbols, got {length}"
+        )
+    places = itertools.combinations(range(length + size - 1), size - 1)
+    bars = np.array(list(places)).reshape(-1, size - 1)[::-1]
+    ends = np.full((len(bars), 1), length + size - 1)
+    counts = np.diff(np.concatenate([0 * ends - 1, bars, ends], axis=1), axis=1) - 1
+    counts = jnp.asarray(counts, logp.dtype)
+    ways = jax.scipy.special.gammaln(jnp.asarray(length + 1, logp.dtype))
+    ways = ways - jnp.sum(jax.scipy.special.gammaln(counts + 1), axis=-1)
+    inner = jnp.where(counts > 0, counts * jnp.where(counts > 0, logp, 0), 0)
+    return counts, ways + jnp.sum(inner, axis=-1)
 
 
 def tabular_init(

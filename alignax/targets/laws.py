@@ -212,6 +212,76 @@ def constrained_optimum(
     return _tilt(logp_ref, eta[..., None] * gaps)[0], eta / scale[..., 0]
 
 
+class Rate(NamedTuple):
+    """How unlikely a mean reward is, each ``[...]``."""
+
+    rate: Float[Array, "*batch"]
+    """``Λ*(x)`` in nats: of m independent draws the mean reaches x with a probability
+    of about ``e^{−m Λ*(x)}``."""
+    eta: Float[Array, "*batch"]
+    """The tilt whose mean reward is x; its law is the likeliest way to get there."""
+
+
+def rate_function(
+    rewards: Float[Array, "*batch K"],
+    logp_ref: Float[Array, "*batch K"],
+    *,
+    mean: float | Float[Array, "*batch"],
+) -> Rate:
+    """``Λ*(x) = sup_η ηx − Λ(η)``, the cumulants' Legendre transform.
+
+    It is ``KL(φ_η‖ρ)`` of the tilted law ``φ_η ∝ ρ e^{ηr}`` with mean reward x: what
+    KL-regularised RL pays for x is the exponent with which best-of-n finds it, so that
+    n = e^{mΔ} samples of m symbols reach what a budget of mΔ nats does.
+
+    Gradient: in ``mean`` it is η; in the rewards and the reference that of
+    ``ηx − Λ(η)`` at the η found.
+
+    Args:
+      rewards: ``[..., K]``.
+      logp_ref: ``[..., K]``, normalised here.
+      mean: x. Beyond the smallest or largest reward the rate is that of the end and η
+        merely large.
+
+    Returns:
+      ``Rate``.
+
+    Reference:
+      Yang et al., "Asymptotics of language model alignment", arXiv 2404.01730; Cramér's
+      theorem.
+
+    Example:
+      >>> uniform, rewards = jnp.log(jnp.full(2, 0.5)), jnp.arange(2.0)
+      >>> print(*(f"{x:.4f}" for x in rate_function(rewards, uniform, mean=0.75)))
+      0.1308 1.0986
+    """
+    logp_ref, rewards = _normalise(logp_ref), as_float(rewards)
+    support = logp_ref > -jnp.inf
+    rewards = jnp.where(support, rewards, 0)
+    top = jnp.max(rewards, -1, keepdims=True, where=support, initial=-jnp.inf)
+    low = jnp.min(rewards, -1, keepdims=True, where=support, initial=jnp.inf)
+    top, low = jax.lax.stop_gradient((top, low))
+    scale = jnp.where(top > low, top - low, 1)
+    wanted = jnp.zeros_like(scale[..., 0]) + jnp.asarray(mean, rewards.dtype)
+    wanted = jnp.clip(wanted, low[..., 0], top[..., 0])
+    fixed = jax.lax.stop_gradient((logp_ref, rewards / scale, wanted / scale[..., 0]))
+
+    def halve(_, bracket):
+        lower, upper = bracket
+        middle = (lower + upper) / 2
+        tilt = jnp.sinh(middle)[..., None] * (fixed[1] - low / scale)
+        less = _mean(_tilt(fixed[0], tilt)[0], fixed[1]) < fixed[2]
+        return jnp.where(less, middle, lower), jnp.where(less, upper, middle)
+
+    # In the tilt's inverse hyperbolic sine, fine about 0 and far-reaching.
+    ends = jnp.full_like(fixed[2], -25.0), jnp.full_like(fixed[2], 25.0)
+    lower, upper = jax.lax.fori_loop(0, 60, halve, ends)
+    eta = jax.lax.stop_gradient(jnp.sinh((lower + upper) / 2) / scale[..., 0])
+    # Around x, or large tilts would leave the difference of two large numbers.
+    gaps = jnp.where(support, rewards - wanted[..., None], 0)
+    return Rate(-_tilt(logp_ref, eta[..., None] * gaps)[1], eta)
+
+
 def quasi_rejection_law(
     log_target: Float[Array, "*batch K"],
     logp_proposal: Float[Array, "*batch K"],

@@ -1,17 +1,15 @@
-"""Targets from samples: normalisers, self-normalised means, quasi-rejection.
+"""Targets from samples: self-normalised means, quasi-rejection.
 
 Weights are logs, ``log P(y) − log q(y)`` for y sampled from the proposal q; a weight
 of ``-inf`` is a sample that the target excludes.
 """
-
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from alignax.numerics import as_float
-from alignax.types import InputError, Stateful
+from alignax.types import InputError
 
 
 def column(
@@ -61,84 +59,6 @@ def kl_to_posterior(
         raise InputError(f"beta must be positive, got {beta}")
     log_ratio = as_float(logp) - as_float(logp_ref)
     return log_ratio - as_float(rewards) / beta + as_float(log_z)
-
-
-def log_normaliser(log_weights: Float[Array, "*batch N"]) -> Float[Array, "*batch"]:
-    """``log (1/N) Σ P(y_n)/q(y_n)``, an estimate of ``log Z``.
-
-    ``running_log_normaliser`` keeps one over a long run of samples.
-
-    Value: its exponential is unbiased for Z; itself it is below log Z in expectation,
-    by about Var(P/q) / (2 N Z²).
-    Gradient: of weights ``log P_θ − log q`` with q fixed, the self-normalised
-    estimate of ``∇ log Z``; consistent.
-
-    Args:
-      log_weights: ``[..., N]``.
-
-    Returns:
-      ``[...]``, ``-inf`` where all weights are.
-
-    Example:
-      >>> print(f"{log_normaliser(jnp.log(jnp.array([1.0, 3.0]))):.4f}")
-      0.6931
-    """
-    log_weights = as_float(log_weights)
-    possible = log_weights > -jnp.inf
-    total = jax.nn.logsumexp(log_weights, axis=-1, where=possible)
-    return total - jnp.log(jnp.asarray(log_weights.shape[-1], total.dtype))
-
-
-class LogNormaliser(NamedTuple):
-    """``log_z``, the running estimate of ``log Z``, and the ``count`` of samples behind
-    it, both ``[...]``."""
-
-    log_z: Float[Array, "*batch"]
-    count: Float[Array, "*batch"]
-
-
-def running_log_normaliser(shape: tuple[int, ...] = ()) -> Stateful:
-    """``Z ← (n Z + Σ P_k/q_k) / (n + N)``, in logs, over the batches of a run.
-
-    Value: ``exp(log_z)`` is unbiased for Z under the distributions that sampled.
-    Gradient: none; the state is stopped.
-
-    Args:
-      shape: ``()`` for one normaliser, or one entry a prompt.
-
-    Returns:
-      ``init() -> LogNormaliser``, of count 0, and ``update(state, log_weights,
-      where=None) -> LogNormaliser``: ``log P − log q`` of N new samples ``[..., N]``,
-      ``-inf`` where the target excludes one; True in ``where`` at those that count.
-      ``log_z`` is ``-inf`` while every weight seen was zero.
-
-    Reference:
-      Go et al., "Aligning language models with preferences through f-divergence
-      minimization", arXiv 2302.08215, Algorithm 1.
-
-    Example:
-      >>> normaliser = running_log_normaliser()
-      >>> state = normaliser.update(normaliser.init(), jnp.log(jnp.array([1.0, 3.0])))
-      >>> print(f"{state.log_z:.4f}")
-      0.6931
-    """
-
-    def init():
-        return LogNormaliser(jnp.zeros(shape), jnp.zeros(shape))
-
-    def update(state, log_weights, where=None):
-        log_weights = as_float(log_weights)
-        where = jnp.ones(log_weights.shape, bool) if where is None else where
-        count = state.count + jnp.sum(where, axis=-1)
-        seen = jnp.where(state.count > 0, jnp.log(state.count) + state.log_z, -jnp.inf)
-        weights = jnp.append(
-            jnp.where(where, log_weights, -jnp.inf), seen[..., None], axis=-1
-        )
-        total = jax.nn.logsumexp(weights, axis=-1) - jnp.log(jnp.maximum(count, 1))
-        log_z = jnp.where(count > 0, total, state.log_z)
-        return jax.lax.stop_gradient(LogNormaliser(log_z, count))
-
-    return Stateful(init, update)
 
 
 def importance_expectation(

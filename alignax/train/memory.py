@@ -11,8 +11,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from alignax import advantages, algorithms, reduce, references, selection
-from alignax.algorithms import Algorithm, Replay
+from alignax import advantages, algorithms, reduce, references, selection, targets
+from alignax.algorithms import Algorithm, Replay, Target
+from alignax.algorithms import target as towards
 from alignax.types import InputError, Params, Scored, Stateful, TrainState
 
 
@@ -52,6 +53,15 @@ def init(
                 "each record"
             )
         memory["history"] = jnp.full(records, jnp.inf, jnp.float32)
+    if algorithm.target is not None:
+        if records is None:
+            raise InputError(
+                "records must be given: the method keeps the normaliser of each "
+                "record's target"
+            )
+        memory["normaliser"] = _normaliser(algorithm.target, (records,)).init()
+        if algorithm.target.window is not None:
+            memory["baseline"] = targets.windowed_mean(algorithm.target.window).init()
     if algorithm.replay is not None:
         if example is None:
             raise InputError(
@@ -117,6 +127,8 @@ def update(
         scored = dataclasses.replace(scored, initial_entropy=first)
     if "history" in memory:
         memory["history"] = _history(memory["history"], own)
+    if algorithm.target is not None:
+        scored = _with_normaliser(algorithm.target, memory, scored)
     return scored, memory
 
 
@@ -169,6 +181,36 @@ def _with_replay(replay: Replay, state: TrainState, scored: Scored):
     keep = jnp.ones(scored.rewards.shape[0], bool)
     kept = buffer.update(state.memory["replay"], fresh, keep)
     return dataclasses.replace(both, beta=scored.beta, key=scored.key), kept
+
+
+def _normaliser(target: Target, shape: tuple[int, ...]) -> Stateful:
+    return targets.running_log_normaliser(shape, decay=target.decay)
+
+
+def normaliser_of(memory: dict[str, Any], scored: Scored) -> targets.LogNormaliser:
+    """What is known of the normalisers of a batch's prompts, each leaf ``[G]``."""
+    return jax.tree.map(lambda x: x[scored.index], memory["normaliser"])
+
+
+def _with_normaliser(target: Target, memory: dict[str, Any], scored: Scored) -> Scored:
+    """The record with its targets' normalisers and the baseline; the memory learns."""
+    before = normaliser_of(memory, scored)
+    weights = towards.log_weights(target, scored, scored.beta)
+    after = _normaliser(target, weights.shape[:1]).update(before, weights)
+    kept = before._replace(count=target.decay * before.count)
+    memory["normaliser"] = jax.tree.map(
+        lambda every, new: every.at[scored.index].set(new), memory["normaliser"], after
+    )
+    scored = dataclasses.replace(
+        scored, log_z=targets.others_log_normaliser(kept, weights)
+    )
+    if target.window is None:
+        return scored
+    mean, rule = memory["baseline"], targets.windowed_mean(target.window)
+    baseline = jnp.sum(mean.values) / jnp.maximum(mean.count, 1)
+    rewards = towards.pseudo_rewards(target, scored, scored.beta)
+    memory["baseline"] = rule.update(mean, rewards)
+    return dataclasses.replace(scored, baseline=baseline)
 
 
 def _history(shortest: Array, scored: Scored) -> Array:

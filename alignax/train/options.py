@@ -5,12 +5,12 @@ import difflib
 import inspect
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import optax
 
 from alignax import algorithms, controllers, divergences, references
-from alignax.algorithms import Algorithm, stages
+from alignax.algorithms import Algorithm, Target, stages
 from alignax.divergences import Divergence
 from alignax.pipeline import update
 from alignax.regularisers import Form, Level, Place, Regulariser
@@ -126,7 +126,7 @@ class RL:
     0.1 where a divergence is given to a method without one."""
     divergence: str | None = None
     """The divergence from the reference, such as jensen_shannon or alpha:0.5; by
-    default the method's own."""
+    default the method's own; of f_dpg that from its target."""
     level: Level | None = None
     """Whether the divergence is that of whole completions or myopic; by default the
     method's own."""
@@ -280,7 +280,10 @@ def algorithm_of(config: RL) -> Algorithm:
     }
     if config.divergence is not None:
         chosen["divergence"] = divergence_of(config.divergence)
-    if chosen:
+    if chosen and algorithm.target is not None:
+        target = _towards(algorithm.target, chosen, config)
+        algorithm = dataclasses.replace(algorithm, target=target)
+    elif chosen:
         chosen["k"] = config.divergence_top_k
         base = algorithm.regulariser or Regulariser()
         algorithm = dataclasses.replace(
@@ -322,6 +325,16 @@ def algorithm_of(config: RL) -> Algorithm:
         controller = algorithms.partial(maker, target=config.target_kl, **settings)
         algorithm = dataclasses.replace(algorithm, controller=controller)
     return algorithm
+
+
+def _towards(target: Target, chosen: dict[str, Any], config: RL) -> Target:
+    """A divergence from a target is that of whole completions, and all the loss."""
+    for name in set(chosen) - {"divergence"}:
+        raise InputError(
+            f"{name} has nothing to act on, got {chosen[name]}: the method "
+            f"{config.method} descends a divergence of whole completions from a target"
+        )
+    return dataclasses.replace(target, divergence=chosen["divergence"])
 
 
 def _with_weight_cap(algorithm: Algorithm, config: RL) -> Algorithm:

@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from alignax import algorithms, estimators, reduce, regularisers, surrogates
 from alignax.algorithms import Algorithm, Rows
+from alignax.algorithms import target as towards
 from alignax.pipeline import update
 from alignax.pipeline.rollout import ScoreFn
 from alignax.train import diagnosis
@@ -222,7 +223,8 @@ def make_step(
       reference's probability), ``length``, ``tokens``, ``finished``, ``signal`` (share
       of groups whose rewards differ), ``no_signal`` and ``skipped`` (share of updates
       without a signal, and not finite), ``beta``; with a critic ``value_error`` and
-      ``value``; and those of ``diagnosis``, which ``loop.train`` does not log.
+      ``value``; with a target those of ``algorithms.target.described``; and those of
+      ``diagnosis``, which ``loop.train`` does not log.
 
     Raises:
       InputError: the method needs a critic's values, or a divergence over the
@@ -303,6 +305,9 @@ def make_step(
         metrics = jax.tree.map(jnp.mean, each)
         metrics |= {name: each[name][0] for name in ("ratio", "ratio_outside")}
         metrics |= describe(algorithm, own)
+        if algorithm.target is not None:
+            known = memories.normaliser_of(memory, own)
+            metrics |= towards.described(algorithm.target, own, own.beta, known)
         metrics |= diagnosis.first(bad, scored, rows.mask, index=own.index)
         if own.rollout.version is not None:
             behind = (state.step - own.rollout.version).astype(jnp.float32)

@@ -251,12 +251,15 @@ def host_step(
 
     def judged(state, prompts, samples):
         index = np.asarray(samples.scored.index)
-        known = (state.memory or {}).get("history")
-        if known is not None and index.max() >= len(known):
-            raise InputError(
-                f"records must be at least {index.max() + 1}, the number of a record "
-                f"that was asked, got {len(known)}"
-            )
+        memory = state.memory or {}
+        for known in jax.tree.leaves(
+            [memory.get(x) for x in ("history", "normaliser")]
+        ):
+            if index.max() >= len(known):
+                raise InputError(
+                    f"records must be at least {index.max() + 1}, the number of a "
+                    f"record that was asked, got {len(known)}"
+                )
         numbers = np.repeat(index, samples.scored.rewards.shape[1])
         fields = judge(samples.rollout, numbers)
         fields["rewards"] = rewards.checked(fields["rewards"], numbers)
