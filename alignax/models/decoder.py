@@ -60,7 +60,7 @@ class Attention(nnx.Module):
         mask: Bool[Array, "b s l"],
         prefix: attention.Prefix | None,
         cache: dict[str, Array] | None,
-        index: Int[Array, ""] | None,
+        index: Int[Array, "*b"] | None,
         local: bool | Bool[Array, ""],
     ):
         """Mixed values, and the heads-first keys and values: the cache's, where there
@@ -78,9 +78,8 @@ class Attention(nnx.Module):
             q, k = rotate(q, positions, turns), rotate(k, positions, turns)
         keys, values = jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2)
         if cache is not None and index is not None:
-            write = jax.lax.dynamic_update_slice_in_dim
-            keys = write(cache["key"], keys, index, axis=2)
-            values = write(cache["value"], values, index, axis=2)
+            keys = _written(cache["key"], keys, index, axis=2)
+            values = _written(cache["value"], values, index, axis=2)
         scale = (config.query_size or head) ** -0.5
         mixed = q
         if length:
@@ -282,13 +281,12 @@ class Decoder(nnx.Module):
             room = cache["mask"].shape[1]
             # A token that finds the cache full takes the oldest one's place.
             index = cache["index"] % room
-            write = jax.lax.dynamic_update_slice_in_dim
-            valid = write(cache["mask"], mask, index, axis=1)
-            own = write(cache["ranks"], ranks, index, axis=1)
+            valid = _written(cache["mask"], mask, index, axis=1)
+            own = _written(cache["ranks"], ranks, index, axis=1)
             # The new ones see each other from the past, and all else that is kept.
-            age = jnp.arange(room)[None, :] - index
-            attend = (age <= slots[:, None]) | (age >= length)
-            attend = attend[None] & valid[:, None, :]
+            age = jnp.arange(room)[None, None] - index.reshape(-1, 1, 1)
+            attend = (age <= slots[None, :, None]) | (age >= length)
+            attend = attend & valid[:, None, :]
         if segments is not None:
             attend = attend & (segments[:, :, None] == segments[:, None, :])
         masks = _masks(self.config, ranks, own, attend, prefix)
@@ -315,6 +313,14 @@ class Decoder(nnx.Module):
             "index": (0 if cache is None else cache["index"]) + jnp.int32(length),
         }
         return hidden, kept if prefix is None else kept | {"prefix": prefix}
+
+
+def _written(old: Array, new: Array, index: Int[Array, "*b"], *, axis: int) -> Array:
+    """The cache with new entries, at one place of all rows or at one of each row."""
+    write = jax.lax.dynamic_update_slice_in_dim
+    if not index.ndim:
+        return write(old, new, index, axis=axis)
+    return jax.vmap(lambda x, y, i: write(x, y, i, axis=axis - 1))(old, new, index)
 
 
 def _seen(batch: int, prefix: Any, cache: Any) -> Int[Array, " b"]:

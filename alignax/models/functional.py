@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Key
+from jaxtyping import Array, Int, Key
 
 from alignax.models.config import DecoderConfig
 from alignax.models.decoder import REMAT, Decoder
@@ -159,6 +159,48 @@ def make_apply(config: DecoderConfig) -> ApplyFn:
         return ModelOutput(model.logits(hidden), cache)
 
     return apply_fn
+
+
+def rewind(cache: Any, tokens: Int[Array, " B"]) -> Any:
+    """A cache without each row's last tokens, as if they had not been given.
+
+    From then on each row writes at a place of its own. For a cache that was opened with
+    room for all that it is given: what a ring has overwritten does not come back.
+
+    Args:
+      cache: of ``make_apply``'s functions, or a tuple of such, as of models that are
+        combined by ``decoding.combine``.
+      tokens: how many, of those given since the cache was opened.
+
+    Returns:
+      the cache.
+
+    Raises:
+      InputError: the cache is another model's.
+
+    Example:
+      >>> sizes = dict(vocab_size=11, hidden_size=8, num_layers=1, num_heads=2)
+      >>> more = dict(num_kv_heads=1, head_dim=4, mlp_size=16, max_length=32)
+      >>> config = DecoderConfig(**sizes, **more)
+      >>> apply_fn, params = make_apply(config), init(config, jax.random.key(0))
+      >>> cache = apply_fn(params, jnp.ones((2, 5), int), cache_length=8).cache
+      >>> rewind(cache, jnp.array([0, 3]))["seen"]
+      Array([5, 2], dtype=int32)
+    """
+    if type(cache) is tuple:
+        return tuple(rewind(part, tokens) for part in cache)
+    if not isinstance(cache, dict) or not {"index", "mask", "seen"} <= cache.keys():
+        raise InputError(
+            "cache must be a decoder's, whose tokens can be taken back; a rule with a "
+            f"state of its own, such as a switch, has none, got {type(cache).__name__}"
+        )
+    index = jnp.broadcast_to(cache["index"], tokens.shape) - tokens
+    known = jnp.arange(cache["mask"].shape[1])[None] < index[:, None]
+    return cache | {
+        "index": index,
+        "mask": cache["mask"] & known,
+        "seen": cache["seen"] - tokens,
+    }
 
 
 @functools.lru_cache(maxsize=64)

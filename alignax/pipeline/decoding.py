@@ -94,7 +94,7 @@ def make_draw(
     return draw
 
 
-def _empty(
+def empty(
     draw: Draw,
     keys: Key[Array, " B"],
     vocabulary: int,
@@ -126,6 +126,14 @@ Ends = int | Sequence[int] | None
 
 Stops = Int[ArrayLike, "S V"] | None
 """An automaton over tokens, whose last state ends a completion: ``train.stops``."""
+
+
+def ending(
+    stops: Stops, eos_id: Ends, state: Int[Array, " B"], token: Int[Array, " B"]
+) -> tuple[Int[Array, " B"], Bool[Array, " B"]]:
+    """The automaton's state after a token, and whether that one ends its row."""
+    state = _after(stops, state, token)
+    return state, _ends(token, eos_id) | _stopped(stops, state)
 
 
 def _ends(token: Int[Array, " B"], eos_id: Ends) -> Bool[Array, " B"]:
@@ -176,8 +184,7 @@ def at_once(
             return out[name].at[:, t].set(jnp.where(kept, value, out[name][:, t]))
 
         new = {name: put(name, x) for name, x in drawn.items()}
-        state = _after(stops, state, drawn["tokens"])
-        ends = _ends(drawn["tokens"], eos_id) | _stopped(stops, state)
+        state, ends = ending(stops, eos_id, state, drawn["tokens"])
         new |= {"trained": put("trained", alive), "finished": out["finished"] | ends}
         return new, state
 
@@ -188,7 +195,7 @@ def at_once(
         cache_length=length,
         logits_from=length - 1,
     )
-    out = _empty(
+    out = empty(
         draw,
         keys,
         prefill.logits.shape[-1],
@@ -275,8 +282,7 @@ def in_slots(
         logits, cache = apply_fn(params, last[:, None], cache=cache)
         known = jnp.minimum(row, total - 1)
         drawn = draw(keys[known], position, logits[:, -1])
-        state = _after(stops, state, drawn["tokens"])
-        ends = _ends(drawn["tokens"], eos_id) | _stopped(stops, state)
+        state, ends = ending(stops, eos_id, state, drawn["tokens"])
         # Idle slots stand at row ``total``, whose writes are dropped.
         new = {
             name: out[name].at[row, position].set(x, mode="drop")
@@ -316,7 +322,7 @@ def in_slots(
         tokens[prompt, -1],
         jnp.zeros_like(row),
         opened(held, slots),
-        _empty(
+        empty(
             draw,
             keys,
             prefill.logits.shape[-1],

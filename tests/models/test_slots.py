@@ -9,7 +9,7 @@ import pytest
 
 from alignax.models import functional
 from alignax.pipeline import rollout as rollouts
-from alignax.types import Prompts
+from alignax.types import InputError, Prompts
 from tests.close import assert_close, decoder_rel
 from tests.models.cases import CONFIGS, FAMILIES, jitted, random_params, random_tokens
 
@@ -49,3 +49,27 @@ def test_slots_do_not_change_the_samples(name):
     expected, actual = sample(), sample(slots=5)
     assert len(set(np.asarray(expected.trained).sum(axis=1).tolist())) > 2
     assert_close(actual, expected, rel=decoder_rel(config.num_layers))
+
+
+@pytest.mark.parametrize("name", ["gemma2", "gpt2"])
+def test_tokens_that_are_taken_back_leave_no_trace(name):
+    """Rows take back different numbers of wrong tokens and go on behind a prefix, each
+    at its own place; windows of 3."""
+    config = FAMILIES[name]
+    apply_fn, params = jitted(config), random_params(config)
+    prompt, wrong, right = (
+        jnp.asarray(random_tokens(config, (2, n), seed=n)) for n in (3, 4, 4)
+    )
+    prefix = apply_fn(params, prompt, cache_length=3).cache
+    cache = apply_fn(params, wrong[:, :0], prefix=prefix, cache_length=9).cache
+    cache = functional.rewind(cache, jnp.zeros(2, int))
+    back = jnp.array([1, 3])
+    cache = functional.rewind(apply_fn(params, wrong, cache=cache).cache, back)
+    logits = apply_fn(params, right, cache=cache).logits
+    for row, kept in enumerate(4 - np.asarray(back)):
+        parts = prompt[row], wrong[row, :kept], right[row]
+        whole = jnp.concatenate(parts)[None]
+        expected = apply_fn(params, whole).logits[0, -4:]
+        assert_close(logits[row], expected, rel=decoder_rel(config.num_layers))
+    with pytest.raises(InputError, match="cache must be a decoder's"):
+        functional.rewind({"code": 1}, back)
