@@ -177,7 +177,8 @@ def main(config: Config) -> None:
     }
     policy = policies.make(model, None, tokenizer)
     parts = assembly.of_policy(config.rl, policy, max_tokens=max_tokens)
-    evaluator = evaluation.make_evaluator(policy, completions=4, max_tokens=max_tokens)
+    write = evaluation.make_writer(policy, max_tokens=max_tokens, completions=4)
+    evaluator = evaluation.make_evaluator(policy, write, completions=4)
 
     teacher = supervised.optimiser(config.sft)
     questions = [record["question"] for record in held_out]

@@ -176,6 +176,8 @@ def make_bench(config: Config, model, test: list[dict]) -> Bench:
     texts = [tuple(pair[field] for field in data.PAIRS) for pair in test]
     asked = list(dict.fromkeys(pair["prompt"] for pair in test))
     width = config.question_bytes + 8
+    policy, most = policies.make(model, None, tokenizer), config.answer_bytes + 1
+    write = evaluation.make_writer(policy, max_tokens=most, completions=2)
     return Bench(
         config,
         apply_fn,
@@ -186,11 +188,7 @@ def make_bench(config: Config, model, test: list[dict]) -> Bench:
         data.encode_pairs(texts, tokenizer, length=model.max_length),
         np.array([pair["problem"] for pair in test]),
         data.encode_prompts(asked[: config.tests], tokenizer, length=width),
-        evaluation.make_evaluator(
-            policies.make(model, None, tokenizer),
-            max_tokens=config.answer_bytes + 1,
-            completions=2,
-        ),
+        evaluation.make_evaluator(policy, write, completions=2),
     )
 
 

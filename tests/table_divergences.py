@@ -64,6 +64,7 @@ CONSTRUCTORS = {
     "jeffreys": dv.jeffreys(),
     "chi2_kl": dv.chi2_kl(0.5),
     "total_variation": dv.total_variation(),
+    "skewed_kl": dv.skewed_kl(0.1),
     "scale": dv.scale(dv.reverse_kl(), 0.5),
     "swap": dv.swap(dv.chi2_kl(0.5)),
     "normalise": dv.normalise(dv.pearson()),

@@ -43,6 +43,10 @@ VERBS: dict[tuple[str, ...], tuple[str, str]] = {
         "alignax.cli.train_game",
         "a policy that no other is preferred to, by a judge of pairs: Nash-MD",
     ),
+    ("train", "distil"): (
+        "alignax.cli.train_distil",
+        "a student by a teacher's distributions: GKD and its kin",
+    ),
     ("train", "reward"): (
         "alignax.cli.train_reward",
         "a reward model by pairs or labels, for train rl's --reward",

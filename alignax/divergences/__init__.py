@@ -37,6 +37,7 @@ from alignax.divergences.catalogue import (
     chi2_kl,
     jeffreys,
     jensen_shannon,
+    skewed_kl,
     total_variation,
 )
 from alignax.divergences.conventions import (
@@ -88,6 +89,7 @@ __all__ = [
     "sinkd",
     "sinkhorn",
     "sinkhorn_divergence",
+    "skewed_kl",
     "squared_hellinger",
     "swap",
     "total_variation",

@@ -15,6 +15,7 @@ constructor            D(π‖ρ)                          f(u)                 
 ``squared_hellinger``  Σ (√π - √ρ)^2 / 2               (√u - 1)^2 / 2            1/4
 ``jeffreys()``         KL(π‖ρ) + KL(ρ‖π)               (u - 1) log u             2
 ``chi2_kl(g)``         Pearson / 2 + g KL(π‖ρ)         their sum                 1 + g
+``skewed_kl(s)``       KL(ρ‖m)                         m = s ρ + (1-s) π         (1-s)^2
 ``total_variation()``  Σ |π - ρ| / 2                   |u - 1| / 2               inf
 =====================  ==============================  ========================  =======
 
@@ -29,6 +30,7 @@ from jaxtyping import Array, Bool, Float
 
 from alignax.divergences._numerics import exp_expm1, log_excess, log_omega
 from alignax.divergences.amari import forward_kl, pearson, reverse_kl
+from alignax.divergences.definition import from_f
 from alignax.divergences.value import Divergence, mix
 from alignax.numerics import exp, expm1
 from alignax.types import InputError
@@ -240,4 +242,51 @@ def total_variation() -> Divergence:
         slopes=(-0.5, 0.5),
         curvature=math.inf,
         f_zero=0.5,
+    )
+
+
+def skewed_kl(skew: float) -> Divergence:
+    """The forward KL to a mixture: ``KL(ρ‖s ρ + (1 − s) π)``, at most ``−log s``.
+
+    ``swap(skewed_kl(s))`` is ``KL(π‖s π + (1 − s) ρ)``, the skewed reverse KL. ``ρ`` is
+    the teacher in distillation: what it never says costs the student nothing, and the
+    gradient stays bounded where the student says nothing of the teacher's.
+
+    Args:
+      skew: s, the reference's share of the mixture, in (0, 1).
+
+    Returns:
+      The divergence.
+
+    Raises:
+      InputError: the skew is not inside (0, 1).
+
+    Reference:
+      Ko et al., "DistiLLM", arXiv 2402.03898, eq. 4; 0.1 is theirs.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from alignax import divergences as dv
+      >>> never = jnp.array([0.0, -jnp.inf]), jnp.array([-jnp.inf, 0.0])
+      >>> round(float(dv.exact(dv.skewed_kl(0.1), *never)), 4)  # -log 0.1
+      2.3026
+    """
+    s = float(skew)
+    if not 0 < s < 1:
+        raise InputError(
+            f"skew must be inside (0, 1), got {skew}; forward_kl() is that of 0"
+        )
+    rest = 1 - s
+
+    def log_mixture(l: _Elementwise):
+        return jnp.logaddexp(math.log(s), math.log(rest) + l)
+
+    return from_f(
+        f"skewed_kl({s:g})",
+        lambda l: rest * expm1(l) - log_mixture(l),
+        f_prime=lambda l: rest * -jnp.expm1(-log_mixture(l)),
+        uf2=lambda l: rest**2 * jnp.exp(l - 2 * log_mixture(l)),
+        slopes=(-(rest**2) / s, rest),
+        curvature=rest**2,
+        f_zero=-math.log(s) - rest,
     )

@@ -355,14 +355,19 @@ def divergence_by_logits(
 
 
 def divergence_by_hidden(
-    hidden_fn: HiddenFn, div: Divergence, *, completions: int = 1
+    hidden_fn: HiddenFn,
+    div: Divergence,
+    *,
+    completions: int = 1,
+    reference_fn: HiddenFn | None = None,
 ) -> TokenDivergence:
     """The same over all of the vocabulary, without the logits of all tokens.
 
     Args:
-      hidden_fn: the model up to its head, also the reference's.
+      hidden_fn: the model up to its head.
       div: the divergence.
       completions: K, how many adjacent rows have one prompt.
+      reference_fn: the reference's, of any width, where it is another model.
 
     Returns:
       the function.
@@ -372,9 +377,9 @@ def divergence_by_hidden(
     """
 
     def divergence(params, reference, rollout):
+        both = ((hidden_fn, params), (reference_fn or hidden_fn, reference))
         found = (
-            completion_hidden(hidden_fn, p, rollout, completions=completions)
-            for p in (params, reference)
+            completion_hidden(f, p, rollout, completions=completions) for f, p in both
         )
         (hidden, out), (hidden_ref, out_ref) = found
         value = logprobs.divergence_from_hidden(

@@ -14,46 +14,56 @@ from alignax.train.policy import Policy, jitted
 from alignax.types import Params, Prompts, Rollout
 
 
-def make_evaluator(
-    policy: Policy,
-    *,
-    max_tokens: int,
-    completions: int,
-    stops: Any = None,
-    write: Callable[..., Rollout] | None = None,
-) -> Callable[
-    [Params, Params, Key[Array, ""], Prompts], tuple[Rollout, Float[Array, " B"]]
-]:
-    """``(params, ref_params, key, prompts) -> (rollout, kl [B])``, compiled.
+def make_writer(
+    policy: Policy, *, max_tokens: int, completions: int, stops: Any = None
+) -> Callable[[Params, Key[Array, ""], Prompts], Rollout]:
+    """``(params, key, prompts) -> rollout``, compiled: plain completions.
 
     Args:
       policy: the model; its tokenizer says the ends.
       max_tokens: of a completion.
       completions: of each prompt.
       stops: of ``stops.table``: texts that end a completion.
-      write: ``(params, key, prompts) -> rollout`` in place of plain completions, such
-        as of several turns; it then says how they are drawn and end.
+
+    Returns:
+      the function.
+    """
+    drawn = {
+        "completions": completions,
+        "max_tokens": max_tokens,
+        "eos_id": policy.tokenizer.end_ids,
+        "pad_id": policy.tokenizer.pad_id,
+        "stops": stops,
+    }
+
+    def build(apply_fn, _):
+        return partial(rollouts.generate, apply_fn, **drawn)
+
+    return jitted(policy, build, name="write")
+
+
+def make_evaluator(
+    policy: Policy,
+    write: Callable[[Params, Key[Array, ""], Prompts], Rollout],
+    *,
+    completions: int,
+) -> Callable[
+    [Params, Params, Key[Array, ""], Prompts], tuple[Rollout, Float[Array, " B"]]
+]:
+    """``(params, ref_params, key, prompts) -> (rollout, kl [B])``, compiled.
+
+    Args:
+      policy: the model.
+      write: of ``make_writer``, or of several turns.
+      completions: of each prompt.
 
     Returns:
       the evaluator. ``kl`` is the reverse KL to the reference in nats a completion,
       exact over the vocabulary at each sampled prefix (Rao-Blackwellised over the next
       token).
     """
-    if write is None:
-        drawn = {
-            "completions": completions,
-            "max_tokens": max_tokens,
-            "eos_id": policy.tokenizer.end_ids,
-            "pad_id": policy.tokenizer.pad_id,
-            "stops": stops,
-        }
 
-        def build(apply_fn, _):
-            return partial(rollouts.generate, apply_fn, **drawn)
-
-        write = jitted(policy, build, name="write")
-
-    def paid(_, hidden_fn):
+    def build(_, hidden_fn):
         token_kl = rollouts.divergence_by_hidden(
             hidden_fn, divergences.reverse_kl(), completions=completions
         )
@@ -64,7 +74,7 @@ def make_evaluator(
 
         return of
 
-    kl_of = jitted(policy, paid, name="kl_of")
+    kl_of = jitted(policy, build, name="kl_of")
 
     def evaluate(params, ref_params, key, prompts):
         rollout = write(params, key, prompts)

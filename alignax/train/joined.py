@@ -92,6 +92,39 @@ def begun(
     )
 
 
+def given(prompts: Prompts, *, length: int) -> Rollout:
+    """The prompts' guides as completions that somebody else wrote, to be trained on.
+
+    Args:
+      prompts: N, with their guides, each with its end.
+      length: of the rollout; longer guides are cut.
+
+    Returns:
+      N rows, drawn by nobody's law.
+
+    Raises:
+      InputError: the prompts have no guide.
+    """
+    if prompts.guide is None:
+        raise InputError("prompts.guide is missing: a completion for each prompt")
+
+    def fit(x):
+        return jnp.pad(x, ((0, 0), (0, max(0, length - x.shape[1]))))[:, :length]
+
+    tokens, mask = fit(prompts.guide), fit(prompts.guide_mask)
+    whole = jnp.sum(prompts.guide_mask, axis=-1) <= length
+    return Rollout(
+        tokens=tokens,
+        attended=mask,
+        trained=mask,
+        finished=whole,
+        logp_behaviour=jnp.zeros(tokens.shape, jnp.float32),
+        version=jnp.zeros(tokens.shape, jnp.int32),
+        prompt_tokens=prompts.tokens,
+        prompt_mask=prompts.mask,
+    )
+
+
 def widened(rollout: Rollout, length: int) -> Rollout:
     """A rollout with room for ``length`` tokens, or cut to as many."""
     wide = max(0, length - rollout.tokens.shape[1])

@@ -29,6 +29,7 @@ DIVERGENCES: dict[str, Callable[..., Divergence]] = {
         divergences.chi2_kl,
         divergences.jeffreys,
         divergences.total_variation,
+        divergences.skewed_kl,
     )
 }
 

@@ -81,14 +81,14 @@ def test_a_base_among_the_arguments_changes_no_number(policy):
 @pytest.mark.slow
 def test_the_evaluator_measures_adapters_from_their_first_values(policy):
     first = jax.tree.map(lambda x: x - 0.1, policy.params)
-    evaluate = evaluation.make_evaluator(policy, completions=2, max_tokens=T)
     key = jax.random.key(3)
-    rollout, kl = evaluate(policy.params, first, key, PROMPTS)
     whole = [policies.whole(policy, p) for p in (policy.params, first)]
-    plain = policies.make(WIDE, whole[0], TOKENIZER)
-    again, kl_whole = evaluation.make_evaluator(plain, completions=2, max_tokens=T)(
-        *whole, key, PROMPTS
-    )
+    plain, found = policies.make(WIDE, whole[0], TOKENIZER), []
+    for model, params in ((policy, (policy.params, first)), (plain, whole)):
+        write = evaluation.make_writer(model, max_tokens=T, completions=2)
+        evaluate = evaluation.make_evaluator(model, write, completions=2)
+        found.append(evaluate(*params, key, PROMPTS))
+    (rollout, kl), (again, kl_whole) = found
     np.testing.assert_array_equal(rollout.tokens, again.tokens)
     np.testing.assert_allclose(kl, kl_whole, rtol=1e-4)
     assert jnp.all(kl > 0)

@@ -15,6 +15,7 @@ from alignax.pipeline import metrics
 from alignax.train import folders, reward_folders
 from alignax.train.runs import (
     configs,
+    distil,
     game,
     preference,
     reward,
@@ -304,7 +305,7 @@ def test_options_of_the_page_are_options():
             else:
                 yield from flags(option.group, "" if option.flat else f"{name}.")
 
-    kinds = (rl, preference, reward, supervised, game)
+    kinds = (rl, preference, reward, supervised, game, distil)
     known = {"--help", "--config", "--print-config"}
     known = known.union(*(flags(kind.Config) for kind in kinds))
     named = set(re.findall(r"--[a-z][a-z.-]*", page))

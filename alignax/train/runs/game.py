@@ -350,18 +350,17 @@ def _against_the_model(
         length=config.prompt_length or 1,
         on_long="drop",
     )
-    write = evaluation.make_evaluator(
-        policy,
-        max_tokens=config.max_tokens or 1,
-        completions=1,
+    plain = evaluation.make_writer(
+        policy, max_tokens=config.max_tokens or 1, completions=1
     )
+    write = evaluation.make_evaluator(policy, plain, completions=1)
     first: Params = policy.params
     keys = jax.random.split(jax.random.key(config.output.seed + 1))
     theirs: list[Rollout] = []
 
     def evaluate(state):
         if not theirs:
-            theirs.append(write(first, first, keys[0], prompts)[0])
+            theirs.append(plain(first, keys[0], prompts))
         rollout, kl = write(state.params, first, keys[1], prompts)
         wins = judge(rollout, theirs[0], np.asarray(prompts.index), 1)[:, 0, 0]
         found = {

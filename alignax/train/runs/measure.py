@@ -75,19 +75,17 @@ def make_measure(
       rows: sampled at a time.
       seed: of the samples.
       stops: of ``stops.table``: texts that end a completion.
-      write: of ``evaluation.make_evaluator``, in place of plain completions.
+      write: ``(params, key, prompts) -> rollout`` in place of plain completions, which
+        then says how they are drawn and end.
 
     Returns:
       the function.
     """
     tokenizer, key = policy.tokenizer, jax.random.key(seed)
-    evaluator = evaluation.make_evaluator(
-        policy,
-        max_tokens=max_tokens,
-        completions=1,
-        stops=stops,
-        write=write,
+    write = write or evaluation.make_writer(
+        policy, max_tokens=max_tokens, completions=1, stops=stops
     )
+    evaluator = evaluation.make_evaluator(policy, write, completions=1)
     count = len(prompts.index)
     # One shape: the last part is filled up with rows that are not read.
     starts = range(0, count, rows)

@@ -9,7 +9,6 @@ import jax
 import numpy as np
 
 from alignax.pipeline import data, metrics, rewards
-from alignax.pipeline.data.rows import answer_ids
 from alignax.train import (
     ahead,
     dynamic,
@@ -21,7 +20,7 @@ from alignax.train import (
 from alignax.train.options import RL
 from alignax.train.policy import Policy
 from alignax.train.runs import measure as measures
-from alignax.train.runs import setting, watch, writing
+from alignax.train.runs import rows, setting, watch, writing
 from alignax.train.runs.options import Data, Flat, Model, Output
 from alignax.train.runs.setting import Result, Sets
 from alignax.train.runs.writing import Writing
@@ -149,9 +148,9 @@ def run(config: Config) -> Result:
         sets = setting.read(config.data, FORMATS, tokenizer, seed=out.seed)
         policy = setting.open_model(config.model, seed=out.seed)
         config = settled(config, sets, policy)
-        rows = config.rl.prompts * config.rl.completions // config.rl.microbatches
+        count = config.rl.prompts * config.rl.completions // config.rl.microbatches
         length = (config.prompt_length or 0) + (config.max_tokens or 0)
-        policy = setting.checkpointed(policy, config.model, tokens=rows * length)
+        policy = setting.checkpointed(policy, config.model, tokens=count * length)
         return _run(config, sets, policy, reward)
 
 
@@ -192,27 +191,6 @@ def settled(config: Config, sets: Sets, policy: Policy) -> Config:
     )
 
 
-def _guide(sets: Sets, tokenizer: data.Tokenizer, length: int):
-    """What gives prompts their demonstrations, where the records have some."""
-    field = None if sets.format == "completions" else "solution"
-    if field is not None and not isinstance(sets.train[0].get(field), str):
-        return None
-
-    def guide(prompts: Prompts) -> Prompts:
-        rows = []
-        for number in np.asarray(prompts.index):
-            record = sets.train[int(number)]
-            if field is not None:
-                record = {"prompt": record["prompt"], "completion": record[field]}
-                if not isinstance(record["prompt"], str):
-                    record = data.as_chat(record)
-            _, answer = data.supervised_texts(record, tokenizer)
-            rows.append(answer_ids(answer, tokenizer))
-        return tasks.guided(prompts, rows, length=length, pad_id=tokenizer.pad_id)
-
-    return guide
-
-
 def _run(config: Config, sets: Sets, policy: Policy, reward: rewards.Reward) -> Result:
     out, tokenizer, train = config.output, policy.tokenizer, sets.train
     key = jax.random.key(out.seed)
@@ -235,7 +213,7 @@ def _run(config: Config, sets: Sets, policy: Policy, reward: rewards.Reward) -> 
         seed=out.seed,
         on_long="drop",
     )
-    guide = _guide(sets, tokenizer, max_tokens)
+    guide = rows.guide_of(sets, tokenizer, max_tokens)
     known = {"tokens": 0}
 
     judged = tasks.judge_texts(train, reward, tokenizer, on_failed=config.reward_failed)
@@ -289,7 +267,7 @@ def _run(config: Config, sets: Sets, policy: Policy, reward: rewards.Reward) -> 
         )
         step.finish()
     setting.export(policy, state.params, out, config.model)
-    rows = metrics.read(out.out)
+    log = metrics.read(out.out)
     if held is not None and jax.process_index() == 0:
         measures.write_samples(
             out.out / "samples.md",
@@ -301,8 +279,8 @@ def _run(config: Config, sets: Sets, policy: Policy, reward: rewards.Reward) -> 
             },
         )
         names = ("reward", "right", "kl")
-        measures.draw(out.out / "curves.png", rows, PHASE, names)
-    return Result(state, policy._replace(params=state.params), out.out, rows)
+        measures.draw(out.out / "curves.png", log, PHASE, names)
+    return Result(state, policy._replace(params=state.params), out.out, log)
 
 
 def _tool(config: Config, reward: rewards.Reward, tokenizer: data.Tokenizer):

@@ -8,13 +8,14 @@ import jax
 import numpy as np
 
 from alignax.pipeline import data, metrics
-from alignax.train import loop
+from alignax.pipeline.data.rows import answer_ids
+from alignax.train import loop, tasks
 from alignax.train.policy import Policy
 from alignax.train.runs import measure, setting, watch
 from alignax.train.runs.options import Model, Output
 from alignax.train.runs.setting import Sets
 from alignax.train.supervised import SFT
-from alignax.types import InputError, Params, Supervised, TrainState
+from alignax.types import InputError, Params, Prompts, Supervised, TrainState
 
 Sums = dict[str, tuple[jax.Array, jax.Array]]
 """A numerator and a denominator ``[N]`` of each metric, of N rows."""
@@ -225,6 +226,38 @@ def _sides(batch: Any) -> Iterable[Supervised]:
 
 def _tokens(rows: Supervised) -> int:
     return int(np.sum(np.asarray(rows.mask)))
+
+
+def guide_of(
+    sets: Sets, tokenizer: data.Tokenizer, length: int
+) -> Callable[[Prompts], Prompts] | None:
+    """What gives prompts their demonstrations, where the records have some.
+
+    Args:
+      sets: the records.
+      tokenizer: encodes them.
+      length: of the guides, in tokens.
+
+    Returns:
+      ``prompts -> prompts`` with guides; None where no record has one.
+    """
+    field = None if sets.format == "completions" else "solution"
+    if field is not None and not isinstance(sets.train[0].get(field), str):
+        return None
+
+    def guide(prompts: Prompts) -> Prompts:
+        answers = []
+        for number in np.asarray(prompts.index):
+            record = sets.train[int(number)]
+            if field is not None:
+                record = {"prompt": record["prompt"], "completion": record[field]}
+                if not isinstance(record["prompt"], str):
+                    record = data.as_chat(record)
+            _, answer = data.supervised_texts(record, tokenizer)
+            answers.append(answer_ids(answer, tokenizer))
+        return tasks.guided(prompts, answers, length=length, pad_id=tokenizer.pad_id)
+
+    return guide
 
 
 def preferences(

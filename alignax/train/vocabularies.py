@@ -1,0 +1,63 @@
+"""Whether two models read and write the same tokens."""
+
+from pathlib import Path
+
+from alignax.train.policy import Policy
+from alignax.types import HiddenFn, InputError
+
+
+def check_same(student: Policy, teacher: Policy, folder: Path) -> int:
+    """Refuse a teacher of another vocabulary.
+
+    Args:
+      student: the policy.
+      teacher: the other one.
+      folder: the teacher's, for the message.
+
+    Returns:
+      the columns that both heads have: either may be padded beyond the tokens.
+
+    Raises:
+      InputError: a text is not the same tokens to both, with what differs.
+    """
+    ours, theirs = student.tokenizer, teacher.tokenizer
+    differ = []
+    for name in ("vocab_size", "eos_id"):
+        if getattr(ours, name) != getattr(theirs, name):
+            pair = getattr(theirs, name), getattr(ours, name)
+            differ.append(f"its {name} is {pair[0]}, the student's {pair[1]}")
+    for text in PROBES:
+        found = [tokenizer.encode(text) for tokenizer in (theirs, ours)]
+        if found[0] != found[1]:
+            differ.append(f"{text!r} is the tokens {found[0][:8]}, not {found[1][:8]}")
+            break
+    if differ:
+        raise InputError(
+            f"teacher must have the student's vocabulary; of {folder} "
+            f"{'; '.join(differ)}. A teacher of the same family would do"
+        )
+    return min(student.config.vocab_size, teacher.config.vocab_size)
+
+
+PROBES = (
+    "The quick brown fox jumps over 13 lazy dogs.\n\tdef f(x): return x ** 2",
+    "naïve Zürich – “quoted”, 東京, Привет 🙂",
+)
+
+
+def cropped(hidden_fn: HiddenFn, columns: int) -> HiddenFn:
+    """A model whose head is without what pads it.
+
+    Args:
+      hidden_fn: the model up to its head.
+      columns: of the vocabulary, to keep.
+
+    Returns:
+      the same kind of function.
+    """
+
+    def function(*args, **kwargs):
+        out = hidden_fn(*args, **kwargs)
+        return out._replace(head=out.head[:columns])
+
+    return function
