@@ -27,6 +27,9 @@ ROWS = {
         f_dpg,
         {
             "filter": replace(f_dpg, target=t.Target(density=t.filter), beta=0.0),
+            "constraints": replace(
+                f_dpg, target=t.Target(density=t.filtered_posterior), beta=1.0
+            ),
             "product": replace(
                 f_dpg,
                 target=t.Target(density=partial(t.product, weight=0.5)),

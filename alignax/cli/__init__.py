@@ -51,6 +51,10 @@ VERBS: dict[tuple[str, ...], tuple[str, str]] = {
         "alignax.cli.train_reward",
         "a reward model by pairs or labels, for train rl's --reward",
     ),
+    ("train", "target"): (
+        "alignax.cli.train_target",
+        "a policy towards a law: a posterior, a filter, constraints on means",
+    ),
     ("train", "supervised"): (
         "alignax.cli.train_supervised",
         "a policy by answers that you have (SFT)",

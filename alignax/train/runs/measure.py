@@ -8,8 +8,12 @@ import jax
 import numpy as np
 
 from alignax.pipeline import data, metrics, plots, rewards
-from alignax.train import evaluation
+from alignax.train import evaluation, stops
+from alignax.train.options import RL
 from alignax.train.policy import Policy
+from alignax.train.runs import writing
+from alignax.train.runs.options import Output
+from alignax.train.turns import Environment
 from alignax.types import Params, Prompts, Rollout
 
 
@@ -179,3 +183,66 @@ def draw(
             drawn[name] = (steps - steps[0], mean, low, high)
     if drawn:
         plots.curves(path, drawn, title=f"{phase}: held out")
+
+
+class HeldOut(NamedTuple):
+    """Prompts to measure on, N of them, as texts, and what measures."""
+
+    texts: list[str]
+    records: list[Any]
+    measure: Callable[[Params], Measured]
+
+
+def held_out(
+    records: data.Records,
+    policy: Policy,
+    reward: rewards.Reward,
+    rl: RL,
+    written: writing.Writing,
+    output: Output,
+    *,
+    right_at: float,
+    prompt_length: int,
+    max_tokens: int,
+    tool: Environment | None = None,
+) -> HeldOut:
+    """What measures a policy on held-out records.
+
+    Args:
+      records: that are held out; the first ``output.evaluate_prompts`` of them are
+        asked.
+      policy: to measure.
+      reward: of completions.
+      rl: the options of the method.
+      written: how completions are written.
+      output: of the run.
+      right_at: the reward from which on a completion counts as right.
+      prompt_length: tokens of the longest prompt; longer ones are left out.
+      max_tokens: of a completion.
+      tool: of ``writing.tool_of``, where there is one.
+
+    Returns:
+      the prompts that fit, and what measures.
+    """
+    tokenizer, most = policy.tokenizer, output.evaluate_prompts
+    some = [records[i] for i in range(min(len(records), most))]
+    texts = [data.prompt_text(record, tokenizer) for record in some]
+    prompts = data.encode_prompts(
+        texts, tokenizer, length=prompt_length, on_long="drop"
+    )
+    measure = make_measure(
+        policy,
+        some,
+        prompts,
+        reward,
+        right_at=right_at,
+        max_tokens=max_tokens,
+        rows=min(len(prompts.index), rl.prompts * rl.completions),
+        seed=output.seed + 1,
+        stops=stops.table(written.stop, tokenizer) if written.stop else None,
+        write=writing.to_measure(
+            rl, policy, written, tool, some, max_tokens=max_tokens
+        ),
+    )
+    kept = np.asarray(prompts.index).tolist()
+    return HeldOut([texts[i] for i in kept], [some[i] for i in kept], measure)

@@ -14,7 +14,6 @@ from alignax.train import (
     dynamic,
     loop,
     reward_folders,
-    stops,
     tasks,
 )
 from alignax.train.options import RL
@@ -24,7 +23,7 @@ from alignax.train.runs import rows, setting, watch, writing
 from alignax.train.runs.options import Data, Flat, Model, Output
 from alignax.train.runs.setting import Result, Sets
 from alignax.train.runs.writing import Writing
-from alignax.types import InputError, Params, Prompts
+from alignax.types import InputError, Prompts
 
 PHASE = "rl"
 RUN_FOLDER = Path("runs/rl")
@@ -144,14 +143,30 @@ def run(config: Config) -> Result:
         timeout=config.reward_timeout,
         on_error=config.reward_errors,
     ) as reward:
-        tokenizer = setting.tokenizer_of(config.model)
-        sets = setting.read(config.data, FORMATS, tokenizer, seed=out.seed)
-        policy = setting.open_model(config.model, seed=out.seed)
-        config = settled(config, sets, policy)
-        count = config.rl.prompts * config.rl.completions // config.rl.microbatches
-        length = (config.prompt_length or 0) + (config.max_tokens or 0)
-        policy = setting.checkpointed(policy, config.model, tokens=count * length)
-        return _run(config, sets, policy, reward)
+        sets, policy, config = opened(config)
+        return trained(config, sets, policy, reward)
+
+
+def opened(config: Config) -> tuple[Sets, Policy, Config]:
+    """The records, the policy, and the options with all that was left open filled in.
+
+    Args:
+      config: the options.
+
+    Returns:
+      the three.
+
+    Raises:
+      InputError: an option, the data or the model's folder is bad.
+    """
+    tokenizer = setting.tokenizer_of(config.model)
+    sets = setting.read(config.data, FORMATS, tokenizer, seed=config.output.seed)
+    policy = setting.open_model(config.model, seed=config.output.seed)
+    config = settled(config, sets, policy)
+    count = config.rl.prompts * config.rl.completions // config.rl.microbatches
+    length = (config.prompt_length or 0) + (config.max_tokens or 0)
+    policy = setting.checkpointed(policy, config.model, tokens=count * length)
+    return sets, policy, config
 
 
 def settled(config: Config, sets: Sets, policy: Policy) -> Config:
@@ -191,7 +206,41 @@ def settled(config: Config, sets: Sets, policy: Policy) -> Config:
     )
 
 
-def _run(config: Config, sets: Sets, policy: Policy, reward: rewards.Reward) -> Result:
+class Task(NamedTuple):
+    """What makes a run another one than of rewards alone."""
+
+    kind: str = PHASE
+    shown: tuple[str, ...] = SHOWN
+    recorded: Any = None
+    """The options that are written and compared, where not these."""
+    judge: tasks.Judge | None = None
+    """What says the rewards of training, where not the reward that is measured."""
+    said: Callable[[], dict[str, Any]] = dict
+    """More metrics of the step that was judged last."""
+
+
+PLAIN = Task()
+
+
+def trained(
+    config: Config,
+    sets: Sets,
+    policy: Policy,
+    reward: rewards.Reward,
+    task: Task = PLAIN,
+) -> Result:
+    """Train a policy on records, all options settled.
+
+    Args:
+      config: of ``opened``.
+      sets: likewise.
+      policy: likewise.
+      reward: of completions.
+      task: what is not as ``alignax train rl`` has it.
+
+    Returns:
+      as ``run``.
+    """
     out, tokenizer, train = config.output, policy.tokenizer, sets.train
     key = jax.random.key(out.seed)
     prompt_length, max_tokens = config.prompt_length or 1, config.max_tokens or 1
@@ -216,35 +265,54 @@ def _run(config: Config, sets: Sets, policy: Policy, reward: rewards.Reward) -> 
     guide = rows.guide_of(sets, tokenizer, max_tokens)
     known = {"tokens": 0}
 
-    judged = tasks.judge_texts(train, reward, tokenizer, on_failed=config.reward_failed)
+    judged = task.judge or tasks.judge_texts(
+        train, reward, tokenizer, on_failed=config.reward_failed
+    )
 
     def judge(rollout, numbers):
         fields = judged(rollout, numbers)
         values = np.asarray(fields["rewards"], np.float32)
         known["tokens"] = int(np.sum(np.asarray(rollout.trained)))
-        return fields | {"right": values >= config.right_at}
+        return {"right": values >= config.right_at} | fields
 
-    step = watch.watched(
-        tasks.host_step(
-            watch.same_tokens(parts),
-            judge,
-            guide=guide,
-            further=_further(config, train, ask, tokenizer),
-            rounds=config.rounds,
-            ahead=config.ahead,
-        ),
-        lambda _: known["tokens"],
+    plain = tasks.host_step(
+        watch.same_tokens(parts),
+        judge,
+        guide=guide,
+        further=_further(config, train, ask, tokenizer),
+        rounds=config.rounds,
+        ahead=config.ahead,
     )
+
+    def saying(state, batch):
+        state, found = plain(state, batch)
+        return state, found | task.said()
+
+    step = watch.watched(saying, lambda _: known["tokens"])
     held = (
         None
         if sets.held_out is None
-        else _held_out(config, sets.held_out, policy, reward)
+        else measures.held_out(
+            sets.held_out,
+            policy,
+            reward,
+            config.rl,
+            config.writing,
+            out,
+            right_at=config.right_at,
+            prompt_length=prompt_length,
+            max_tokens=max_tokens,
+            tool=tool,
+        )
     )
     blank = np.zeros((config.rl.prompts, prompt_length), np.int32)
     shapes = Prompts(tokens=blank, mask=blank == 0, index=np.arange(len(blank)))
-    phase = loop.Phase(name=PHASE, steps=config.rl.steps, shown=SHOWN)
+    phase = loop.Phase(name=task.kind, steps=config.rl.steps, shown=task.shown)
+    recorded = config if task.recorded is None else task.recorded
     with loop.open_log(out.out, [phase], resume=out.resume) as writer:
-        setting.begin(config, out, kind="rl", model=config.model, phase=PHASE)
+        setting.begin(
+            recorded, out, kind=task.kind, model=config.model, phase=task.kind
+        )
         state = loop.train(
             parts.init(
                 policy.params,
@@ -257,7 +325,7 @@ def _run(config: Config, sets: Sets, policy: Policy, reward: rewards.Reward) -> 
             phase=phase,
             number=0,
             out=out.out,
-            config=setting.compared(config),
+            config=setting.compared(recorded),
             writer=writer,
             evaluate=None
             if held is None
@@ -279,7 +347,7 @@ def _run(config: Config, sets: Sets, policy: Policy, reward: rewards.Reward) -> 
             },
         )
         names = ("reward", "right", "kl")
-        measures.draw(out.out / "curves.png", log, PHASE, names)
+        measures.draw(out.out / "curves.png", log, task.kind, names)
     return Result(state, policy._replace(params=state.params), out.out, log)
 
 
@@ -301,45 +369,3 @@ def _further(config: Config, train: data.Records, ask, tokenizer: data.Tokenizer
         on_long="drop",
     )
     return dynamic.from_all(every, size=config.rl.prompts, seed=config.output.seed)
-
-
-class HeldOut(NamedTuple):
-    """Prompts to measure on, N of them, as texts, and what measures."""
-
-    texts: list[str]
-    records: list[Any]
-    measure: Callable[[Params], measures.Measured]
-
-
-def _held_out(
-    config: Config, records: data.Records, policy: Policy, reward: rewards.Reward
-) -> HeldOut:
-    tokenizer, most = policy.tokenizer, config.output.evaluate_prompts
-    some = [records[i] for i in range(min(len(records), most))]
-    texts = [data.prompt_text(record, tokenizer) for record in some]
-    prompts = data.encode_prompts(
-        texts, tokenizer, length=config.prompt_length or 1, on_long="drop"
-    )
-    measure = measures.make_measure(
-        policy,
-        some,
-        prompts,
-        reward,
-        right_at=config.right_at,
-        max_tokens=config.max_tokens or 1,
-        rows=min(len(prompts.index), config.rl.prompts * config.rl.completions),
-        seed=config.output.seed + 1,
-        stops=stops.table(config.writing.stop, tokenizer)
-        if config.writing.stop
-        else None,
-        write=writing.to_measure(
-            config.rl,
-            policy,
-            config.writing,
-            _tool(config, reward, tokenizer),
-            some,
-            max_tokens=config.max_tokens or 1,
-        ),
-    )
-    kept = np.asarray(prompts.index).tolist()
-    return HeldOut([texts[i] for i in kept], [some[i] for i in kept], measure)
