@@ -6,11 +6,11 @@
 The draft is the model with a quarter of its layers. It is aligned on text that the
 model wrote itself: by the KL from the model's law to the draft's, exact over the
 vocabulary, and, from halfway on, by TVD++ (arXiv 2403.00858): tokens drawn by the
-draft, rewarded where the model gives them more than the draft does, standardised over the
-batch. Before and after: how much of a draft is accepted, tokens for each pass of the
-model, and the time of a token against plain sampling, one completion at a time, on
-requests that no training has seen. ``results.json`` in ``--out`` keeps each draft as it
-ends, and the same command goes on with what is missing.
+draft, rewarded where the model gives them more than the draft does, standardised over
+the batch. Before and after: how much of a draft is accepted, tokens for each pass of
+the model, and the time of a token against plain sampling, one completion at a time,
+on requests that no training has seen. ``results.json`` in ``--out`` keeps each draft
+as it ends, and the same command goes on with what is missing.
 """
 
 import dataclasses
@@ -366,8 +366,9 @@ def write_report(path: Path, results: dict[str, Any]) -> None:
         f"On {set_['held_out']} requests that were not trained on, a completion at a "
         "time, one seed. Accepted: `Σ min(p, q) = 1 − TV`, exact at each prefix of "
         "the model's answers; KL in nats a token. Tokens a pass (block efficiency, "
-        "at most γ + 1) with 95 % intervals over requests; speed is the median over requests "
-        "of plain sampling's time of a token over this one's, both timed in turns.\n\n"
+        "at most γ + 1) with 95 % intervals over requests; speed is the "
+        "median over requests of plain sampling's time of a token over this one's, "
+        "both timed in turns.\n\n"
         f"{table(runs)}{verdict(runs)}",
         encoding="utf-8",
     )

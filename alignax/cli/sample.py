@@ -6,14 +6,17 @@ the model has one.
 
 import dataclasses
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from alignax.pipeline import data
+from alignax.pipeline import data, speculative
 from alignax.train import combined, folders, generation
 from alignax.train.generation import Law
 from alignax.types import InputError
@@ -48,6 +51,12 @@ class Config:
     """How they are combined: product,weight=W; mixture,mixture=M;
     contrastive,strength=S[,alpha=A,gate=G]; fused[,most=M] of a small model and a tuned
     one; switch,threshold=BITS[,window=N,least=N]. See docs/decoding.md."""
+    draft: Path | None = None
+    """The folder of a small model of the same vocabulary that drafts what the model
+    then accepts or replaces: the same law, with fewer passes of the model. What it took
+    is said on standard error."""
+    draft_tokens: int = 4
+    """How many tokens are drafted at a time."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the parameters and of the computation."""
 
@@ -98,7 +107,15 @@ def completed(config: Config, records: list[dict]) -> Iterator[dict[str, Any]]:
     texts = generation.prompts_of(
         records, policy.tokenizer, plain=config.plain, system=config.system
     )
-    for batch in generation.batches(policy, texts, law=config.law, combined=together):
+    draft = None
+    if config.draft is not None:
+        small = folders.open_policy(config.draft, **dtypes)
+        draft = generation.Draft(small, config.draft_tokens)
+    took = []
+    for batch in generation.batches(
+        policy, texts, law=config.law, combined=together, draft=draft
+    ):
+        took.append(batch.spent)
         sizes = np.asarray(batch.rollout.trained).sum(axis=1)
         finished = np.asarray(batch.rollout.finished)
         for row, text in enumerate(generation.texts_of(batch, policy.tokenizer)):
@@ -108,6 +125,14 @@ def completed(config: Config, records: list[dict]) -> Iterator[dict[str, Any]]:
                 "tokens": int(sizes[row]),
                 "finished": bool(finished[row]),
             }
+
+    if draft is not None:
+        spent = jax.tree.map(lambda *x: jnp.concatenate(x), *took)
+        print(
+            f"draft: {speculative.block_efficiency(spent):.2f} tokens a pass of the "
+            f"model, {100 * speculative.acceptance(spent):.0f} % accepted",
+            file=sys.stderr,
+        )
 
 
 def shown(record: dict[str, Any]) -> str:

@@ -3,17 +3,18 @@
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from alignax.models import functional
-from alignax.pipeline import data
+from alignax.pipeline import data, speculative
 from alignax.pipeline import rollout as rollouts
 from alignax.train import policy as policies
 from alignax.train import stops
-from alignax.train.combined import Combined
+from alignax.train.combined import Combined, same_vocabulary
 from alignax.train.policy import Policy
 from alignax.types import InputError, Rollout
 
@@ -106,6 +107,14 @@ class Batch(NamedTuple):
     numbers: list[int]
     rows: int
     rollout: Rollout
+    spent: speculative.Speculation | None = None
+
+
+class Draft(NamedTuple):
+    """A small model that proposes so many ``tokens`` at a time."""
+
+    policy: Policy
+    tokens: int
 
 
 def batches(
@@ -114,6 +123,7 @@ def batches(
     *,
     law: Law,
     combined: Combined | None = None,
+    draft: Draft | None = None,
 ) -> Iterator[Batch]:
     """Sample every prompt's completions; compiled once.
 
@@ -122,6 +132,8 @@ def batches(
       texts: the prompts.
       law: how.
       combined: a rule over this model's and other models' logits.
+      draft: sample speculatively, in the same law: with fewer passes of the policy, and
+        other completions than without, except for greedy ones.
 
     Yields:
       batch by batch, in order.
@@ -129,21 +141,36 @@ def batches(
     Raises:
       InputError: a prompt is empty, or does not fit the context with ``max_tokens``.
     """
-    tokenizer, room = policy.tokenizer, policy.config.max_length - law.max_tokens
+    tokenizer = policy.tokenizer
+    context, ahead = policy.config.max_length, 0
+    if draft is not None:
+        same_vocabulary(policy, draft.policy, name="draft")
+        context, ahead = min(context, draft.policy.config.max_length), draft.tokens
+    room = context - law.max_tokens - ahead
     width = data.lengths(texts, tokenizer).prompt
     if width > room:
         raise InputError(
             f"max_tokens must leave room for the prompts in the context of "
-            f"{policy.config.max_length} tokens: the longest one has {width}, got "
-            f"{law.max_tokens}"
+            f"{context} tokens: the longest one has {width}, got {law.max_tokens}"
+            f"{f', and {ahead} for a draft' if ahead else ''}"
         )
     apply_fn = functional.make_apply(policy.config)
     params = policies.whole(policy, policy.params)
     if combined is not None:
         apply_fn, params = combined.joined(apply_fn, params)
+    generate, kept = rollouts.generate, lambda out: (out, None)
+    if draft is not None:
+        generate, kept = speculative.generate, lambda out: out
+        generate = partial(
+            generate,
+            draft=functional.make_apply(draft.policy.config),
+            rewind=functional.rewind,
+            draft_tokens=draft.tokens,
+        )
+        params = params, policies.whole(draft.policy, draft.policy.params)
     sample = jax.jit(
         partial(
-            rollouts.generate,
+            generate,
             apply_fn,
             completions=law.n,
             max_tokens=law.max_tokens,
@@ -162,8 +189,11 @@ def batches(
         prompts = data.encode_prompts(
             [texts[i] for i in filled], tokenizer, length=width, indices=filled
         )
-        rollout = sample(params, jax.random.key(law.seed), prompts)
-        yield Batch(numbers, len(numbers) * law.n, rollout)
+        rollout, spent = kept(sample(params, jax.random.key(law.seed), prompts))
+        rows = len(numbers) * law.n
+        yield Batch(
+            numbers, rows, rollout, jax.tree.map(itemgetter(slice(rows)), spent)
+        )
 
 
 def texts_of(batch: Batch, tokenizer: data.Tokenizer) -> list[str]:

@@ -258,6 +258,12 @@ def test_models_beside_are_refused_by_name(folders, capsys):
     assert "a small model and the same tuned), got 1" in said
     said = refused(capsys, *beside, "--rule", "contrastive")
     assert "contrastive needs the option 'strength'" in said
+    said = refused(capsys, *one, "--max-tokens", 2, "--draft", folders / "b")
+    assert "draft_tokens must be from 1 to max_tokens, 2, got 4" in said
+    said = refused(capsys, *one, "--max-tokens", 42, "--draft", folders / "b")
+    assert "got 42, and 4 for a draft" in said
+    switch = (*beside, "--rule", "switch,threshold=1", "--draft", folders / "b")
+    assert "a switch, has none" in refused(capsys, *switch)
     said = refused(capsys, *beside, "--rule", "mixture,mixture=2")
     assert "mixture must be in [0, 1]" in said
 
@@ -277,3 +283,16 @@ def test_a_model_beside_writes(folders, tmp_path, rule):
         run("sample", *args)
         rows.append([json.loads(line) for line in out.read_text().splitlines()])
     assert rows[0] == rows[1]
+
+
+@pytest.mark.slow
+def test_a_draft_changes_no_greedy_token(folders, tmp_path, capsys):
+    """Also of models that are combined; what it took is said."""
+    rows, out = [], tmp_path / "out.jsonl"
+    beside = ("--beside", folders / "b", "--rule", "product,weight=0.5")
+    for more in (beside, (*beside, "--draft", folders / "b", "--draft-tokens", 3)):
+        args = ("sample", folders / "a", "--greedy", "--max-tokens", 6, "--out", out)
+        run(*args, *more, "--prompt", "ab", "the hell", "12", "--batch", 2)
+        rows.append([json.loads(line) for line in out.read_text().splitlines()])
+    assert rows[0] == rows[1]
+    assert "tokens a pass of the model" in capsys.readouterr().err

@@ -9,7 +9,7 @@ import pytest
 
 from alignax.models import decoder, functional, hf
 from alignax.types import InputError
-from experiments import frontier, prefer, prefer_report, reason
+from experiments import frontier, prefer, prefer_report, reason, speculate
 from experiments import real_model as real
 from tests.pipeline.test_data_tokenizers import TEMPLATE, build_folder
 
@@ -292,3 +292,32 @@ def test_tiny_preferences(folder, tmp_path, monkeypatch):
     assert "| online_dpo |" in config.report.read_text()
     with pytest.raises(InputError, match="losses must be some of"):
         prefer.Config(losses=("dop",))
+
+
+@pytest.mark.slow
+def test_drafts_go_on_and_are_reported(folder, tmp_path):
+    """Drafts that are there stay as they are; the page is of all."""
+    config = speculate.Config(
+        model=folder,
+        out=tmp_path / "out",
+        report=tmp_path / "page.md",
+        layers=1,
+        requests=4,
+        answers=1,
+        max_tokens=3,
+        steps=4,
+        batch=2,
+        held_out=2,
+        gammas=(2,),
+    )
+    speculate.main(config)
+    file = config.out / "results.json"
+    results = json.loads(file.read_text())
+    assert list(results["runs"]) == ["none", "kl", "tvd++"]
+    results["runs"]["kl"]["acceptance"] = 0.123
+    file.write_text(json.dumps(results))
+    speculate.main(config)
+    assert json.loads(file.read_text()) == results
+    page = config.report.read_text()
+    assert "| kl | 0.123 |" in page
+    assert "| tvd++ |" in page
