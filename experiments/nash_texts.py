@@ -5,7 +5,7 @@ that leads. All 121 texts can be enumerated, so what is measured is exact.
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import jax
@@ -234,12 +234,18 @@ def style_masses(logp, world: World):
     return jnp.zeros(4).at[world.styles].add(jnp.exp(logp))
 
 
-def train(config: Texts, *, seed: int) -> dict[str, dict[str, Any]]:
-    """``{method: {name: [seeds, evaluations + 1, ...]}}``."""
+def train(
+    config: Texts, *, seed: int, methods: Collection[str] | None = None
+) -> dict[str, dict[str, Any]]:
+    """``{method: {name: [seeds, evaluations + 1, ...]}}``, of all methods or of those
+    named."""
     world = make_world()
     keys = jax.random.split(jax.random.key(seed), config.seeds)
     results: dict[str, dict[str, Any]] = {}
-    for kind, variants in KINDS.items():
+    for kind, every in KINDS.items():
+        variants = {k: v for k, v in every.items() if methods is None or k in methods}
+        if not variants:
+            continue
         run = make_runner(config, world, kind)
         stacked = jax.tree.map(lambda *x: jnp.array(x), *variants.values())
         values = jax.jit(jax.vmap(jax.vmap(run, (None, 0)), (0, None)))(stacked, keys)
