@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alignax import cli, divergences, logprobs, reduce
+from alignax import cli, distillation, divergences, logprobs, reduce
 from alignax.models import functional, students
 from alignax.pipeline import data, speculative, update
 from alignax.pipeline import rollout as rollouts
@@ -157,12 +157,9 @@ def make_loss(bench: Bench, name: str):
         logits, goal = flat @ out.head.T, aim @ teacher.T
         tokens = jax.random.categorical(keys[0], jax.lax.stop_gradient(logits))
         logp, logq = (logprobs.token_logp(x, tokens) for x in (logits, goal))
-        counts = mask.reshape(-1)
-        reward = (logq > logp).astype(jnp.float32)
-        share = jnp.sum(jnp.where(counts, reward, 0)) / jnp.maximum(counts.sum(), 1)
-        spread = jnp.sqrt(share * (1 - share)) + 1e-6
-        value = jax.lax.stop_gradient((share - reward) / spread) * logp
-        return *reduce.token_mean(value.reshape(mask.shape), mask), {}
+        logp, logq = (x.reshape(mask.shape) for x in (logp, logq))
+        value = distillation.tvd_surrogate(logp, logq, mask)
+        return *reduce.token_mean(value, mask), {}
 
     return loss_fn
 

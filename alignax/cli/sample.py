@@ -103,14 +103,14 @@ def completed(config: Config, records: list[dict]) -> Iterator[dict[str, Any]]:
         config.model, base=config.base, step=config.step, **dtypes
     )
     others = [folders.open_policy(path, **dtypes) for path in config.beside]
-    together = combined.named(config.rule, policy, others)
+    together = combined.named(config.rule, policy, others, config.beside)
     texts = generation.prompts_of(
         records, policy.tokenizer, plain=config.plain, system=config.system
     )
     draft = None
     if config.draft is not None:
         small = folders.open_policy(config.draft, **dtypes)
-        draft = generation.Draft(small, config.draft_tokens)
+        draft = generation.Draft(small, config.draft_tokens, config.draft)
     took = []
     for batch in generation.batches(
         policy, texts, law=config.law, combined=together, draft=draft

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from alignax import decoding, games
@@ -9,6 +10,7 @@ from alignax.models import functional
 from alignax.spelling import bound, spelled
 from alignax.train import policy as policies
 from alignax.train.policy import Policy
+from alignax.train.vocabularies import check_same
 from alignax.types import ApplyFn, InputError, Params
 
 
@@ -59,7 +61,10 @@ RULES: dict[str, tuple[Callable[..., Any], str, range]] = {
 
 
 def named(
-    rule: str | None, policy: Policy, others: Sequence[Policy]
+    rule: str | None,
+    policy: Policy,
+    others: Sequence[Policy],
+    folders: Sequence[Path],
 ) -> Combined | None:
     """The models and the rule that are named.
 
@@ -67,6 +72,7 @@ def named(
       rule: as ``contrastive,strength=0.5``; None for none.
       policy: the first model.
       others: those beside it; adapters are merged.
+      folders: theirs, for messages.
 
     Returns:
       None where nothing is combined.
@@ -93,36 +99,10 @@ def named(
             f"({wanted}), got {len(others)}"
         )
     built = bound(build, options, name)
-    for i, other in enumerate(others):
-        same_vocabulary(policy, other, name=f"beside: model {i + 1}")
+    for other, folder in zip(others, folders, strict=True):
+        check_same(policy, other, folder, names=("first model", "model beside it"))
     return Combined(
         built,
         tuple(functional.make_apply(other.config) for other in others),
         tuple(policies.whole(other, other.params) for other in others),
     )
-
-
-_PROBE = "In 1687, naïve Zoë wrote: x = 3.14 + 2 (don't\n\tgo) 日本 🎲!"
-
-
-def same_vocabulary(policy: Policy, other: Policy, *, name: str) -> None:
-    """See that two models read and write the same tokens.
-
-    Args:
-      policy: the first.
-      other: the other.
-      name: what errors call it.
-
-    Raises:
-      InputError: the sizes of their heads, or how they split a text, differ.
-    """
-    sizes = policy.config.vocab_size, other.config.vocab_size
-    if sizes[0] != sizes[1]:
-        raise InputError(
-            f"{name} must have the first model's vocabulary of {sizes[0]} tokens, got "
-            f"{sizes[1]}"
-        )
-    if policy.tokenizer.encode(_PROBE) != other.tokenizer.encode(_PROBE):
-        raise InputError(
-            f"{name} must have the first model's tokenizer: it splits texts otherwise"
-        )

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +15,9 @@ from alignax.pipeline import data, speculative
 from alignax.pipeline import rollout as rollouts
 from alignax.train import policy as policies
 from alignax.train import stops
-from alignax.train.combined import Combined, same_vocabulary
+from alignax.train.combined import Combined
 from alignax.train.policy import Policy
+from alignax.train.vocabularies import check_same
 from alignax.types import InputError, Rollout
 
 
@@ -115,6 +117,7 @@ class Draft(NamedTuple):
 
     policy: Policy
     tokens: int
+    folder: Path
 
 
 def batches(
@@ -144,7 +147,7 @@ def batches(
     tokenizer = policy.tokenizer
     context, ahead = policy.config.max_length, 0
     if draft is not None:
-        same_vocabulary(policy, draft.policy, name="draft")
+        check_same(policy, draft.policy, draft.folder, names=("model", "draft"))
         context, ahead = min(context, draft.policy.config.max_length), draft.tokens
     room = context - law.max_tokens - ahead
     width = data.lengths(texts, tokenizer).prompt

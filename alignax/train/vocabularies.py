@@ -6,13 +6,20 @@ from alignax.train.policy import Policy
 from alignax.types import HiddenFn, InputError
 
 
-def check_same(student: Policy, teacher: Policy, folder: Path) -> int:
+def check_same(
+    student: Policy,
+    teacher: Policy,
+    folder: Path,
+    *,
+    names: tuple[str, str] = ("student", "teacher"),
+) -> int:
     """Refuse a teacher of another vocabulary.
 
     Args:
       student: the policy.
       teacher: the other one.
       folder: the teacher's, for the message.
+      names: what the message calls the two.
 
     Returns:
       the columns that both heads have: either may be padded beyond the tokens.
@@ -25,7 +32,7 @@ def check_same(student: Policy, teacher: Policy, folder: Path) -> int:
     for name in ("vocab_size", "eos_id"):
         if getattr(ours, name) != getattr(theirs, name):
             pair = getattr(theirs, name), getattr(ours, name)
-            differ.append(f"its {name} is {pair[0]}, the student's {pair[1]}")
+            differ.append(f"its {name} is {pair[0]}, the {names[0]}'s {pair[1]}")
     for text in PROBES:
         found = [tokenizer.encode(text) for tokenizer in (theirs, ours)]
         if found[0] != found[1]:
@@ -33,8 +40,8 @@ def check_same(student: Policy, teacher: Policy, folder: Path) -> int:
             break
     if differ:
         raise InputError(
-            f"teacher must have the student's vocabulary; of {folder} "
-            f"{'; '.join(differ)}. A teacher of the same family would do"
+            f"{names[1]} must have the {names[0]}'s vocabulary; of {folder} "
+            f"{'; '.join(differ)}. A {names[1]} of the same family would do"
         )
     return min(student.config.vocab_size, teacher.config.vocab_size)
 
