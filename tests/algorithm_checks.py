@@ -14,6 +14,14 @@ BUDGETS = "surrogates/test_budgets.py"
 REGRESSION = "surrogates/test_regression.py"
 
 CHECKS = {
+    **dict.fromkeys(
+        ("opd", "g_opd"),
+        ("train/test_teachers.py", "test_generalised_is_plain_distillation_at_one"),
+    ),
+    **dict.fromkeys(
+        ("opsd", "sdft"),
+        ("train/test_teachers.py", "test_a_policy_is_taught_by_what_it_would_say"),
+    ),
     "unbiased": (
         "train/test_whole_step.py",
         "test_expected_step_is_the_gradient_of_the_objective",

@@ -144,6 +144,8 @@ class Sampling:
     """Mass of a slower copy's likeliest tokens: no others are drawn."""
     copy_every: int = 1
     """Steps between two renewals of that copy."""
+    taught: Literal["own", "reference"] | None = None
+    """Who is the teacher, with a prompt of its own: it stands for the reference."""
     draws: int = 1
     """Tokens drawn at each position, whose mean embedding goes on; log-probabilities
     are their sums."""
@@ -152,7 +154,7 @@ class Sampling:
     def guided(self) -> bool:
         """Whether prompts must come with a guide: a text beside them."""
         data = self.roll_in == "data" or self.last == "demonstration"
-        return data or self.context > 0
+        return data or self.context > 0 or self.taught is not None
 
     __repr__ = printed
 

@@ -186,6 +186,19 @@ def whole(scored: Scored, *, keep) -> Array:
     return keep(scored) & scored.rollout.finished[:, None]
 
 
+def no_rewards(scored: Scored) -> Array:
+    """A teacher alone says what is good."""
+    return jnp.zeros_like(scored.rewards)
+
+
+def towards_teacher(scored, values, penalty, *, scale):
+    """G-OPD: ``λ log π_T/ρ − log π_old/ρ`` of each token beside the outcome's."""
+    ref = needed(scored, "logp_ref")
+    gained = scale * (needed(scored, "logp_preferred") - ref)
+    own = gained - (scored.logp_old - ref)
+    return group_relative(scored, spread(values, scored.mask), penalty) + own
+
+
 def overlong(scored: Scored) -> Array:
     """DAPO's penalty over the last fifth of the tokens that there may be."""
     longest = scored.mask.shape[-1]

@@ -1,13 +1,19 @@
 """The methods by their published names: those of this page by whose samples they take,
-by their reference or their kind of step; ``table_rewards``, ``table_ratios`` and
-``table_targets`` have the others."""
+by their reference or their kind of step; ``table_rewards``, ``table_ratios``,
+``table_targets`` and ``table_teachers`` have the others."""
 
 import functools
 from dataclasses import replace
 
 from alignax import divergences, references, regularisers, surrogates
 from alignax.algorithms import methods as m
-from alignax.algorithms import rules, table_ratios, table_rewards, table_targets
+from alignax.algorithms import (
+    rules,
+    table_ratios,
+    table_rewards,
+    table_targets,
+    table_teachers,
+)
 from alignax.algorithms import stages as s
 from alignax.algorithms.compose import Critic, Method, Replay, Sampling
 from alignax.algorithms.values import partial
@@ -232,5 +238,9 @@ ROWS = {
 }
 
 METHODS: dict[str, Method] = (
-    table_rewards.ROWS | table_ratios.ROWS | table_targets.ROWS | ROWS
+    table_rewards.ROWS
+    | table_ratios.ROWS
+    | table_targets.ROWS
+    | table_teachers.ROWS
+    | ROWS
 )

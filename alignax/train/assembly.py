@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Key
 
 from alignax.algorithms import Algorithm
+from alignax.models import functional
 from alignax.pipeline import rollout as rollouts
 from alignax.train import critic as critics
 from alignax.train import joined, policy_gradient, sampler, two_policies
@@ -63,6 +64,7 @@ def make(
     pad_id: int = 0,
     stops: Any = None,
     prefix: Sequence[int] = (),
+    teacher: tuple[HiddenFn, Params] | None = None,
     shardings: TrainState | None = None,
     jit: bool = True,
 ) -> Parts:
@@ -79,6 +81,9 @@ def make(
       pad_id: fills what follows.
       stops: of ``stops.table``: texts that end a completion.
       prefix: tokens that every completion begins with, attended and not trained.
+      teacher: another model of the same vocabulary, up to its head, with its
+        parameters. It gives the log-probabilities of a teacher where the method asks
+        for them, and stands for the reference where it does not.
       shardings: of the train state.
       jit: False gives bare functions.
 
@@ -98,10 +103,19 @@ def make(
     else:
         score = rollouts.score_by_hidden(hidden_fn, completions=group)
         values = values or critics.value_head(hidden_fn, completions=group)
+    teaches = None
+    if teacher is not None:
+        if roles:
+            raise InputError("teacher must be None where two roles are sampled")
+        teaches = partial(
+            rollouts.score_by_hidden(teacher[0], completions=group), teacher[1]
+        )
     divergence, regulariser = None, algorithm.regulariser
     if regulariser is not None and regulariser.over_vocabulary:
         div = regulariser.divergence
-        if hidden_fn is None or regulariser.top is not None:
+        if teacher is not None:
+            divergence = _from_teacher(hidden_fn, regulariser, teacher, group)
+        elif hidden_fn is None or regulariser.top is not None:
             divergence = rollouts.divergence_by_logits(apply_fn, div, k=regulariser.top)
         else:
             divergence = rollouts.divergence_by_hidden(
@@ -162,7 +176,11 @@ def make(
         "slots": config.slots,
         "stops": stops,
     }
-    scored: dict[str, Any] = {"completions": completions, "values": values}
+    scored: dict[str, Any] = {
+        "completions": completions,
+        "values": values,
+        "teacher": teaches,
+    }
     sample = sampler.make_sampler(
         algorithm, apply_fn, score, prefix=prefix, jit=jit, **scored, **drawn
     )
@@ -193,12 +211,31 @@ def make(
     return Parts(algorithm, init, sample, step, generate, scorer, completions, begin)
 
 
-def of_policy(config: RL, policy: Policy, **options: Any) -> Parts:
+def _from_teacher(hidden_fn, regulariser, teacher, completions):
+    """Each token's divergence from another model."""
+    if hidden_fn is None or regulariser.top is not None:
+        raise InputError(
+            "form top_k is not there for a teacher of its own; form exact or sampled "
+            "would do"
+        )
+    token = rollouts.divergence_by_hidden(
+        hidden_fn,
+        regulariser.divergence,
+        completions=completions,
+        reference_fn=teacher[0],
+    )
+    return lambda params, reference, rollout: token(params, teacher[1], rollout)
+
+
+def of_policy(
+    config: RL, policy: Policy, *, teacher: Policy | None = None, **options: Any
+) -> Parts:
     """``make`` of a policy: adapters' frozen base is an argument of what is compiled.
 
     Args:
       config: the options.
       policy: the model.
+      teacher: another one of the same vocabulary, as in ``make``.
       options: of ``make``, but for the functions and ``jit``; the ends and the padding
         are by default the tokenizer's.
 
@@ -211,16 +248,21 @@ def of_policy(config: RL, policy: Policy, **options: Any) -> Parts:
     options.setdefault("eos_id", policy.tokenizer.end_ids)
     options.setdefault("pad_id", policy.tokenizer.pad_id)
 
-    def bare(apply_fn: ApplyFn, hidden_fn: HiddenFn) -> Parts:
-        return make(config, apply_fn, hidden_fn=hidden_fn, jit=False, **options)
+    taught = None if teacher is None else policies.whole(teacher, teacher.params)
+
+    def bare(apply_fn: ApplyFn, hidden_fn: HiddenFn, taught: Params = None) -> Parts:
+        more = dict(options)
+        if teacher is not None:
+            more["teacher"] = functional.make_hidden(teacher.config), taught
+        return make(config, apply_fn, hidden_fn=hidden_fn, jit=False, **more)
 
     def part(name: str, **how: Any):
-        def build(apply_fn, hidden_fn):
-            return getattr(bare(apply_fn, hidden_fn), name)
+        def build(*functions):
+            return getattr(bare(*functions), name)
 
-        return policies.jitted(policy, build, name=name, **how)
+        return policies.jitted(policy, build, frozen=taught, name=name, **how)
 
-    return bare(policy.apply_fn, policy.hidden_fn)._replace(
+    return bare(policy.apply_fn, policy.hidden_fn, taught)._replace(
         sample=part("sample"),
         step=part("step", donate=True),
         generate=part("generate", static=("completions", "temperature", "prefix")),

@@ -70,8 +70,9 @@ def with_functions(policy: Policy, apply_fn: ApplyFn, hidden_fn: HiddenFn) -> Po
 
 def jitted(
     policy: Policy,
-    build: Callable[[ApplyFn, HiddenFn], Callable[..., Any]],
+    build: Callable[..., Callable[..., Any]],
     *,
+    frozen: Params = None,
     name: str = "run",
     donate: bool = False,
     static: Sequence[str] = (),
@@ -84,6 +85,8 @@ def jitted(
     Args:
       policy: whose functions are given to ``build``.
       build: makes a function of arrays; it runs once for each compilation.
+      frozen: further parameters that are none of the policy's, such as a teacher's:
+        the third argument of ``build``, and of the program.
       name: of the function, in profiles and logs of compilations.
       donate: the function's first argument, such as a train state.
       static: names of arguments that are no arrays.
@@ -94,13 +97,15 @@ def jitted(
     # Whole parameters are arguments already; the place stays, to count donations by.
     fns = policy.whole_fns or (policy.apply_fn, policy.hidden_fn)
 
-    def run(base, *args, **options):
-        return build(*of_functions(policy, *fns, base))(*args, **options)
+    def run(held, *args, **options):
+        base, *more = held
+        return build(*of_functions(policy, *fns, base), *more)(*args, **options)
 
     run.__name__, run.__qualname__ = name, f"jitted.<locals>.{name}"
     donated = 1 if donate else ()
     compiled = jax.jit(run, donate_argnums=donated, static_argnames=tuple(static))
-    return partial(compiled, policy.base)
+    held = (policy.base,) if frozen is None else (policy.base, frozen)
+    return partial(compiled, held)
 
 
 def make(

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from alignax import algorithms, reduce, selection
 from alignax.algorithms import Algorithm
+from alignax.pipeline import decoding
 from alignax.pipeline import rollout as rollouts
 from alignax.pipeline.rollout import ScoreFn
 from alignax.train import joined, two_policies
@@ -49,8 +50,11 @@ def make_scorer(
     completions: int,
     rescore: bool | None = None,
     values: TokenFn | None = None,
+    teacher: Callable[[Rollout], rollouts.Scores] | None = None,
 ) -> Callable[..., Scored]:
-    """``(state, index, rollout, demonstrated=None, rescore=…) -> Scored``, unrewarded.
+    """``(state, index, rollout, demonstrated=None, rescore=…, shown=None) -> Scored``,
+    unrewarded. ``shown`` is the rollout behind the prompts that a policy sees that is
+    its own teacher.
 
     Args:
       algorithm: the method.
@@ -58,6 +62,8 @@ def make_scorer(
       completions: K of each prompt.
       rescore: as in ``make_sampler``.
       values: likewise.
+      teacher: ``rollout -> Scores`` of another model: what the method asks of a
+        teacher, and the reference where it asks for none.
 
     Returns:
       the function, for a rollout of any sampler: ``index [G]`` are its records.
@@ -65,7 +71,9 @@ def make_scorer(
     plan, asked = algorithm.sampling, algorithms.needs(algorithm)
     foreign = plan.last != "own" or plan.roll_in is not None or plan.context > 0
 
-    def scored_by(state, index, rollout, demonstrated=None, rescore=rescore):
+    def scored_by(
+        state, index, rollout, demonstrated=None, rescore=rescore, shown=None
+    ):
         reference = algorithm.reference.params(state.reference)
         half = any(x.dtype.itemsize == 2 for x in jax.tree.leaves(state.params))
         again = foreign or half or "entropy" in asked if rescore is None else rescore
@@ -75,7 +83,25 @@ def make_scorer(
             scores = score(state.params, rollout)
             logp_old = reduce.masked(scores.logp, mask)
             fields["entropy"] = reduce.masked(scores.entropy, mask)
-        by_reference = score(reference, rollout)
+        taught = None
+        if teacher is not None:
+            taught = teacher(rollout)
+        elif plan.taught is not None:
+            if shown is None:
+                raise InputError(
+                    "prompts.guide is missing: the method's teacher is the policy "
+                    "itself with a prompt of its own"
+                )
+            own = state.params if plan.taught == "own" else reference
+            taught = score(own, shown)
+        apart = "logp_preferred" in asked
+        by_reference = taught
+        if by_reference is None or apart:
+            by_reference = score(reference, rollout)
+        if taught is not None and apart:
+            fields["logp_preferred"] = reduce.masked(
+                taught.logp + taught.log_mass, mask
+            )
         if demonstrated is not None and plan.last == "demonstration":
             # Nobody of ours drew them: the denominator is the method's to choose.
             rollout = dataclasses.replace(
@@ -90,7 +116,7 @@ def make_scorer(
             count = jnp.sum(mask, axis=-1, dtype=jnp.float32)
             mean = reduce.divide(jnp.sum(logp_ref, axis=-1), count)
             fields["confidence"] = jnp.exp(mean).reshape(-1, completions)
-        if "logp_preferred" in asked and "preferred" in (state.memory or {}):
+        if apart and taught is None and "preferred" in (state.memory or {}):
             preferred = score(state.memory["preferred"], rollout)
             preferred = reduce.masked(preferred.logp + preferred.log_mass, mask)
             fields["logp_preferred"] = preferred
@@ -134,6 +160,7 @@ def make_sampler(
     prefix: Sequence[int] = (),
     rescore: bool | None = None,
     values: TokenFn | None = None,
+    teacher: Callable[[Rollout], rollouts.Scores] | None = None,
     jit: bool = True,
 ) -> Callable[[TrainState, Prompts], Samples]:
     """``(state, prompts) -> samples``, jitted: what the method trains on, but rewards.
@@ -156,6 +183,7 @@ def make_sampler(
         where it must: the method needs the entropy, rows come from elsewhere, or
         parameters are of half precision, where sampler and scorer differ.
       values: ``(params, critic, rollout) -> [B, T]``, of methods with a critic.
+      teacher: as in ``make_scorer``.
       jit: False gives the bare function.
 
     Returns:
@@ -222,8 +250,25 @@ def make_sampler(
     if prefix:
         generate = partial(joined.begun, generate, prefix)
     scorer = make_scorer(
-        algorithm, score, completions=completions, rescore=rescore, values=values
+        algorithm,
+        score,
+        completions=completions,
+        rescore=rescore,
+        values=values,
+        teacher=teacher,
     )
+
+    def shown(prompts, rollout):
+        """The completions behind the prompts that the teacher sees."""
+        if plan.taught is None:
+            return None
+        tokens, mask = _guide(prompts, "the prompt that its teacher sees")
+        asked = decoding.left_padded(Prompts(tokens=tokens, mask=mask, index=None))
+        return dataclasses.replace(
+            rollout,
+            prompt_tokens=jnp.repeat(asked.tokens, completions, axis=0),
+            prompt_mask=jnp.repeat(asked.mask, completions, axis=0),
+        )
 
     def rolled_in(params, reference, key, prompts, own):
         """Completions that go on from somebody's prefix."""
@@ -324,7 +369,13 @@ def make_sampler(
         if plan.last != "own":
             demonstrated, rollout = with_last(reference, last_key, prompts, rollout)
 
-        scored = scorer(state, prompts.index, rollout, demonstrated)
+        scored = scorer(
+            state,
+            prompts.index,
+            rollout,
+            demonstrated,
+            shown=shown(prompts, rollout),
+        )
         greedy = None
         if plan.greedy:
             greedy = generate(

@@ -66,7 +66,7 @@ def judge(asked, rollout, numbers):
     return {"rewards": rewards.astype(np.float32)} | given
 
 
-def parts_of(name, **changes):
+def parts_of(name, teacher=None, **changes):
     config = RL(
         method=name,
         prompts=N,
@@ -82,6 +82,7 @@ def parts_of(name, **changes):
         hidden_fn=functional.make_hidden(MODEL),
         max_tokens=T,
         eos_id=EOS,
+        teacher=teacher,
     )
 
 
@@ -95,14 +96,16 @@ def parts_of(name, **changes):
 )
 def test_method_trains(name):
     """Three steps: finite, on-policy ratios of 1, no recompilation, and it moves."""
-    parts = parts_of(name)
+    other = functional.init(MODEL, jax.random.key(3))
+    taught = (functional.make_hidden(MODEL), other)
+    parts = parts_of(name, teacher=taught if name in ("opd", "g_opd") else None)
     asked = algorithms.needs(parts.algorithm)
     step = tasks.host_step(parts, functools.partial(judge, asked), guide=guide)
     shown = guide(PROMPTS) if parts.algorithm.sampling.guided else PROMPTS
-    slots, other = {}, functional.init(MODEL, jax.random.key(3))
+    slots = {}
     if parts.algorithm.reference.name == "soup":
         slots["others"] = [other]
-    if "logp_preferred" in asked:
+    if "logp_preferred" in asked and name != "g_opd":
         slots["preferred"] = other
     state = parts.init(PARAMS, jax.random.key(2), records=N, prompts=shown, **slots)
     seen = []

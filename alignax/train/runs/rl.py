@@ -1,7 +1,8 @@
 """Policy gradients on one's own prompts and rewards."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -16,12 +17,13 @@ from alignax.train import (
     reward_folders,
     tasks,
 )
-from alignax.train.options import RL
+from alignax.train.options import RL, algorithm_of
 from alignax.train.policy import Policy
 from alignax.train.runs import measure as measures
-from alignax.train.runs import rows, setting, watch, writing
+from alignax.train.runs import rows, setting, teaching, watch, writing
 from alignax.train.runs.options import Data, Flat, Model, Output
 from alignax.train.runs.setting import Result, Sets
+from alignax.train.runs.teaching import Teaching, reads_rewards
 from alignax.train.runs.writing import Writing
 from alignax.types import InputError, Prompts
 
@@ -37,11 +39,12 @@ class Config:
 
     model: Annotated[Model, Flat]
     data: Annotated[Data, Flat]
-    reward: tuple[str, ...]
+    reward: tuple[str, ...] = ()
     """What a completion is worth: FILE.py:function (completions, records) -> numbers,
     or a built-in such as exact, numeric, reasoning_gym, sentiment or length,target=40,
     or model:FOLDER of a trained reward model (docs/data.md has all of them);
-    several are added up, each with its weight in front: 0.2*format,pattern=REGEX."""
+    several are added up, each with its weight in front: 0.2*format,pattern=REGEX.
+    Methods that learn from a teacher alone need none."""
     right_at: float = 0.5
     """A completion counts as right from this reward on: in the marks of samples, in
     the metric right, and for methods that ask."""
@@ -62,6 +65,7 @@ class Config:
     max_tokens: int | None = None
     """Tokens of the longest completion. By default half more than the data's
     completions have, where it has some, else 256, as far as the context goes."""
+    teaching: Annotated[Teaching, Flat] = Teaching()
     writing: Annotated[Writing, Flat] = Writing()
     rounds: int = 0
     """Rounds of further prompts in a step, at the most, in place of those whose
@@ -81,7 +85,7 @@ class Config:
     output: Annotated[Output, Flat] = Output(out=RUN_FOLDER)
 
     def __post_init__(self):
-        if not self.reward:
+        if not self.reward and reads_rewards(algorithm_of(self.rl)):
             raise InputError(
                 "reward must be one or more, such as numeric or FILE.py:function"
             )
@@ -137,12 +141,17 @@ def run(config: Config) -> Result:
     """
     out = config.output
     setting.check(out)
-    with reward_folders.open_rewards(
-        config.reward,
-        processes=config.reward_processes,
-        timeout=config.reward_timeout,
-        on_error=config.reward_errors,
-    ) as reward:
+    with contextlib.ExitStack() as stack:
+        reward = _worthless
+        if config.reward:
+            reward = stack.enter_context(
+                reward_folders.open_rewards(
+                    config.reward,
+                    processes=config.reward_processes,
+                    timeout=config.reward_timeout,
+                    on_error=config.reward_errors,
+                )
+            )
         sets, policy, config = opened(config)
         return trained(config, sets, policy, reward)
 
@@ -167,6 +176,11 @@ def opened(config: Config) -> tuple[Sets, Policy, Config]:
     length = (config.prompt_length or 0) + (config.max_tokens or 0)
     policy = setting.checkpointed(policy, config.model, tokens=count * length)
     return sets, policy, config
+
+
+def _worthless(completions: Sequence[str], records: Any) -> np.ndarray:
+    """Where a teacher alone says what is good."""
+    return np.zeros(len(completions), np.float32)
 
 
 def settled(config: Config, sets: Sets, policy: Policy) -> Config:
@@ -245,7 +259,11 @@ def trained(
     key = jax.random.key(out.seed)
     prompt_length, max_tokens = config.prompt_length or 1, config.max_tokens or 1
     tool = _tool(config, reward, tokenizer)
-    parts = writing.make_parts(config.rl, policy, config.writing, max_tokens=max_tokens)
+    algorithm = algorithm_of(config.rl)
+    teacher = teaching.open_teacher(config.teaching, algorithm, policy)
+    parts = writing.make_parts(
+        config.rl, policy, config.writing, max_tokens=max_tokens, teacher=teacher
+    )
     parts = writing.sampled(
         parts, config.writing, tool, train, tokenizer, max_tokens=max_tokens
     )
@@ -263,6 +281,8 @@ def trained(
         on_long="drop",
     )
     guide = rows.guide_of(sets, tokenizer, max_tokens)
+    if algorithm.sampling.taught is not None:
+        guide = teaching.guide_of(config.teaching, train, policy, max_tokens=max_tokens)
     known = {"tokens": 0}
 
     judged = task.judge or tasks.judge_texts(
@@ -286,6 +306,9 @@ def trained(
 
     def saying(state, batch):
         state, found = plain(state, batch)
+        if reward is _worthless:
+            # Of rewards, which there are none of.
+            del found["signal"]
         return state, found | task.said()
 
     step = watch.watched(saying, lambda _: known["tokens"])

@@ -100,7 +100,12 @@ def tool_of(
 
 
 def make_parts(
-    rl: RL, policy: Policy, writing: Writing, *, max_tokens: int
+    rl: RL,
+    policy: Policy,
+    writing: Writing,
+    *,
+    max_tokens: int,
+    teacher: Policy | None = None,
 ) -> assembly.Parts:
     """``assembly.of_policy``, for what is written at once.
 
@@ -109,10 +114,10 @@ def make_parts(
       policy: to train.
       writing: how.
       max_tokens: of a completion.
+      teacher: another model, as in ``assembly.of_policy``.
 
     Returns:
-      the parts; ``with_turns`` or ``in_parts`` makes their sampler that of whole
-      completions.
+      the parts; ``sampled`` makes their sampler that of whole completions.
 
     Raises:
       InputError: as ``assembly.make``.
@@ -126,6 +131,7 @@ def make_parts(
         policy,
         max_tokens=writing.at_once(max_tokens),
         stops=stops.table(texts, tokenizer) if texts else None,
+        teacher=teacher,
         prefix=tokenizer.encode(writing.prefix) if writing.prefix else (),
     )
 

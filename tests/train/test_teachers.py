@@ -1,0 +1,209 @@
+"""On-policy distillation: advantages by hand, optima, and models of other widths."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from alignax import algorithms
+from alignax.algorithms import METHODS
+from alignax.models import functional, hf
+from alignax.pipeline import metrics
+from alignax.pipeline import rollout as rollouts
+from alignax.train import assembly, folders, tasks
+from alignax.train.options import RL
+from alignax.types import Rollout, Scored
+from tests.algorithm_batch import MASK, OLD, REF, scored
+from tests.close import assert_close
+from tests.pipeline.test_data_tokenizers import build_folder
+from tests.train.test_every_method import EOS, MODEL, PARAMS, PROMPTS, K, N, T, guide
+from tests.train.test_runs import arguments, home, main, refused
+
+__all__ = ["home"]
+TAUGHT = 1.1 * REF
+WIDER = dataclasses.replace(MODEL, hidden_size=24, num_layers=2, mlp_size=16)
+TEACHER = functional.init(WIDER, jax.random.key(5))
+OPD, G_OPD = METHODS["opd"].algorithm, METHODS["g_opd"].algorithm
+
+
+def advantages(algorithm, batch):
+    return algorithms.prepare(algorithm, batch).advantages
+
+
+def test_generalised_is_plain_distillation_at_one():
+    """k1 to the teacher, whatever the reference; ExOPD by hand."""
+    by_hand = jnp.where(MASK, TAUGHT - OLD, 0)
+    plain = advantages(OPD, dataclasses.replace(scored(), logp_ref=TAUGHT))
+    assert_close(plain, by_hand, rel=1e-6)
+    for reference in (REF, 0.3 * REF):
+        batch = scored(logp_ref=reference, logp_preferred=TAUGHT)
+        assert_close(advantages(G_OPD, batch), by_hand, rel=1e-6)
+        beyond = METHODS["g_opd"].variants["exopd"]
+        expected = jnp.where(MASK, 1.25 * (TAUGHT - reference) - (OLD - reference), 0)
+        assert_close(advantages(beyond, batch), expected, rel=1e-6)
+
+
+def test_rewards_are_not_read():
+    batch = dataclasses.replace(scored(), logp_ref=TAUGHT)
+    other = dataclasses.replace(batch, rewards=batch.rewards + 7.0)
+    np.testing.assert_array_equal(advantages(OPD, batch), advantages(OPD, other))
+
+
+def test_the_optimum_of_the_generalised_form():
+    """At ρ^{1−λ} π_T^λ / Z every token's advantage is log Z: nothing pulls."""
+    reference = jnp.log(jnp.array([0.1, 0.2, 0.3, 0.4]))
+    teacher = jnp.log(jnp.array([0.4, 0.3, 0.2, 0.1]))
+    best = jax.nn.log_softmax(-0.25 * reference + 1.25 * teacher)
+    expected = [0.492276606, 0.2889204469, 0.1572683714, 0.0615345757]
+    np.testing.assert_allclose(jnp.exp(best), expected, rtol=1e-6)
+    mask = jnp.ones((4, 1), bool)
+    batch = Scored(
+        rollout=Rollout(tokens=jnp.arange(4)[:, None], attended=mask, trained=mask),
+        rewards=jnp.zeros((1, 4)),
+        logp_old=best[:, None],
+        logp_ref=reference[:, None],
+        logp_preferred=teacher[:, None],
+    )
+    found = advantages(METHODS["g_opd"].variants["exopd"], batch)
+    np.testing.assert_allclose(found, np.full((4, 1), 0.138997371), rtol=1e-5)
+
+
+def parts_of(method, **options):
+    config = RL(method=method, prompts=N, completions=K, learning_rate=1e-2, steps=4)
+    return assembly.make(
+        config,
+        functional.make_apply(MODEL),
+        hidden_fn=functional.make_hidden(MODEL),
+        max_tokens=T,
+        eos_id=EOS,
+        **options,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["opd", "g_opd"])
+def test_a_wider_teacher_scores_what_the_policy_wrote(method):
+    parts = parts_of(method, teacher=(functional.make_hidden(WIDER), TEACHER))
+    state = parts.init(PARAMS, jax.random.key(2))
+    found = parts.sample(state, PROMPTS).scored
+    score = rollouts.score_by_logits(functional.make_apply(WIDER))
+    expected = jnp.where(found.mask, score(TEACHER, found.rollout).logp, 0)
+    name = "logp_ref" if method == "opd" else "logp_preferred"
+    assert_close(getattr(found, name), expected, rel=1e-5)
+    if method == "g_opd":
+        assert_close(found.logp_ref, found.logp_old, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_divergence_over_the_vocabulary_is_from_the_teacher():
+    """Jensen-Shannon in the loss: the policy comes nearer to it, exactly measured."""
+    config = RL(
+        method="opd",
+        divergence="jensen_shannon",
+        form="exact",
+        place="loss",
+        prompts=N,
+        completions=K,
+        learning_rate=3e-3,
+        warmup=0,
+        steps=30,
+    )
+    hidden = functional.make_hidden(MODEL)
+    parts = assembly.make(
+        config,
+        functional.make_apply(MODEL),
+        hidden_fn=hidden,
+        max_tokens=T,
+        eos_id=EOS,
+        teacher=(functional.make_hidden(WIDER), TEACHER),
+    )
+    token = jax.jit(
+        rollouts.divergence_by_hidden(
+            hidden,
+            parts.algorithm.regulariser.divergence,
+            reference_fn=functional.make_hidden(WIDER),
+        )
+    )
+    state, measured = parts.init(PARAMS, jax.random.key(2)), []
+    step = tasks.host_step(parts, lambda *_: {"rewards": np.zeros(N * K, np.float32)})
+    fixed = parts.sample(state, PROMPTS).rollout
+    for _ in range(30):
+        measured.append(float(jnp.mean(token(state.params, TEACHER, fixed))))
+        state, _ = step(state, PROMPTS)
+    assert measured[-1] < 0.7 * measured[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["opsd", "sdft", "opsd (live teacher)"])
+def test_a_policy_is_taught_by_what_it_would_say(method):
+    """Its own log-probabilities of its completions behind the other prompt."""
+    parts = parts_of(method)
+    prompts = guide(PROMPTS)
+    state = parts.init(PARAMS, jax.random.key(2), prompts=prompts)
+    moved = jax.tree.map(lambda x: x + 0.01, PARAMS)
+    state = dataclasses.replace(state, params=moved)
+    found = parts.sample(state, prompts).scored
+    whose = moved if "live" in method else PARAMS
+    rollout = dataclasses.replace(
+        found.rollout,
+        prompt_tokens=jnp.repeat(prompts.guide, K, axis=0),
+        prompt_mask=jnp.repeat(prompts.guide_mask, K, axis=0),
+    )
+    # Guides are right-padded, and a prompt's padding stands on the left.
+    order = jnp.argsort(rollout.prompt_mask, axis=1, stable=True)
+    rollout = dataclasses.replace(
+        rollout,
+        prompt_tokens=jnp.take_along_axis(rollout.prompt_tokens, order, axis=1),
+        prompt_mask=jnp.take_along_axis(rollout.prompt_mask, order, axis=1),
+    )
+    score = rollouts.score_by_logits(functional.make_apply(MODEL))
+    expected = jnp.where(found.mask, score(whose, rollout).logp, 0)
+    assert_close(found.logp_ref, expected, rel=1e-5)
+    plain = jnp.where(found.mask, score(whose, found.rollout).logp, 0)
+    assert float(jnp.abs(plain - expected).max()) > 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["opd", "g_opd (exopd)", "sdft"])
+def test_teachers_by_the_command(home, tmp_path, method):
+    config = folders.open_policy(home / "model").config
+    config = dataclasses.replace(config, hidden_size=16)
+    special = {f"{name}_token": f"<{name}>" for name in ("bos", "eos", "pad")}
+    folder = build_folder(tmp_path / "teacher", **special)
+    hf.save(folder, config, functional.init(config, jax.random.key(7)))
+    more = ("--teacher", str(folder))
+    if method == "sdft":
+        more = ("--teacher-context", "answer")
+    args = arguments(home, "rl", "prompts", tmp_path / "run", *more, "--method", method)
+    at = args.index("--reward")
+    main([*args[:at], *args[at + 2 :], "--lora.rank", "2"])
+    rows = metrics.read(tmp_path / "run")
+    assert len(metrics.column(rows, "rl/eval/kl")[1]) == 3
+    assert metrics.column(rows, "rl/grad_norm")[1].min() > 0
+    assert not any("rl/signal" in row for row in rows)
+    assert (tmp_path / "run" / "adapter").is_dir()
+
+
+def test_what_a_teacher_lacks_is_refused(home, tmp_path, capsys):
+    for more, said in (
+        (("--method", "opd"), ["teacher must be given"]),
+        (("--method", "sdft"), ["teacher_context must be given"]),
+        (
+            ("--teacher-context", "answer"),
+            ["is of methods whose teacher is the policy"],
+        ),
+        (
+            ("--method", "sdft", "--teacher-context", "steps"),
+            ["has no text in the field 'steps'", "answer"],
+        ),
+        (
+            ("--method", "opsd", "--teacher-context", "answer", "--teacher", "x"),
+            ["teacher must be left out"],
+        ),
+    ):
+        message = refused(
+            capsys, arguments(home, "rl", "prompts", tmp_path / "x", *more)
+        )
+        assert all(words in message for words in said), message
