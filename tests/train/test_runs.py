@@ -22,6 +22,7 @@ from alignax.train.runs import (
     rl,
     signs,
     supervised,
+    target,
     watch,
 )
 from alignax.train.runs.options import Data, Model
@@ -305,7 +306,7 @@ def test_options_of_the_page_are_options():
             else:
                 yield from flags(option.group, "" if option.flat else f"{name}.")
 
-    kinds = (rl, preference, reward, supervised, game, distil)
+    kinds = (rl, preference, reward, supervised, game, distil, target)
     known = {"--help", "--config", "--print-config"}
     known = known.union(*(flags(kind.Config) for kind in kinds))
     named = set(re.findall(r"--[a-z][a-z.-]*", page))
