@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from alignax import divergences as dv
-from alignax import estimators, logprobs, reduce
+from alignax import estimators, logprobs, reduce, targets
 
 # What peers warn of while they are imported is theirs.
 pytestmark = [pytest.mark.parity, pytest.mark.filterwarnings("ignore")]
@@ -183,3 +183,42 @@ def test_sinkhorn_is_otts():
     assert min(abs(x) for x in shift) < 1e-4
     other = jax.grad(lambda c: ours(c)[0])(cost)
     np.testing.assert_allclose(slope, other, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("reverse_kl", "forward_kl", "jensen_shannon", "total_variation"),
+        *("pearson", "neyman"),
+    ],
+)
+def test_fdpg_is_discos_loss(torch, name):
+    """disco's losses (naver/disco, disco/tuners/losses), their formulas written anew:
+    ``mean(π/b · −(R − B) · log π)``, ``R = −f'(t)``, with B of earlier batches. Its f'
+    are ours but for a constant, which the baseline has as well."""
+    softplus = torch.nn.functional.softplus
+    slope, shift, scale = {
+        "reverse_kl": (lambda l: l + 1, 1, 1),
+        "forward_kl": (lambda l: -torch.exp(-l), -1, 1),
+        "jensen_shannon": (lambda l: np.log(2) - softplus(-l), 0, 2),
+        "total_variation": (lambda l: torch.sign(l) / 2, 0, 1),
+        "pearson": (lambda l: 2 * (torch.exp(l) - 1), 0, 1),
+        "neyman": (lambda l: 1 - torch.exp(-2 * l), 0, 1),
+    }[name]
+    draws = -1 - RNG.exponential(size=(3, 16)).astype(np.float32)
+    log_z, baseline = np.float32(0.3), np.float32(-0.4)
+
+    def theirs(logp, behaviour, goal):
+        held = logp.detach()
+        rewards = -slope(held - (goal - log_z))
+        weights = torch.exp(held - behaviour)
+        return torch.mean(weights * -(rewards - (baseline - shift)) * logp)
+
+    def ours(logp, behaviour, goal):
+        div = dv.scale(getattr(dv, name)(), float(scale))
+        losses = targets.fdpg_surrogate(
+            div, logp, goal, log_z, logp_behaviour=behaviour, baseline=baseline
+        )
+        return jnp.mean(losses)
+
+    check(of_jax(ours, *draws), of_torch(torch, theirs, *draws))

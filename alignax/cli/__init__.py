@@ -71,6 +71,7 @@ EXPERIMENTS = {
     "rlvr": "sixty policy-gradient methods on one task, with their table",
     "reason": "four methods on sums with the pretrained model, in a quarter of an hour",
     "frontier": "its sentiment against KL by divergence, with a gold reward held back",
+    "constraints": "that its sentences exclaim, or name their thing, by divergence",
     "prefer": "nine preference losses on pairs that it wrote, judged by a verifier",
     "speculate": "speculative sampling by a draft of its own layers, aligned or not",
     "nash": "preference games: every solver, then language models that play one",
