@@ -40,12 +40,12 @@ def row_keys(
 
 
 def sampling_logits(
-    logits: Float[Array, "B V"],
+    logits: Float[Array, "*batch V"],
     *,
     temperature: float,
     top_k: int | None,
     top_p: float | None,
-) -> Float[Array, "B V"]:
+) -> Float[Array, "*batch V"]:
     """Logits of the law that is sampled: temperature, then top-k, then top-p."""
     if temperature != 1:
         logits = sampling.tempered(logits, temperature=temperature)

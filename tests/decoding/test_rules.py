@@ -80,9 +80,13 @@ def test_contrast_is_its_definition():
             gate=gate,
         )
         np.testing.assert_allclose(jax.nn.softmax(logits), expected, atol=2e-6)
-    plain = decoding.contrastive(expert, amateur, strength=0.7, gate=0.7)
+    plain = decoding.contrastive(
+        *map(jnp.asarray, (expert, amateur)), strength=0.7, gate=0.7
+    )
     np.testing.assert_allclose(jax.nn.softmax(plain), p, atol=1e-6)
-    same = decoding.contrastive(expert, expert, strength=0.7, alpha=1e-9)
+    same = decoding.contrastive(
+        *map(jnp.asarray, (expert, expert)), strength=0.7, alpha=1e-9
+    )
     np.testing.assert_allclose(jax.nn.softmax(same), p, atol=1e-6)
 
 
@@ -111,6 +115,7 @@ def test_switch_is_its_rule_and_goes_on_from_its_state():
     large, small = np.abs(RNG.normal(size=(2, 6, 30))).astype(np.float32)
     mask = np.arange(30)[None] >= np.arange(6)[:, None]
     options = {"threshold": 0.75, "window": 3, "least": 2}
+    large, small = jnp.asarray(large), jnp.asarray(small)
     which, _ = decoding.switch(large, small, jnp.asarray(mask), **options)
     for i in range(6):
         expected = switched_by_hand(large[i], small[i], mask[i], **options)
@@ -127,12 +132,13 @@ def test_switch_is_its_rule_and_goes_on_from_its_state():
     assert np.all(decoding.switch(large, small, jnp.asarray(mask), **never)[0])
 
 
+def flat(params, tokens, **_):
+    logits = jnp.broadcast_to(params, (*tokens.shape, 8))
+    return decoding.models.ModelOutput(logits, None)
+
+
 def test_entropy_is_in_bits():
     """Uniform over 8 tokens: 3 bits, not above 3 but above 2.9 (the reference's)."""
-
-    def flat(params, tokens, **_):
-        logits = jnp.broadcast_to(params, (*tokens.shape, 8))
-        return decoding.models.ModelOutput(logits, None)
 
     def second(threshold):
         both = decoding.switching(flat, flat, threshold=threshold, window=1, least=1)
@@ -152,13 +158,7 @@ def test_entropy_is_in_bits():
         (lambda x: decoding.fusion_weight(x, x, x, most=0.0), "most"),
         (lambda x: decoding.combine(lambda y: y), "apply_fns"),
         (
-            lambda x: decoding.switching(
-                None,
-                None,
-                threshold=1.0,
-                window=0,
-                least=1,  # pyrefly: ignore
-            ),
+            lambda x: decoding.switching(flat, flat, threshold=1.0, window=0, least=1),
             "window",
         ),
     ],
