@@ -378,6 +378,25 @@ def samples(runs: dict[str, Any], held_out, *, most: int = 3) -> str:
     return "".join(lines)
 
 
+def command(path: Path, results: dict[str, Any]) -> str:
+    """What makes these runs: all that is not a default."""
+    usual, found = (
+        dataclasses.asdict(Config()),
+        [name.split("/") for name in trained(results["runs"])],
+    )
+    chosen = {k: [v] for k, v in results["settings"].items() if v != usual[k]}
+    for name, place in (("divergences", 0), ("betas", 1)):
+        values = list(dict.fromkeys(parts[place] for parts in found))
+        if values != [str(x) for x in usual[name]]:
+            chosen[name] = values
+    words = [
+        f"--{k.replace('_', '-')} {' '.join(map(str, v))}" for k, v in chosen.items()
+    ]
+    return " ".join(
+        ["python -m experiments.frontier", *words, f"--report docs/{path.name}"]
+    )
+
+
 def write_report(path: Path, results: dict[str, Any], held_out) -> None:
     """The page, of as many runs as there are."""
     runs, set_ = results["runs"], results["settings"]
@@ -393,7 +412,7 @@ def write_report(path: Path, results: dict[str, Any], held_out) -> None:
     )
     seeds = len({name.rsplit("/", 1)[1] for name in trained(runs)})
     path.write_text(
-        "# The frontier of a real model\n\n"
+        f"# The frontier of a real model, {set_['steps']} rollouts\n\n"
         "SmolLM2-135M-Instruct writes one sentence about a thing ("
         f"{len(data.review_prompts()) - set_['held_out']} requests to train on, "
         f"{set_['held_out']} to measure on). The proxy that is trained for is a "
@@ -408,7 +427,7 @@ def write_report(path: Path, results: dict[str, Any], held_out) -> None:
         f"equal numbers are equally strong near the model. Seeds of each run: {seeds}. "
         "Made by\n\n"
         "    alignax pretrained\n"
-        "    python -m experiments.frontier --report docs/frontier.md\n\n"
+        f"    {command(path, results)}\n\n"
         f"in {real.provenance(runs)}\n\n{images}"
         "On the held-out requests, intervals of 95 % over them; KL in nats a "
         "completion, of trained policies exact over the vocabulary at each sampled "
