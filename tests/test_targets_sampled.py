@@ -205,6 +205,21 @@ def test_unmet_constraints_say_which_and_how_far():
     assert "exclaims" not in str(said.value)
 
 
+def test_an_edge_is_refused():
+    """Half of the prompts have the feature in no sample: a mean of half asks for all of
+    the others', which no finite multiplier gives."""
+    features = jnp.zeros((4, 10, 1)).at[:2, 3].set(1.0)
+    for wanted in (0.5, 0.4):
+        fit = targets.fit_multipliers(features, jnp.array([wanted]))
+        np.testing.assert_allclose(fit.moments, wanted, atol=1e-3)
+        np.testing.assert_allclose(fit.highest, 0.5)
+        if wanted == 0.4:
+            targets.refuse_unmet(fit, [wanted], ["exclaims"])
+        else:
+            with pytest.raises(InputError, match="no multiplier is finite"):
+                targets.refuse_unmet(fit, [wanted], ["exclaims"])
+
+
 def test_excluded_samples_and_prompts_do_not_count():
     features, moments = features_of(2, 20), jnp.array([0.2, 0.1])
     some = targets.fit_multipliers(features[:1, :12], moments)

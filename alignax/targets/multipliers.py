@@ -162,6 +162,10 @@ def refuse_unmet(
 ) -> None:
     """Refuse constraints that no target on the samples meets: which, and how far.
 
+    One at the edge of what the samples have is refused as well: it is met by an endless
+    multiplier alone, as of a mean of 0.5 where half of the prompts have no sample with
+    the feature.
+
     On the host, once the multipliers are fitted.
 
     Args:
@@ -171,7 +175,8 @@ def refuse_unmet(
       tolerance: relative to what the samples' feature ranges over.
 
     Raises:
-      InputError: a moment is not met, or no sample is left to meet any.
+      InputError: a moment is not met, or met at the edge alone, or no sample is left
+        to meet any.
 
     Example:
       >>> fit = fit_multipliers(jnp.array([[[0.0], [0.5]]]), jnp.array([0.8]))
@@ -189,12 +194,20 @@ def refuse_unmet(
     parts = zip(names, moments, *map(np.asarray, fit[2:3] + fit[5:]), strict=True)
     said = []
     for name, wanted, reached, low, high in parts:
-        off = abs(reached - wanted)
-        if not off <= tolerance * max(high - low, 1e-6):
+        off, slack = abs(reached - wanted), tolerance * max(high - low, 1e-6)
+        between = (
+            f"on the samples of the reference it is between {low:.4g} and {high:.4g}"
+        )
+        if not off <= slack:
             said.append(
-                f"moment of {name} cannot be {wanted:g}: on the samples of the "
-                f"reference it is between {low:.4g} and {high:.4g}, and with the other "
+                f"moment of {name} cannot be {wanted:g}: {between}, and with the other "
                 f"constraints {reached:.4g} at the nearest, {off:.4g} away"
+            )
+        elif not low + slack < wanted < high - slack:
+            # In the limit alone: the multiplier grows with the iterations.
+            said.append(
+                f"moment of {name} must be within what the samples have, got "
+                f"{wanted:g}: {between}, and at the edge no multiplier is finite"
             )
     if said:
         raise InputError(
