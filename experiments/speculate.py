@@ -345,9 +345,22 @@ def verdict(runs: dict[str, Any]) -> str:
     )
 
 
+def options(settings: dict[str, Any]) -> str:
+    """What of a command line is not as it is by default."""
+    own = dataclasses.asdict(Config())
+    return "".join(
+        f" --{name.replace('_', '-')} "
+        + " ".join(map(str, value if isinstance(value, list) else [value]))
+        for name, value in settings.items()
+        if value != (list(own[name]) if isinstance(value, list) else own[name])
+    )
+
+
 def write_report(path: Path, results: dict[str, Any]) -> None:
     """The page, of as many drafts as there are."""
     runs, set_ = results["runs"], results["settings"]
+    missing = [f"`{name}`" for name in DRAFTS if name not in runs]
+    left = f"Not measured yet: {', '.join(missing)}.\n" if missing else ""
     path.write_text(
         "# Speculative sampling by a draft of the model's own layers\n\n"
         f"SmolLM2-135M-Instruct answers in at most {set_['max_tokens']} tokens; the "
@@ -358,7 +371,8 @@ def write_report(path: Path, results: dict[str, Any]) -> None:
         "steps and TVD++ ([2403.00858](https://arxiv.org/abs/2403.00858)) for the "
         "other. Made by\n\n"
         "    alignax pretrained\n"
-        "    python -m experiments.speculate --report docs/speculate.md\n\n"
+        "    python -m experiments.speculate --report docs/speculate.md"
+        f"{options(set_)}\n\n"
         f"in {real.provenance(runs)}\n\n"
         f"On {set_['held_out']} requests that were not trained on, a completion at a "
         "time, one seed. Accepted: `Σ min(p, q) = 1 − TV`, exact at each prefix of "
@@ -366,7 +380,7 @@ def write_report(path: Path, results: dict[str, Any]) -> None:
         "at most γ + 1) with 95 % intervals over requests; speed is the "
         "median over requests of plain sampling's time of a token over this one's, "
         "both timed in turns.\n\n"
-        f"{table(runs)}{verdict(runs)}",
+        f"{table(runs)}{verdict(runs)}{left}",
         encoding="utf-8",
     )
 
