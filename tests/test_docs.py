@@ -32,7 +32,17 @@ class Checker(doctest.OutputChecker):
         return np.allclose(*numbers, rtol=6e-5, atol=6e-5)
 
 
-@pytest.mark.parametrize("name", MODULES)
+def by_package(names):
+    """The first module of each package; the others, which compile operation by
+    operation, run with the slow tests."""
+    first = {name.rpartition(".")[0]: name for name in reversed(names)}.values()
+    return [
+        name if name in first else pytest.param(name, marks=pytest.mark.slow)
+        for name in names
+    ]
+
+
+@pytest.mark.parametrize("name", by_package(MODULES))
 def test_examples(name):
     runner = doctest.DocTestRunner(Checker())
     for example in doctest.DocTestFinder().find(importlib.import_module(name)):

@@ -80,7 +80,7 @@ def test_what_others_sampled_is_cut_alike(sampled):
         np.testing.assert_array_equal(getattr(cut, name), getattr(stopped, name))
     assert (cut.logp_behaviour[~cut.trained] == 0).all()
     score = rollouts.score_by_hidden(functional.make_hidden(MODEL), completions=24)
-    logp = score(PARAMS, jax.tree.map(jnp.asarray, cut)).logp
+    logp = jax.jit(score)(PARAMS, jax.tree.map(jnp.asarray, cut)).logp
     expected = jnp.where(cut.trained, logp, 0)
     assert_close(stopped.logp_behaviour, expected, rel=64 * EPS)
 

@@ -1,6 +1,7 @@
 """Methods of two policies: who draws what, and under which it is scored."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,8 @@ from tests.close import EPS, assert_close
 from tests.train.test_every_method import MODEL, PARAMS, PROMPTS, K, N, T, parts_of
 
 OTHER = functional.init(MODEL, jax.random.key(3))
-SCORE = rollouts.score_by_logits(functional.make_apply(MODEL))
+SCORE = jax.jit(rollouts.score_by_logits(functional.make_apply(MODEL)))
+LOGITS = jax.jit(partial(rollouts.completion_logits, functional.make_apply(MODEL)))
 
 
 @pytest.mark.parametrize(
@@ -29,7 +31,7 @@ def test_nlpo_draws_among_the_copys_likeliest(temperature):
     state = dataclasses.replace(state, memory={"copy": PARAMS})
     scored = parts.sample(state, PROMPTS).scored
     rollout, kept = scored.rollout, np.asarray(scored.mask)
-    logits = rollouts.completion_logits(functional.make_apply(MODEL), PARAMS, rollout)
+    logits = LOGITS(PARAMS, rollout)
     nucleus = np.asarray(sampling.top_p(logits / temperature, p=0.9)) > -np.inf
     tokens = np.asarray(rollout.tokens)[..., None]
     drawn = np.take_along_axis(nucleus, tokens, -1)
@@ -37,7 +39,7 @@ def test_nlpo_draws_among_the_copys_likeliest(temperature):
     assert not nucleus[kept].all()
     found = np.unpackbits(np.asarray(rollout.support), axis=-1, bitorder="little")
     np.testing.assert_array_equal(found[kept], nucleus[kept])
-    own = rollouts.completion_logits(functional.make_apply(MODEL), OTHER, rollout)
+    own = LOGITS(OTHER, rollout)
     law = jax.nn.log_softmax(jnp.where(nucleus, own / temperature, -jnp.inf))
     by_hand = np.take_along_axis(
         np.asarray(law), np.asarray(rollout.tokens)[..., None], -1
