@@ -21,7 +21,7 @@ WAITING = [
     ("divergences", "score_weight sinkd"),
     (
         "preference",
-        "divergence_sft plackett_luce rejection_sample reward_relabelled seppo",
+        "plackett_luce rejection_sample reward_relabelled seppo",
     ),
     ("references", "snapshots"),
     ("surrogates", "one_token_rollout_surrogate"),

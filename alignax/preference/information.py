@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from alignax import divergences as dv
-from alignax._checks import positive
+from alignax._checks import Strength, positive
 from alignax.numerics import as_float
 from alignax.types import InputError
 
@@ -15,7 +15,7 @@ def divergence_sft(
     logp: Float[Array, "*batch"],
     logp_ref: Float[Array, "*batch"],
     *,
-    beta: float,
+    beta: Strength,
     max_weight: float = 10.0,
 ) -> Float[Array, "*batch"]:
     """Fine-tuning on demonstrations as reward learning: ``f*(−β log π/ρ)``.

@@ -50,8 +50,14 @@ def one_token_rollout_surrogate(
         )
     logp = logprobs.log_softmax(logits)
     scaled = jax.lax.stop_gradient(as_float(logits)) / temperature
-    drawn = jax.random.categorical(key, scaled, shape=(samples, *labels.shape))
-    drawn = jnp.moveaxis(drawn, 0, -1)
+    # By the inverse of the distribution: no noise for every token of every draw.
+    mass = jnp.cumsum(jax.nn.softmax(scaled), axis=-1)
+    uniform = jax.random.uniform(key, (*labels.shape, samples), mass.dtype)
+    size = mass.shape[-1]
+    drawn = jax.vmap(lambda c, u: jnp.searchsorted(c, u * c[-1], side="right"))(
+        mass.reshape(-1, size), uniform.reshape(-1, samples)
+    )
+    drawn = jnp.minimum(drawn, size - 1).reshape(*labels.shape, samples)
     rewards = jnp.where(drawn == labels[..., None], 1.0, other)
     return -jnp.mean(rewards * jnp.take_along_axis(logp, drawn, axis=-1), axis=-1)
 

@@ -11,13 +11,15 @@
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 
-from alignax import controllers, logprobs, reduce
+from alignax import controllers, logprobs, preference, reduce, references, surrogates
+from alignax.divergences import Divergence
 from alignax.pipeline import update
 from alignax.types import (
     ApplyFn,
@@ -82,7 +84,11 @@ def optimiser(config: SFT) -> optax.GradientTransformation:
 
 
 def init_state(
-    params: Params, tx: optax.GradientTransformation, key: Key[Array, ""]
+    params: Params,
+    tx: optax.GradientTransformation,
+    key: Key[Array, ""],
+    *,
+    reference: Params | None = None,
 ) -> TrainState:
     """A train state at step 0, of a step without a regulariser.
 
@@ -90,11 +96,14 @@ def init_state(
       params: copied.
       tx: the optimiser.
       key: the run's.
+      reference: of losses that measure from one, copied.
 
     Returns:
       the state; its ``beta`` is 0.
     """
-    return update.init_state(params, tx, controllers.fixed(beta=0.0), key)
+    held = None if reference is None else references.fixed().init(reference)
+    controller = controllers.fixed(beta=0.0)
+    return update.init_state(params, tx, controller, key, reference=held)
 
 
 def answer_logits(
@@ -183,4 +192,93 @@ def make_step(
       ``answer_probability`` and ``tokens`` (means over the batch's answers).
     """
     step = update.make_update(partial(_loss_fn, score), tx, microbatches=microbatches)
+    return jax.jit(step, donate_argnums=0)
+
+
+Loss = Callable[[Params, Params, Supervised, Any], reduce.Fraction]
+"""``(params, reference, rows, key) -> (numerator, denominator)``."""
+
+
+def one_token_rollouts(
+    apply_fn: ApplyFn,
+    *,
+    samples: int = 256,
+    temperature: float = 1.3,
+    other: float = -0.1,
+) -> Loss:
+    """Each answer's token as a one-step rollout (OTR, Ming et al., arXiv 2509.26313).
+
+    Args:
+      apply_fn: the model; the logits of all positions are held.
+      samples: drawn at each token.
+      temperature: of the draws.
+      other: the reward of a token that is not the answer's.
+
+    Returns:
+      the loss, a mean over tokens.
+    """
+
+    def loss(params, reference, rows, key):
+        del reference
+        logits, labels = answer_logits(apply_fn, params, rows), rows.tokens[:, 1:]
+        # Every part of a batch draws by its own records.
+        key = jax.random.fold_in(key, rows.index[0])
+        losses = surrogates.one_token_rollout_surrogate(
+            key, logits, labels, samples=samples, temperature=temperature, other=other
+        )
+        return reduce.token_mean(losses, rows.loss_mask[:, 1:])
+
+    return loss
+
+
+def implicit_reward(score: ScoreFn, div: Divergence, *, beta: float) -> Loss:
+    """Answers as demonstrations of an implicit reward (f-SFT, arXiv 2507.00018).
+
+    ``preference.divergence_sft`` of whole answers: what the policy has taken up since
+    the reference weighs less; total variation is plain likelihood.
+
+    Args:
+      score: of answers' tokens.
+      div: how demonstrations are matched.
+      beta: strength of the regularisation.
+
+    Returns:
+      the loss, a mean over answers, divided by beta: at the reference its gradient is
+      likelihood's.
+    """
+
+    def loss(params, reference, rows, key):
+        del key
+        logp, ref = (jnp.sum(score(p, rows), axis=-1) for p in (params, reference))
+        losses = preference.divergence_sft(div, logp, ref, beta=beta) / beta
+        return jnp.sum(losses), jnp.float32(len(losses))
+
+    return loss
+
+
+def make_loss_step(
+    loss: Loss, tx: optax.GradientTransformation, *, microbatches: int = 1
+) -> Callable[[TrainState, Supervised], tuple[TrainState, dict[str, jax.Array]]]:
+    """``(state, rows) -> (state, metrics)`` by another loss than likelihood.
+
+    Args:
+      loss: of ``one_token_rollouts`` or ``implicit_reward``.
+      tx: the optimiser.
+      microbatches: how many parts the rows are scanned in.
+
+    Returns:
+      the step; jitted, the state donated. ``state.reference`` is the reference.
+    """
+
+    def step(state, rows):
+        key = jax.random.fold_in(state.key, state.step)
+
+        def loss_fn(params, part):
+            count = jnp.float32(len(part.tokens))
+            tokens = jnp.sum(part.loss_mask[:, 1:], dtype=jnp.float32)
+            found = loss(params, state.reference, part, key)
+            return *found, {"tokens": (tokens, count)}
+
+        return update.make_update(loss_fn, tx, microbatches=microbatches)(state, rows)
+
     return jax.jit(step, donate_argnums=0)

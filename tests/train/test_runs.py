@@ -442,3 +442,12 @@ def test_other_tokens_than_those_sampled_are_not_trained(home):
     watch._check_prompts(prompts, rollout(5))
     with pytest.raises(RunError, match="record 7"):
         watch._check_prompts(prompts, rollout(6))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["otr", "f_sft"])
+def test_other_objectives_of_answers_train(home, tmp_path, objective):
+    args = arguments(home, "supervised", "messages", tmp_path / "run")
+    main([*args, "--objective", objective, "--learning-rate", "0.01"])
+    losses = metrics.column(metrics.read(tmp_path / "run"), "supervised/eval/loss")[1]
+    assert losses[-1] < losses[0]

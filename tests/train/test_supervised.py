@@ -6,10 +6,12 @@ import numpy as np
 import optax
 import pytest
 
+from alignax import divergences
 from alignax.models import decoder, functional
 from alignax.pipeline import data
 from alignax.train import supervised
 from alignax.types import InputError
+from tests.close import assert_close
 
 MODEL = decoder.DecoderConfig(
     vocab_size=259,
@@ -73,3 +75,50 @@ def test_settings():
         supervised.SFT(steps=0)
     state = supervised.init_state(jnp.zeros(2), optax.sgd(1.0), jax.random.key(0))
     assert state.controller.beta == 0
+
+
+@pytest.mark.slow
+def test_f_sft_of_the_total_variation_is_likelihood_of_whole_answers():
+    """And of others that, too, at the reference, where no answer was taken up."""
+    state = supervised.init_state(
+        PARAMS, optax.sgd(1.0), jax.random.key(0), reference=PARAMS
+    )
+
+    @jax.jit
+    @jax.grad
+    def whole(params):
+        return -jnp.mean(jnp.sum(SCORE(params, ROWS), axis=-1))
+
+    for div in (divergences.total_variation(), divergences.pearson()):
+        loss = supervised.implicit_reward(SCORE, div, beta=0.3)
+        step = supervised.make_loss_step(loss, optax.sgd(1.0), microbatches=2)
+        new, _ = step(jax.tree.map(jnp.copy, state), ROWS)
+        moved = jax.tree.map(lambda a, b: a - b, PARAMS, new.params)
+        assert_close(moved, whole(PARAMS), rel=1e-5)
+        # Further on they part.
+        again, _ = step(new, ROWS)
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(again.params))
+
+
+@pytest.mark.slow
+def test_one_token_rollouts_descend_the_expected_reward():
+    """Many draws against the mean over the vocabulary, at temperature 1."""
+    loss = supervised.one_token_rollouts(APPLY, samples=200_000, temperature=1.0)
+    step = supervised.make_loss_step(loss, optax.sgd(1.0))
+    state = supervised.init_state(PARAMS, optax.sgd(1.0), jax.random.key(0))
+    new, _ = step(jax.tree.map(jnp.copy, state), ROWS)
+    moved = jax.tree.map(lambda a, b: a - b, PARAMS, new.params)
+
+    @jax.jit
+    @jax.grad
+    def expected(params):
+        logp = jax.nn.log_softmax(supervised.answer_logits(APPLY, params, ROWS))
+        labels, mask = ROWS.tokens[:, 1:], ROWS.loss_mask[:, 1:]
+        right = jax.nn.one_hot(labels, logp.shape[-1])
+        rewards = right - 0.1 * (1 - right)
+        p = jax.lax.stop_gradient(jnp.exp(logp))
+        return -jnp.sum(jnp.sum(p * rewards * logp, -1) * mask) / jnp.sum(mask)
+
+    exact = expected(PARAMS)
+    norm = optax.global_norm(jax.tree.map(lambda a, b: a - b, moved, exact))
+    assert norm < 0.15 * optax.global_norm(exact)

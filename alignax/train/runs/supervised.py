@@ -2,17 +2,18 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import jax
 
 from alignax.pipeline import data
+from alignax.train import options, supervised
 from alignax.train import policy as policies
-from alignax.train import supervised
 from alignax.train.runs import rows, setting
 from alignax.train.runs.options import Data, Flat, Model, Output
 from alignax.train.runs.setting import Result
 from alignax.train.supervised import SFT
+from alignax.types import InputError
 
 FORMATS = ("messages", "completions")
 
@@ -29,12 +30,23 @@ class Config:
     training: Annotated[SFT, Flat] = SFT(
         steps=300, batch_size=16, learning_rate=None, warmup=None
     )
+    objective: Literal["likelihood", "otr", "f_sft"] = "likelihood"
+    """What is learned of an answer's tokens: their likelihood; one-token rollouts
+    (otr), where other tokens that the policy might draw lose; or an implicit reward
+    (f_sft), by which answers that the policy has taken up weigh less."""
+    divergence: str = "pearson"
+    """How f_sft matches the answers; total_variation is likelihood."""
+    beta: float = 0.1
+    """Strength of f_sft's regularisation towards the first policy."""
     microbatches: int = 4
     """Parts that a batch is scanned in, to save memory; the gradient is the same."""
     output: Annotated[Output, Flat] = Output(out=Path("runs/supervised"))
 
     def __post_init__(self):
         rows.check(self.length, self.training.batch_size, self.microbatches)
+        options.divergence_of(self.divergence)
+        if not self.beta > 0:
+            raise InputError(f"beta must be positive, got {self.beta}")
 
 
 def run(config: Config) -> Result:
@@ -98,9 +110,15 @@ def run(config: Config) -> Result:
             on_long="drop",
         )
 
-    def step(_, hidden_fn):
-        score = supervised.score_by_hidden(hidden_fn)
-        return supervised.make_step(score, tx, microbatches=config.microbatches)
+    def step(apply_fn, hidden_fn):
+        score, parts = supervised.score_by_hidden(hidden_fn), config.microbatches
+        if config.objective == "likelihood":
+            return supervised.make_step(score, tx, microbatches=parts)
+        loss = supervised.one_token_rollouts(apply_fn)
+        if config.objective == "f_sft":
+            div = options.divergence_of(config.divergence)
+            loss = supervised.implicit_reward(score, div, beta=config.beta)
+        return supervised.make_loss_step(loss, tx, microbatches=parts)
 
     def losses(_, hidden_fn):
         def measured(params, part) -> rows.Sums:
@@ -117,7 +135,12 @@ def run(config: Config) -> Result:
         kind="supervised",
         steps=config.training.steps,
         shown=("loss", "answer_probability", "memory"),
-        state=supervised.init_state(policy.params, tx, key),
+        state=supervised.init_state(
+            policy.params,
+            tx,
+            key,
+            reference=policy.params if config.objective == "f_sft" else None,
+        ),
         batches=batches,
         step=policies.jitted(policy, step, name="step", donate=True),
         held_out=rows.held_out(sets, encoded, out, count=config.training.batch_size),
