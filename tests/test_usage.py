@@ -24,7 +24,6 @@ WAITING = [
         "plackett_luce rejection_sample reward_relabelled seppo",
     ),
     ("references", "snapshots"),
-    ("surrogates", "one_token_rollout_surrogate"),
     (
         "targets",
         "conditioned kl_to_posterior renyi_cross_entropy",
