@@ -14,6 +14,7 @@ as it ends, and the same command goes on with what is missing.
 """
 
 import dataclasses
+import json
 import time
 from functools import partial
 from pathlib import Path
@@ -347,12 +348,12 @@ def verdict(runs: dict[str, Any]) -> str:
 
 def options(settings: dict[str, Any]) -> str:
     """What of a command line is not as it is by default."""
-    own = dataclasses.asdict(Config())
+    own = json.loads(json.dumps(dataclasses.asdict(Config()), default=str))
     return "".join(
         f" --{name.replace('_', '-')} "
         + " ".join(map(str, value if isinstance(value, list) else [value]))
         for name, value in settings.items()
-        if value != (list(own[name]) if isinstance(value, list) else own[name])
+        if value != own[name]
     )
 
 
