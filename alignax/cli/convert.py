@@ -15,7 +15,7 @@ from typing import Literal
 
 import tyro
 
-from alignax.models import gguf, hf, shards
+from alignax.models import gguf, hf, shards, students
 from alignax.train import folders
 from alignax.train import policy as policies
 from alignax.types import InputError
@@ -36,6 +36,9 @@ class Config:
     """The base of adapters or of a run, where it is not in the place that they name."""
     step: int | None = None
     """The run's checkpoint; None for the newest whole one."""
+    layers: int | None = None
+    """Write so many of the model's layers alone, evenly spread, as a student to teach
+    or a draft; None writes all."""
 
 
 def main(config: Config) -> None:
@@ -49,8 +52,12 @@ def main(config: Config) -> None:
     """
     with fresh(config.folder) as folder:
         if config.source.is_file():
-            if config.base is not None or config.step is not None:
-                raise InputError("base and step are of folders, got a file as source")
+            given = (config.base, config.step, config.layers)
+            if any(x is not None for x in given):
+                raise InputError(
+                    "base, step and layers are of folders, got a file as source; "
+                    "convert it first"
+                )
             gguf.convert(config.source, folder, dtype=config.dtype or "float32")
         else:
             found = folders.find(config.source, base=config.base)
@@ -58,8 +65,11 @@ def main(config: Config) -> None:
             policy = folders.open_policy(
                 config.source, base=config.base, step=config.step, param_dtype=dtype
             )
-            params = policies.whole(policy, policy.params)
-            hf.save(folder, policy.config, params, source=found.base)
+            model, params = policy.config, policies.whole(policy, policy.params)
+            if config.layers is not None:
+                kept = students.spread_layers(model.num_layers, config.layers)
+                model, params = students.from_layers(model, params, kept)
+            hf.save(folder, model, params, source=found.base)
     print(f"{config.folder}: {described(config.folder)}")
 
 

@@ -1,5 +1,6 @@
 """``alignax convert`` and ``alignax pretrained``."""
 
+import dataclasses
 import hashlib
 import json
 import subprocess
@@ -52,6 +53,21 @@ def test_a_gguf_file_becomes_a_folder(tiny, tmp_path, capsys):
     assert data.load_tokenizer(tmp_path / "c").chat is not None
     run("convert", tmp_path / "c", tmp_path / "d")
     assert json.loads((tmp_path / "d/config.json").read_text())["dtype"] == "bfloat16"
+
+
+def test_a_student_has_some_of_the_layers(tiny, tmp_path, capsys):
+    run("convert", tiny[0], tmp_path / "whole")
+    run("convert", tmp_path / "whole", tmp_path / "student", "--layers", "1")
+    config, params = hf.load(tmp_path / "student")
+    assert config == dataclasses.replace(TINY, num_layers=1)
+    whole = hf.load(tmp_path / "whole")[1]
+    jax.tree.map(
+        np.testing.assert_array_equal, params["blocks"]["0"], whole["blocks"]["0"]
+    )
+    said = refused(
+        capsys, "convert", tmp_path / "whole", tmp_path / "x", "--layers", "3"
+    )
+    assert "model's 2 layers, got 3" in said
 
 
 def test_adapters_are_merged_into_the_base_that_they_name(tiny, tmp_path, capsys):
