@@ -3,7 +3,7 @@
     alignax pretrained && python -m experiments.constraints --report docs/constraints.md
 
 SmolLM2-135M-Instruct writes one sentence about a thing. Either every sentence is to
-mention its thing (pointwise), or half of them are to exclaim (distributional, the
+mention its thing (pointwise), or a fifth of them are to exclaim (distributional, the
 multiplier fitted on the model's own sentences). LoRA adapters are trained by f-DPG
 towards that law under each divergence. Beside them stands an exact toy: every
 divergence's best normal law for a two-humped target.
@@ -50,7 +50,7 @@ class Config:
     """The divergences from the target."""
     constraints: tuple[str, ...] = CONSTRAINTS
     """mentions: every sentence has its thing; exclaims: a share of them has a !."""
-    moment: float = 0.5
+    moment: float = 0.2
     """The share of sentences that are to exclaim."""
     seeds: int = 1
     """Runs of each."""
@@ -333,7 +333,7 @@ def along(runs: Mapping[str, Any]) -> str:
     """First and last third of each run, as it saw itself."""
     columns = ("kl_to_target", "kl_from_target", "log_z_error", "target_samples")
     lines = [
-        "| run | its feature | KL(π‖p) | KL(p‖π) | log Z ± | effective sentences | "
+        "| run | its feature | log π/p | KL(p‖π) | log Z ± | effective sentences | "
         "excluded |\n|---|---|---|---|---|---|---|\n"
     ]
 
@@ -411,8 +411,9 @@ def write_report(path: Path, results: dict[str, Any], held_out) -> None:
         f"```{{image}} {picture.name}\n:alt: share with the feature against entropy\n"
         f"```\n\nOn {set_['held_out']} requests that were not trained on, intervals of "
         "95 % over them:\n\n"
-        f"{table(runs)}\nThe runs' first and last third, by their own samples (KL(π‖p) "
-        "of what the target allows; the normaliser is of each request's sentences "
+        f"{table(runs)}\nThe runs' first and last third, by their own samples (the "
+        "mean log π/p is of the sentences that the target allows, no divergence while "
+        "others are excluded; the normaliser is of each request's sentences "
         f"so far):\n\n{along(runs)}{samples(runs, held_out)}\n"
         "## The exact toy\n\n"
         "A law of two humps and something between, of which 90 % are to be outside of "

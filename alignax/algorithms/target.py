@@ -143,8 +143,8 @@ def described(
 ) -> dict[str, Array]:
     """What a rollout says of its target, as float32 scalars.
 
-    ``kl_to_target`` is ``KL(π‖p)`` of the completions that the target allows (it is
-    infinite while there are ``excluded`` ones, the share of the others), and
+    ``kl_to_target`` is ``KL(π‖p)``, the mean ``log π/p``; while there are ``excluded``
+    completions, whose share that is, it is infinite, and this the mean of the others;
     ``kl_from_target`` ``KL(p‖π)``, self-normalised: both by the samples of a group and
     the normaliser of all samples so far, in nats. ``log_z`` and ``log_z_error`` are
     means over the prompts whose target has known mass, ``massless`` the share of those
