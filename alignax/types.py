@@ -237,7 +237,7 @@ class Scored:
     objective_weights: Leaf = None  # float32 [R]
     reward_version: Leaf = None  # int32 [G, K], of the rubric that made the reward
     token_rewards: Leaf = None  # float32 [B, T], where tokens have rewards of their own
-    logp_preferred: Leaf = None  # float32 [B, T], of a policy trained on preferences
+    logp_teacher: Leaf = None  # float32 [B, T], of another model that the method reads
     log_z: Leaf = None  # float32 [G, K], of a target's normaliser, by other samples
     baseline: Leaf = None  # float32 [], of earlier batches' pseudo-rewards
 

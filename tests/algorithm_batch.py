@@ -56,7 +56,7 @@ def scored(rewards=REWARDS, mask=MASK, **changes):
         "objective_weights": jnp.array([0.5, 1.5]),
         "reward_version": jnp.full((G, K), 3).at[0, 0].set(2),
         "token_rewards": jax.random.normal(KEYS[8], (B, T)),
-        "logp_preferred": 1.1 * REF,
+        "logp_teacher": 1.1 * REF,
         "log_z": jnp.zeros((G, K)),
         "baseline": jnp.float32(0.2),
     }

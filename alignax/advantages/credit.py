@@ -222,7 +222,7 @@ def whitened(
 
 
 def preference_token_rewards(
-    logp_preferred: Float[Array, "*B T"],
+    logp_teacher: Float[Array, "*B T"],
     logp_ref: Float[Array, "*B T"],
     logp: Float[Array, "*B T"],
     mask: Bool[Array, "*B T"],
@@ -238,7 +238,7 @@ def preference_token_rewards(
     prompt: a shaping of potentials that leaves the optimum where it is.
 
     Args:
-      logp_preferred: ``[..., T]`` of the policy trained by DPO.
+      logp_teacher: ``[..., T]`` of the policy trained by DPO.
       logp_ref: ``[..., T]`` of its reference.
       logp: ``[..., T]`` of the policy that sampled.
       mask: ``[..., T]``, True on generated tokens.
@@ -267,7 +267,7 @@ def preference_token_rewards(
             f"need scale > 0 and beta >= 0, got scale={scale}, beta={beta}"
         )
     ref = constant(logp_ref, mask)
-    preferred = scale * (constant(logp_preferred, mask) - ref)
+    preferred = scale * (constant(logp_teacher, mask) - ref)
     if clip is not None:
         preferred = jnp.clip(preferred, -clip, clip)
     return preferred - beta * (constant(logp, mask) - ref)

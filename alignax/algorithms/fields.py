@@ -23,7 +23,7 @@ _WHERE = {
     "token_rewards": "the task must give each token's reward",
     "log_z": "the step keeps the normalisers of the records' targets",
     "baseline": "the step keeps a mean of earlier pseudo-rewards",
-    "logp_preferred": "score the rollout by a policy trained on preferences",
+    "logp_teacher": "score the rollout by a teacher, as assembly.make(teacher=) does",
 }
 
 

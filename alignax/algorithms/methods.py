@@ -313,7 +313,7 @@ def multiplied(scored):
 def implied(scored, *, clip=None):
     """RTO: what a policy trained on preferences says of each token."""
     return advantages.preference_token_rewards(
-        needed(scored, "logp_preferred"),
+        needed(scored, "logp_teacher"),
         needed(scored, "logp_ref"),
         scored.logp_old,
         scored.mask,

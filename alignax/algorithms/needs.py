@@ -99,7 +99,7 @@ def _full(algorithm: Algorithm, completions: int) -> tuple[Scored, dict[str, Any
         "objectives": several,
         "objective_weights": jnp.ones(2),
         "token_rewards": tokens,
-        "logp_preferred": tokens,
+        "logp_teacher": tokens,
         "log_z": pairs,
         "baseline": jnp.float32(0),
         "reference_rewards": pairs,

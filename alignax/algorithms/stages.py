@@ -194,7 +194,7 @@ def no_rewards(scored: Scored) -> Array:
 def towards_teacher(scored, values, penalty, *, scale):
     """G-OPD: ``λ log π_T/ρ − log π_old/ρ`` of each token beside the outcome's."""
     ref = needed(scored, "logp_ref")
-    gained = scale * (needed(scored, "logp_preferred") - ref)
+    gained = scale * (needed(scored, "logp_teacher") - ref)
     own = gained - (scored.logp_old - ref)
     return group_relative(scored, spread(values, scored.mask), penalty) + own
 

@@ -40,7 +40,7 @@ def filtered_posterior(scored: Scored, logp_ref: Array, beta: Strength) -> Array
 
 
 def _experts(scored: Scored, logp_ref: Array) -> Array:
-    other = whole(needed(scored, "logp_preferred"), scored)
+    other = whole(needed(scored, "logp_teacher"), scored)
     return jnp.stack([logp_ref, other], axis=-1)
 
 

@@ -71,7 +71,7 @@ def init(
         memory["replay"] = _replay(algorithm.replay, example)[0].init()
     if algorithm.sampling.copy_top_p < 1:
         memory["copy"] = _copies(algorithm).init(params)
-    if preferred is not None and "logp_preferred" in asked:
+    if preferred is not None and "logp_teacher" in asked:
         memory["preferred"] = jax.tree.map(jnp.copy, preferred)
     return memory or None
 

@@ -94,14 +94,12 @@ def make_scorer(
                 )
             own = state.params if plan.taught == "own" else reference
             taught = score(own, shown)
-        apart = "logp_preferred" in asked
+        apart = "logp_teacher" in asked
         by_reference = taught
         if by_reference is None or apart:
             by_reference = score(reference, rollout)
         if taught is not None and apart:
-            fields["logp_preferred"] = reduce.masked(
-                taught.logp + taught.log_mass, mask
-            )
+            fields["logp_teacher"] = reduce.masked(taught.logp + taught.log_mass, mask)
         if demonstrated is not None and plan.last == "demonstration":
             # Nobody of ours drew them: the denominator is the method's to choose.
             rollout = dataclasses.replace(
@@ -119,7 +117,7 @@ def make_scorer(
         if apart and taught is None and "preferred" in (state.memory or {}):
             preferred = score(state.memory["preferred"], rollout)
             preferred = reduce.masked(preferred.logp + preferred.log_mass, mask)
-            fields["logp_preferred"] = preferred
+            fields["logp_teacher"] = preferred
         if "history" in asked:
             fields["history"] = state.memory["history"][index]
         if values is not None:

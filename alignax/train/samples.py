@@ -9,7 +9,7 @@ from alignax.types import InputError, Rollout, Scored
 
 _JUDGED = {
     *("right", "clusters", "confidence", "reward_version", "objectives"),
-    *("objective_weights", "token_rewards", "logp_preferred", "reference_rewards"),
+    *("objective_weights", "token_rewards", "logp_teacher", "reference_rewards"),
 }
 
 
@@ -39,7 +39,7 @@ class Samples(NamedTuple):
           fields: more that the task knows of each completion, ``[B]``: ``right``
             (booleans), ``clusters`` (the meanings of the answers), ``confidence``,
             ``reward_version``, ``objectives`` (``[B, R]``), ``token_rewards`` and
-            ``logp_preferred`` (``[B, T]``); and ``objective_weights [R]`` and
+            ``logp_teacher`` (``[B, T]``); and ``objective_weights [R]`` and
             ``reference_rewards [G, N]``, of samples taken beforehand.
 
         Returns:
@@ -69,7 +69,7 @@ class Samples(NamedTuple):
             )
         for name, value in judged.items():
             found, tokens = jnp.shape(value), self.scored.rollout.tokens.shape
-            by_token = name in ("token_rewards", "logp_preferred")
+            by_token = name in ("token_rewards", "logp_teacher")
             wanted = tokens if by_token else (rows,)
             several = found[1:] if name == "objectives" else ()
             if found != (*wanted, *several):

@@ -105,7 +105,7 @@ def test_method_trains(name):
     slots = {}
     if parts.algorithm.reference.name == "soup":
         slots["others"] = [other]
-    if "logp_preferred" in asked and name != "g_opd":
+    if "logp_teacher" in asked and name != "g_opd":
         slots["preferred"] = other
     state = parts.init(PARAMS, jax.random.key(2), records=N, prompts=shown, **slots)
     seen = []

@@ -38,7 +38,7 @@ def test_generalised_is_plain_distillation_at_one():
     plain = advantages(OPD, dataclasses.replace(scored(), logp_ref=TAUGHT))
     assert_close(plain, by_hand, rel=1e-6)
     for reference in (REF, 0.3 * REF):
-        batch = scored(logp_ref=reference, logp_preferred=TAUGHT)
+        batch = scored(logp_ref=reference, logp_teacher=TAUGHT)
         assert_close(advantages(G_OPD, batch), by_hand, rel=1e-6)
         beyond = METHODS["g_opd"].variants["exopd"]
         expected = jnp.where(MASK, 1.25 * (TAUGHT - reference) - (OLD - reference), 0)
@@ -64,7 +64,7 @@ def test_the_optimum_of_the_generalised_form():
         rewards=jnp.zeros((1, 4)),
         logp_old=best[:, None],
         logp_ref=reference[:, None],
-        logp_preferred=teacher[:, None],
+        logp_teacher=teacher[:, None],
     )
     found = advantages(METHODS["g_opd"].variants["exopd"], batch)
     np.testing.assert_allclose(found, np.full((4, 1), 0.138997371), rtol=1e-5)
@@ -90,7 +90,7 @@ def test_a_wider_teacher_scores_what_the_policy_wrote(method):
     found = parts.sample(state, PROMPTS).scored
     score = rollouts.score_by_logits(functional.make_apply(WIDER))
     expected = jnp.where(found.mask, score(TEACHER, found.rollout).logp, 0)
-    name = "logp_ref" if method == "opd" else "logp_preferred"
+    name = "logp_ref" if method == "opd" else "logp_teacher"
     assert_close(getattr(found, name), expected, rel=1e-5)
     if method == "g_opd":
         assert_close(found.logp_ref, found.logp_old, rel=1e-5)
