@@ -30,11 +30,20 @@ from experiments import rlvr_report, sums
 
 # What a method needs that this task has not.
 ABSENT = {
-    "a policy trained on preferences": ("rto",),
-    "another way to draw tokens": ("cot2", "nlpo"),
-    "two policies": ("cory",),
-    "a second model for the soup": ("salsa",),
-    "rewards of the reference's completions": ("a_star_po",),
+    "log-probabilities under a policy trained on preferences": (
+        "rto",
+        "f_dpg (product)",
+    ),
+    "a sampler of several tokens at a position": ("cot2",),
+    "two policies, where one is measured": ("cory",),
+    "another model for the soup": ("salsa",),
+    "rewards of the reference's completions from before the run": ("a_star_po",),
+    "a teacher": (
+        "opd",
+        "g_opd",
+        "opsd",
+        "sdft",
+    ),
 }
 
 
@@ -102,7 +111,8 @@ def runnable() -> dict[str, algorithms.Algorithm]:
         if method.algorithm is not None and key not in absent:
             result[key] = method.algorithm
             for name, variant in method.variants.items():
-                result[f"{key} ({name})"] = variant
+                if f"{key} ({name})" not in absent:
+                    result[f"{key} ({name})"] = variant
     return result
 
 

@@ -21,12 +21,17 @@ grpo_arithmetic.main(small(pathlib.Path(sys.argv[1])))
 """
 
 
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    config = small(tmp_path_factory.mktemp("unbroken") / "run")
+    grpo_arithmetic.main(config)
+    return config
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("rows", [12, 63])
-def test_killed_and_resumed_equals_unbroken(tmp_path, rows):
+def test_killed_and_resumed_equals_unbroken(unbroken, tmp_path, rows):
     """SIGKILL while teaching, and in the first policy's run: the same numbers."""
-    unbroken = small(tmp_path / "unbroken")
-    grpo_arithmetic.main(unbroken)
     config = dataclasses.replace(unbroken, out=tmp_path / "run")
     log = config.out / "metrics.jsonl"
     with subprocess.Popen([sys.executable, "-c", RUN, str(config.out)]) as process:

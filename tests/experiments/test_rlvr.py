@@ -74,7 +74,8 @@ def test_methods_are_named():
     given = {"right", "clusters", "reward_version", "objectives", "objective_weights"}
     given |= {"token_rewards", "greedy", "history", "demonstrated", "confidence"}
     given |= {"logp_ref", "entropy", "values", "key", "moments", "initial_entropy"}
-    given |= {"index"}
+    # The last two are kept by the sampler that f-DPG asks for.
+    given |= {"index", "log_z", "baseline"}
     for name, algorithm in names.items():
         assert algorithms.needs(algorithm) <= given, name
     with pytest.raises(InputError, match="nonsense"):
