@@ -74,7 +74,7 @@ def test_methods_are_named():
     given = {"right", "clusters", "reward_version", "objectives", "objective_weights"}
     given |= {"token_rewards", "greedy", "history", "demonstrated", "confidence"}
     given |= {"logp_ref", "entropy", "values", "key", "moments", "initial_entropy"}
-    # The last two are kept by the sampler that f-DPG asks for.
+    # The last two come from the memory that a run of f-DPG keeps.
     given |= {"index", "log_z", "baseline"}
     for name, algorithm in names.items():
         assert algorithms.needs(algorithm) <= given, name
