@@ -107,6 +107,8 @@ def bound(function: Callable[..., Any], options: Mapping[str, str], name: str) -
         ):
             what = "a number" if float in kinds else "an integer"
             raise InputError(f"{name}: {key}={text} was given; {what} would do.")
+        if number and float in kinds and int not in kinds:
+            value = float(value)
         if kinds == {bool} and not isinstance(value, bool):
             raise InputError(f"{name}: {key}={text}; true or false would do.")
         given[key] = value

@@ -212,7 +212,7 @@ def make_step(
 
     Returns:
       the step. Its metrics, float32 scalars on the device: ``loss``, ``grad_norm``,
-      ``reward``, ``kl`` (k3 summed over each completion, nats), ``entropy`` (nats a
+      ``reward``, ``kl`` (k3 summed over each own completion), ``entropy`` (nats a
       token), ``clipped`` (share of tokens without a gradient of the policy term),
       ``ratio`` and ``ratio_outside`` (mean, and share of tokens out of [0.9, 1.1], at
       the first update: 1 and 0 on-policy), ``sampler_ratio``, ``sampler_outside``,
@@ -383,13 +383,15 @@ def describe(algorithm: Algorithm, scored: Scored) -> dict[str, Array]:
         metrics["value"] = reduce.divide(*reduce.token_mean(values, mask))
     metrics["kl"] = jnp.float32(0)
     if scored.logp_ref is not None:
-        k3 = estimators.k3(scored.logp_old, scored.logp_ref, mask)
+        other = scored.demonstrated
+        own = jnp.ones(len(mask), bool) if other is None else ~other
+        k3 = estimators.k3(scored.logp_old, scored.logp_ref, mask & own[:, None])
         if scored.log_mass_ref is not None:
             # The mean ratio to a truncated policy is the reference's mass there, not 1.
             lost = -jnp.expm1(scored.log_mass_ref)
-            k3 = k3 + reduce.masked(lost, mask)
+            k3 = k3 + reduce.masked(lost, mask & own[:, None])
             metrics["mass_ref"] = reduce.divide(*reduce.token_mean(1 - lost, mask))
-        metrics["kl"] = jnp.mean(jnp.sum(k3, axis=-1))
+        metrics["kl"] = reduce.divide(jnp.sum(k3), jnp.sum(own, dtype=jnp.float32))
         if algorithm.regulariser is not None:
             shares = regularisers.pull(
                 algorithm.regulariser, scored.logp_old, scored.logp_ref, mask

@@ -1,5 +1,7 @@
 """Reward models from their folders: one text at a time is the second path."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,8 @@ import pytest
 
 from alignax.models import gguf, heads
 from alignax.train import reward_folders
+from alignax.train.runs import reward
+from alignax.train.runs.options import Data, Model
 from alignax.types import InputError
 from tests.models import gguf_file
 from tests.models.cases import random_params
@@ -77,3 +81,9 @@ def test_folders_without_one_are_refused(folder, tmp_path):
             reward_folders.open_rewards(texts),
         ):
             pass
+
+
+def test_what_a_reward_model_does_not_do_is_refused():
+    model = Model(folder=Path("x"), remat="block")
+    with pytest.raises(InputError, match="remat is not there for reward models"):
+        reward.Config(model=model, data=Data(source="x"))

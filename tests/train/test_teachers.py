@@ -1,6 +1,7 @@
 """On-policy distillation: advantages by hand, optima, and models of other widths."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from alignax.algorithms import METHODS
 from alignax.models import functional, hf
 from alignax.pipeline import metrics
 from alignax.pipeline import rollout as rollouts
-from alignax.train import assembly, folders, tasks
+from alignax.train import assembly, folders, policy_gradient, tasks
 from alignax.train.options import RL
 from alignax.types import Rollout, Scored
 from tests.algorithm_batch import MASK, OLD, REF, scored
@@ -68,6 +69,16 @@ def test_the_optimum_of_the_generalised_form():
     )
     found = advantages(METHODS["g_opd"].variants["exopd"], batch)
     np.testing.assert_allclose(found, np.full((4, 1), 0.138997371), rtol=1e-5)
+
+
+def test_the_measured_kl_is_of_own_rows():
+    """A teacher's rows are no samples of the policy, whatever k3 makes of them."""
+    others = jnp.arange(len(MASK)) % 3 == 0
+    reference = jnp.where(others[:, None], OLD + 20, REF)
+    batch = scored(logp_ref=reference, demonstrated=others, beta=jnp.float32(1))
+    found = jax.jit(functools.partial(policy_gradient.describe, OPD))(batch)
+    k3 = jnp.sum(jnp.where(MASK, jnp.expm1(REF - OLD) - (REF - OLD), 0), axis=-1)
+    np.testing.assert_allclose(found["kl"], jnp.mean(k3[~others]), rtol=1e-5)
 
 
 def parts_of(method, **options):

@@ -47,6 +47,11 @@ class Config:
                 f"lora.rank has no use for a reward model, whose head is fresh, got "
                 f"{self.model.lora.rank}; leave it out"
             )
+        if self.model.remat not in ("auto", "none"):
+            raise InputError(
+                f"remat is not there for reward models, got {self.model.remat}; raise "
+                "microbatches to save memory"
+            )
         if not self.centring >= 0:
             raise InputError(f"centring must not be negative, got {self.centring}")
 
