@@ -103,8 +103,8 @@ ROWS = [
     Row(
         name="targets.fit_multipliers",
         fn=lambda features, weights: targets.fit_multipliers(
-            jnp.stack([features, features**2], axis=-1),
-            jnp.array([0.1, 1.1]),
+            jnp.stack([features, jnp.abs(features)], axis=-1),
+            jnp.array([0.1, 0.9]),
             weights,
         ),
         args=(REWARDS, LOGP),

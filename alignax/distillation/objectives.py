@@ -131,7 +131,7 @@ def surer(gap: Float[Array, "*batch"]) -> tuple[Array, Array]:
       >>> print(*(f"{x:.2f}" for x in surer(jnp.array(1.0))))
       0.27 0.73
     """
-    share = jax.nn.sigmoid(gap)
+    share = jax.nn.sigmoid(as_float(gap))
     return 1 - share, share
 
 

@@ -86,7 +86,7 @@ def make_writer(
         lengths = np.asarray(latest.attended).sum(axis=1)
         ends = np.maximum(lengths - 1, 0)
         last = np.asarray(latest.tokens)[np.arange(len(ends)), ends]
-        answers = environment(texts, [records[n] for n in numbers[asked]], turn)
+        answers = environment(texts, [records[int(n)] for n in numbers[asked]], turn)
         if len(answers) != len(asked):
             raise InputError(
                 f"environment must give one answer, or None, for each of the "

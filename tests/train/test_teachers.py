@@ -177,7 +177,7 @@ def test_a_policy_is_taught_by_what_it_would_say(method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["opd", "g_opd (exopd)", "sdft"])
+@pytest.mark.parametrize("method", ["g_opd (exopd)", "sdft"])
 def test_teachers_by_the_command(home, tmp_path, method):
     config = folders.open_policy(home / "model").config
     config = dataclasses.replace(config, hidden_size=16)

@@ -133,7 +133,7 @@ def guide_of(
         for i in range(len(records))
     ]
     length = data.lengths(
-        texts, tokenizer, percentile=100, multiple=setting.MULTIPLE
+        texts, tokenizer, percentile=100.0, multiple=setting.MULTIPLE
     ).prompt
     if length + max_tokens > policy.config.max_length:
         raise InputError(
