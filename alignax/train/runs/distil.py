@@ -13,13 +13,12 @@ import numpy as np
 from alignax import distillation as objectives
 from alignax import divergences
 from alignax.models import functional
-from alignax.pipeline import data, metrics, rewards
+from alignax.pipeline import data, rewards
 from alignax.pipeline import rollout as rollouts
 from alignax.train import (
     distillation,
     evaluation,
     folders,
-    loop,
     options,
     reward_folders,
     supervised,
@@ -28,13 +27,12 @@ from alignax.train import (
 from alignax.train import policy as policies
 from alignax.train.policy import Policy
 from alignax.train.runs import measure as measures
-from alignax.train.runs import rows, setting, watch
+from alignax.train.runs import rows, setting
 from alignax.train.runs.options import Data, Dtype, Flat, Model, Output
 from alignax.train.runs.setting import Result, Sets
 from alignax.train.supervised import SFT
 from alignax.types import InputError, Params, Rollout
 
-PHASE = "distil"
 FORMATS = ("completions", "prompts")
 SHOWN = ("loss", "length", "finished", "memory")
 Objective = Literal["divergence", "top_k", "balanced", "plackett_luce", "tvd"]
@@ -188,7 +186,8 @@ def run(config: Config) -> Result:
         config.teacher, param_dtype=config.teacher_dtype, dtype=config.teacher_dtype
     )
     columns = vocabularies.check_same(policy, teacher, config.teacher)
-    config = _settled(config, sets, policy)
+    rate = 2e-4 if policy.lora else 1e-5
+    config = rows.settled_prompts(config, sets, policy, rate=rate)
     count = config.training.batch_size // config.microbatches
     length = (config.prompt_length or 0) + (config.max_tokens or 0)
     setting.fits(
@@ -205,21 +204,6 @@ def run(config: Config) -> Result:
         if config.reward:
             reward = stack.enter_context(reward_folders.open_rewards(config.reward))
         return _run(config, sets, policy, teacher, columns, reward)
-
-
-def _settled(config: Config, sets: Sets, policy: Policy) -> Config:
-    prompt_length, max_tokens = setting.lengths_of(
-        config.data,
-        sets,
-        policy,
-        prompt_length=config.prompt_length,
-        max_tokens=config.max_tokens,
-    )
-    lengths = {"prompt_length": prompt_length, "max_tokens": max_tokens}
-    setting.fits(policy, lengths, config.model.folder)
-    rate = config.training.learning_rate or (2e-4 if policy.lora else 1e-5)
-    training = dataclasses.replace(config.training, learning_rate=rate)
-    return dataclasses.replace(config, **lengths, training=training)
 
 
 def _run(
@@ -263,39 +247,23 @@ def _run(
         known["tokens"] = int(np.sum(np.asarray(rollout.trained)))
         return move(state, taught, rollout)
 
-    step = watch.watched(learn, lambda _: known["tokens"])
-    batches = data.prompt_batches(
-        sets.train,
-        tokenizer,
-        prompt=lambda record: data.prompt_text(record, tokenizer),
-        batch_size=config.training.batch_size,
-        length=config.prompt_length or 1,
-        seed=out.seed,
-        on_long="drop",
+    state, log = rows.train(
+        config,
+        out,
+        model=config.model,
+        kind="distil",
+        steps=config.training.steps,
+        shown=SHOWN,
+        state=supervised.init_state(policy.params, tx, key),
+        batches=rows.prompts_of(config, sets, policy),
+        step=learn,
+        drawn=("reverse_kl", "forward_kl", "right"),
+        evaluate=_held_out(
+            config, sets.held_out, policy, teacher, taught, columns, reward
+        ),
+        counted=lambda: known["tokens"],
     )
-    phase = loop.Phase(name=PHASE, steps=config.training.steps, shown=SHOWN)
-    held = _held_out(config, sets.held_out, policy, teacher, taught, columns, reward)
-    with loop.open_log(out.out, [phase], resume=out.resume) as writer:
-        setting.begin(config, out, kind=PHASE, model=config.model, phase=PHASE)
-        state = loop.train(
-            supervised.init_state(policy.params, tx, key),
-            batches,
-            step.step,
-            phase=phase,
-            number=0,
-            out=out.out,
-            config=setting.compared(config),
-            writer=writer,
-            evaluate=held,
-            evaluate_every=out.evaluate_every,
-            save_every=out.save_every,
-        )
-        step.finish()
     setting.export(policy, state.params, out, config.model)
-    log = metrics.read(out.out)
-    if jax.process_index() == 0:
-        drawn = ("reverse_kl", "forward_kl", "right")
-        measures.draw(out.out / "curves.png", log, PHASE, drawn)
     return Result(state, policy._replace(params=state.params), out.out, log)
 
 

@@ -12,19 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignax import controllers
-from alignax.pipeline import data, metrics, rewards
+from alignax.pipeline import data, rewards
 from alignax.pipeline import rollout as rollouts
-from alignax.train import evaluation, game, loop, reward_folders, supervised
+from alignax.train import evaluation, game, reward_folders, supervised
 from alignax.train import policy as policies
 from alignax.train.policy import Policy
 from alignax.train.runs import measure as measures
-from alignax.train.runs import rows, setting, watch
+from alignax.train.runs import rows, setting
 from alignax.train.runs.options import Data, Flat, Model, Output
 from alignax.train.runs.setting import Result, Sets
 from alignax.train.supervised import SFT
 from alignax.types import InputError, Params, Rollout
 
-PHASE = "game"
 FORMATS = ("completions", "prompts")
 SHOWN = ("preference", "kl", "length", "memory")
 Judge = Callable[[Rollout, Rollout, np.ndarray, int], np.ndarray]
@@ -230,28 +229,14 @@ def run(config: Config) -> Result:
 
         sets = setting.read(config.data, FORMATS, tokenizer, seed=out.seed)
         policy = setting.open_model(config.model, seed=out.seed)
-        config = _settled(config, sets, policy)
+        rate = 2e-5 if policy.lora else 2e-6
+        config = rows.settled_prompts(config, sets, policy, rate=rate)
         count = max(config.completions, config.opponents) * config.training.batch_size
         length = (config.prompt_length or 0) + (config.max_tokens or 0)
         policy = setting.checkpointed(
             policy, config.model, tokens=count // config.microbatches * length
         )
         return _run(config, sets, policy, judge_of)
-
-
-def _settled(config: Config, sets: Sets, policy: Policy) -> Config:
-    prompt_length, max_tokens = setting.lengths_of(
-        config.data,
-        sets,
-        policy,
-        prompt_length=config.prompt_length,
-        max_tokens=config.max_tokens,
-    )
-    lengths = {"prompt_length": prompt_length, "max_tokens": max_tokens}
-    setting.fits(policy, lengths, config.model.folder)
-    rate = config.training.learning_rate or (2e-5 if policy.lora else 2e-6)
-    training = dataclasses.replace(config.training, learning_rate=rate)
-    return dataclasses.replace(config, **lengths, training=training)
 
 
 def _run(
@@ -293,40 +278,24 @@ def _run(
         known["tokens"] = int(np.sum(np.asarray(contest.rollout.trained)))
         return move(state, contest.judged(verdicts))
 
-    step = watch.watched(play, lambda _: known["tokens"])
-    batches = data.prompt_batches(
-        sets.train,
-        tokenizer,
-        prompt=lambda record: data.prompt_text(record, tokenizer),
-        batch_size=config.training.batch_size,
-        length=config.prompt_length or 1,
-        seed=out.seed,
-        on_long="drop",
-    )
     beta: Any = config.beta
     if config.target_kl is not None:
         beta = controllers.adaptive_kl(beta=beta, target=config.target_kl)
-    phase = loop.Phase(name=PHASE, steps=config.training.steps, shown=SHOWN)
-    with loop.open_log(out.out, [phase], resume=out.resume) as writer:
-        setting.begin(config, out, kind="game", model=config.model, phase=PHASE)
-        state = loop.train(
-            game.init_state(method, policy.params, tx, key, beta=beta),
-            batches,
-            step.step,
-            phase=phase,
-            number=0,
-            out=out.out,
-            config=setting.compared(config),
-            writer=writer,
-            evaluate=_against_the_model(config, sets.held_out, policy, judge_of),
-            evaluate_every=out.evaluate_every,
-            save_every=out.save_every,
-        )
-        step.finish()
+    state, log = rows.train(
+        config,
+        out,
+        model=config.model,
+        kind="game",
+        steps=config.training.steps,
+        shown=SHOWN,
+        state=game.init_state(method, policy.params, tx, key, beta=beta),
+        batches=rows.prompts_of(config, sets, policy),
+        step=play,
+        drawn=("win_rate", "kl"),
+        evaluate=_against_the_model(config, sets.held_out, policy, judge_of),
+        counted=lambda: known["tokens"],
+    )
     setting.export(policy, state.params, out, config.model)
-    log = metrics.read(out.out)
-    if jax.process_index() == 0:
-        measures.draw(out.out / "curves.png", log, PHASE, ("win_rate", "kl"))
     return Result(state, policy._replace(params=state.params), out.out, log)
 
 

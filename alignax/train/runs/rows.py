@@ -85,6 +85,58 @@ def settled(
     return dataclasses.replace(config, length=length, training=training)
 
 
+def settled_prompts(config: Any, sets: Sets, policy: Policy, *, rate: float) -> Any:
+    """The same of a configuration with ``prompt_length`` and ``max_tokens``.
+
+    Args:
+      config: with these, ``training``, ``data`` and ``model``.
+      sets: the records.
+      policy: of the model.
+      rate: the learning rate by default.
+
+    Returns:
+      the configuration.
+
+    Raises:
+      InputError: a prompt and a completion do not fit the model's context.
+    """
+    prompt_length, max_tokens = setting.lengths_of(
+        config.data,
+        sets,
+        policy,
+        prompt_length=config.prompt_length,
+        max_tokens=config.max_tokens,
+    )
+    lengths = {"prompt_length": prompt_length, "max_tokens": max_tokens}
+    setting.fits(policy, lengths, config.model.folder)
+    training = config.training
+    if training.learning_rate is None:
+        training = dataclasses.replace(training, learning_rate=rate)
+    return dataclasses.replace(config, **lengths, training=training)
+
+
+def prompts_of(config: Any, sets: Sets, policy: Policy) -> Any:
+    """Batches of prompts, of a configuration with nothing left open.
+
+    Args:
+      config: with ``prompt_length``, ``training`` and ``output``.
+      sets: the records.
+      policy: whose tokenizer encodes them.
+
+    Returns:
+      an iterator of ``Prompts``.
+    """
+    return data.prompt_batches(
+        sets.train,
+        policy.tokenizer,
+        prompt=lambda record: data.prompt_text(record, policy.tokenizer),
+        batch_size=config.training.batch_size,
+        length=config.prompt_length,
+        seed=config.output.seed,
+        on_long="drop",
+    )
+
+
 def held_out(
     sets: Sets,
     encoded: Callable[[list[Mapping[str, Any]]], Any],
@@ -169,9 +221,11 @@ def train(
     state: TrainState,
     batches: loop.Batches,
     step: loop.Step,
-    held_out: HeldOut | None,
-    measured: Callable[[Params, Any], Sums],
     drawn: Sequence[str],
+    held_out: HeldOut | None = None,
+    measured: Callable[[Params, Any], Sums] | None = None,
+    evaluate: Callable[[TrainState], dict[str, float]] | None = None,
+    counted: Callable[[], int] | None = None,
 ) -> tuple[TrainState, list[metrics.Row]]:
     """Run the only phase of such a run, and draw its curves.
 
@@ -179,20 +233,28 @@ def train(
       config: of the run, with nothing left open.
       output: its folder.
       model: that it begins from.
-      kind: preference, reward or supervised; the phase's name as well.
+      kind: the run's; the phase's name as well.
       steps: of the optimiser.
       shown: the metrics that the progress shows.
       state: at step 0.
-      batches: of rows.
+      batches: of rows, or of prompts.
       step: ``(state, batch) -> (state, metrics)``.
+      drawn: the metrics that the picture shows.
       held_out: rows to measure on.
       measured: ``(params, batch) -> sums``.
-      drawn: the metrics that the picture shows.
+      evaluate: ``state -> metrics``, where it is no sum over rows.
+      counted: tokens of the step that was taken last, where the batch has no rows.
 
     Returns:
       the state at the end, and the rows of the log.
     """
-    watched = watch.watched(step, lambda batch: sum(map(_tokens, _sides(batch))))
+    if held_out is not None and measured is not None:
+        evaluate = evaluator(measured, held_out)
+
+    def tokens(batch: Any) -> int:
+        return counted() if counted else sum(map(_tokens, _sides(batch)))
+
+    watched = watch.watched(step, tokens)
     phase = loop.Phase(name=kind, steps=steps, shown=shown)
     with loop.open_log(output.out, [phase], resume=output.resume) as writer:
         setting.begin(config, output, kind=kind, model=model, phase=kind)
@@ -205,7 +267,7 @@ def train(
             out=output.out,
             config=setting.compared(config),
             writer=writer,
-            evaluate=None if held_out is None else evaluator(measured, held_out),
+            evaluate=evaluate,
             evaluate_every=output.evaluate_every,
             save_every=output.save_every,
         )
