@@ -160,10 +160,24 @@ def frontier(
                 markeredgewidth=1.5,
                 zorder=6,
             )
-        if drawn:
+            if len(run.kl) == 1:
+                # Shades of single points are hard to tell apart; neighbours' names lie
+                # on unlike heights.
+                rank = sum(other.kl[0] < run.kl[0] for other in drawn)
+                axes.annotate(
+                    run.label,
+                    (run.kl[0], run.reward[0]),
+                    xytext=(6, (5, -14, 18)[rank % 3]),
+                    textcoords="offset points",
+                    fontsize=9,
+                    color=color,
+                    zorder=8,
+                )
+        moving = [run for run in drawn if len(run.kl) > 1]
+        if moving:
             axes.plot(
-                [run.kl[0] for run in drawn],
-                [run.reward[0] for run in drawn],
+                [run.kl[0] for run in moving],
+                [run.reward[0] for run in moving],
                 "o",
                 ms=9,
                 color="white",
