@@ -31,8 +31,7 @@ WAITING = [
     # Games of language models: losses for a `train.game.Method` of one's own.
     (
         "games",
-        "divergence_step inpo_loss nash_pg_myopic_surrogate regularised_preference "
-        "sppo_loss",
+        "divergence_step nash_pg_myopic_surrogate regularised_preference",
     ),
     # Rollouts and off-policy steps that are to come.
     ("selection", "recent_sample_recovery"),

@@ -13,17 +13,28 @@ last one has its state in ``state.memory["opponent"]``. ``beta`` is the controll
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Key
 
 from alignax import controllers, games, reduce, references
 from alignax.pipeline import rollout as rollouts
 from alignax.pipeline import update
 from alignax.pipeline.rollout import ScoreFn
+from alignax.train.game_methods import (
+    Method,
+    Sides,
+    inpo,
+    ipo_md,
+    nash_ema,
+    nash_md,
+    nash_mp,
+    sppo,
+    xpo,
+)
 from alignax.types import (
     ApplyFn,
     InputError,
@@ -35,100 +46,21 @@ from alignax.types import (
     TrainState,
 )
 
-
-class Sides(NamedTuple):
-    """What a loss is shown: of K completions of each of G prompts, and of L of the
-    opponent's, the tokens' log-probabilities ``[G, K, T]``, zero where masked. Only the
-    policy's have a gradient."""
-
-    logp: Float[Array, "G K T"]
-    ref: Float[Array, "G K T"]
-    mask: Any
-    logp_other: Float[Array, "G L T"]
-    ref_other: Float[Array, "G L T"]
-    preferences: Float[Array, "G K L"]
-    anchor: Any = None
-    """Of the own completions, under the anchor of mirror prox."""
-
-
-Loss = Callable[[Sides, Any], Float[Array, "G K"]]
-"""``(sides, beta) -> [G, K]``."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Method:
-    """A loss, and who the opponents are."""
-
-    loss: Loss
-    opponent: references.Reference | None = None
-    """The rule of the policy that is played against; None for the policy itself."""
-    mixture: float | Float[Array, ""] = 0.0
-    """Share of the reference in what samples the opponents' completions."""
-    both: bool = False
-    """Whether the mixture samples the own completions, too."""
-    anchor: Callable[[Any], Params] | None = None
-    """From the opponent's state, the policy that the loss has a second KL to."""
-
-
-def gradient_loss(sides: Sides, beta: Any) -> Float[Array, "G K"]:
-    """``games.nash_pg_surrogate`` against the mean opponent."""
-    wins = jnp.mean(sides.preferences, axis=-1)
-    losses = games.nash_pg_surrogate(sides.logp, sides.ref, wins, sides.mask, beta=beta)
-    return jnp.sum(losses, axis=-1)
-
-
-def squared_loss(sides: Sides, beta: Any) -> Float[Array, "G K"]:
-    """``games.online_ipo_loss`` over all pairs, times β/4: its gradient then has the
-    size of the preference's own."""
-    own = [jnp.sum(x, axis=-1)[:, :, None] for x in (sides.logp, sides.ref)]
-    other = [jnp.sum(x, -1)[:, None] for x in (sides.logp_other, sides.ref_other)]
-    shape = sides.preferences.shape
-    logp, ref, logp_other, ref_other = (
-        jnp.broadcast_to(x, shape) for x in (*own, *other)
-    )
-    losses = games.online_ipo_loss(
-        logp, logp_other, ref, ref_other, sides.preferences, beta=beta
-    )
-    return beta / 4 * jnp.mean(losses, axis=-1)
-
-
-def nash_md(*, mixture: float | Float[Array, ""] = 0.125) -> Method:
-    """Nash-MD-PG; with ``mixture`` 0 self-play (Munos et al., arXiv 2312.00886)."""
-    return Method(loss=gradient_loss, mixture=mixture)
-
-
-def nash_ema(*, decay: float | Float[Array, ""]) -> Method:
-    """Nash-EMA-PG: against the moving average (Munos et al., arXiv 2312.00886)."""
-    return Method(loss=gradient_loss, opponent=references.moving_average(decay=decay))
-
-
-def nash_mp(*, eta: float, inner_steps: int) -> Method:
-    """Nash mirror prox (Tiapkin et al., arXiv 2505.19731)."""
-    rule = games.mirror_prox_loop(inner_steps=inner_steps)
-
-    def loss(sides, beta):
-        wins = jnp.mean(sides.preferences, axis=-1)
-        losses = games.nash_mp_surrogate(
-            sides.logp, sides.ref, sides.anchor, wins, sides.mask, beta=beta, eta=eta
-        )
-        return jnp.sum(losses, axis=-1)
-
-    return Method(
-        loss=loss,
-        opponent=references.Reference(
-            name="mirror_prox",
-            settings=(("inner_steps", inner_steps),),
-            init=rule.init,
-            update=lambda state, params, step: rule.update(state, params),
-            params=lambda state: state.opponent,
-        ),
-        anchor=lambda state: state.anchor,
-    )
-
-
-def ipo_md(*, mixture: float | Float[Array, ""] = 0.125) -> Method:
-    """IPO-MD; with ``mixture`` 0 online IPO (Calandriello et al., arXiv 2403.08635)."""
-    return Method(loss=squared_loss, mixture=mixture, both=True)
+__all__ = [
+    "Contest",
+    "Method",
+    "Sides",
+    "init_state",
+    "inpo",
+    "ipo_md",
+    "make_sampler",
+    "make_step",
+    "nash_ema",
+    "nash_md",
+    "nash_mp",
+    "sppo",
+    "xpo",
+]
 
 
 @jax.tree_util.register_dataclass
@@ -207,33 +139,39 @@ def make_sampler(
       the sampler; its draws depend on the state's key and step.
     """
     mixed = games.mixture_policy(apply_fn, apply_fn, mixture=method.mixture)
-    plain = isinstance(method.mixture, (int, float)) and method.mixture == 0
+    share = method.mixture if isinstance(method.mixture, (int, float)) else None
     options |= {"max_tokens": max_tokens, "eos_id": eos_id}
 
-    def generate(params, reference, key, prompts, count, mix):
-        model, params = (mixed, (params, reference)) if mix else (apply_fn, params)
+    def generate(params, reference, key, prompts, count):
+        model: Any = apply_fn
+        if share == 1:
+            params = reference
+        elif share != 0:
+            model, params = mixed, (params, reference)
         return rollouts.generate(
             model, params, key, prompts, completions=count, **options
         )
 
     def sample(state, prompts):
         keys = jax.random.split(jax.random.fold_in(state.key, state.step))
-        opponent = state.params
+        opponent, reference = state.params, state.reference
         if method.opponent is not None:
             opponent = method.opponent.params(state.memory["opponent"])
-        own_mix = method.both and not plain
-        return Contest(
-            rollout=generate(
-                state.params, state.reference, keys[0], prompts, completions, own_mix
-            ),
-            opponents=generate(
-                opponent,
-                state.reference,
-                keys[1],
+        if method.both:
+            own = generate(opponent, reference, keys[0], prompts, completions)
+        else:
+            own = rollouts.generate(
+                apply_fn,
+                state.params,
+                keys[0],
                 prompts,
-                completions if opponents is None else opponents,
-                not plain,
-            ),
+                completions=completions,
+                **options,
+            )
+        count = completions if opponents is None else opponents
+        return Contest(
+            rollout=own,
+            opponents=generate(opponent, reference, keys[1], prompts, count),
         )
 
     return jax.jit(sample) if jit else sample
@@ -285,9 +223,10 @@ def make_step(
                 jax.lax.stop_gradient(logp_of(state.reference, x))
                 for x in (part.rollout, part.opponents)
             )
-            anchor = None
+            anchors: Any = (None, None)
             if method.anchor is not None:
-                anchor = logp_of(method.anchor(held), part.rollout)
+                params_t = method.anchor(held)
+                anchors = [logp_of(params_t, x) for x in (part.rollout, part.opponents)]
             sides = Sides(
                 logp=logp_of(params, part.rollout),
                 ref=ref,
@@ -295,7 +234,8 @@ def make_step(
                 logp_other=logp_of(params, part.opponents),
                 ref_other=ref_other,
                 preferences=part.preferences,
-                anchor=anchor,
+                anchor=anchors[0],
+                anchor_other=anchors[1],
             )
             losses = method.loss(sides, beta)
             count = jnp.float32(losses.size)

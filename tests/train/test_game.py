@@ -63,6 +63,32 @@ def squared(params, mixture):
     return jnp.sum(weights * gain * law(params))
 
 
+def regression(params, eta=1 / BETA):
+    """Wu et al.'s gradient at β/2 times the loss: E_t[∇log π (P − ½ − β log π/π_t)]."""
+    weights = jnp.exp(law(OTHER))
+    gain = PREFERENCE @ weights - 0.5 - (law(PARAMS) - law(OTHER)) / eta
+    return jnp.sum(weights * gain * law(params))
+
+
+def iterated(params, eta=2.0):
+    """Zhang et al.'s: online IPO of strength 1/η towards ρ^{βη} π_t^{1−βη}."""
+    weights, share = jnp.exp(law(OTHER)), BETA * eta
+    ratio = law(PARAMS) - share * law(REF) - (1 - share) * law(OTHER)
+    gain = PREFERENCE @ weights - 0.5 - (ratio - weights @ ratio) / eta
+    return jnp.sum(weights * gain * law(params))
+
+
+def explored(params, alpha=0.3):
+    """DPO's loss over all pairs of the policy and the reference, by its formula."""
+    ratio = law(params) - law(REF)
+    margin = BETA * (ratio[:, None] - ratio[None])
+    loss = -PREFERENCE * jax.nn.log_sigmoid(margin)
+    loss -= (1 - PREFERENCE) * jax.nn.log_sigmoid(-margin)
+    loss += alpha * law(params)[None]
+    pairs = jnp.exp(law(PARAMS)[:, None] + law(REF)[None])
+    return -jnp.sum(jax.lax.stop_gradient(pairs) * loss) / BETA
+
+
 def rows_of(numbers):
     """``[len(numbers)]`` completions of the one prompt."""
     return Rollout(
@@ -149,6 +175,24 @@ CASES = {
         lambda: (mixed(PARAMS, 0.4), mixed(PARAMS, 0.4)),
         lambda p: squared(p, 0.4),
     ),
+    "SPPO": (
+        game.sppo(inner_steps=3),
+        OTHER,
+        lambda: (law(OTHER), law(OTHER)),
+        regression,
+    ),
+    "INPO": (
+        game.inpo(eta=2.0, inner_steps=3),
+        OTHER,
+        lambda: (law(OTHER), law(OTHER)),
+        iterated,
+    ),
+    "XPO": (
+        game.xpo(alpha=0.3),
+        None,
+        lambda: (law(PARAMS), law(REF)),
+        explored,
+    ),
 }
 
 
@@ -167,7 +211,7 @@ def test_expected_step_is_the_gradient_of_the_game(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["Nash-MD", "Nash-EMA", "IPO-MD"])
+@pytest.mark.parametrize("name", ["Nash-MD", "Nash-EMA", "IPO-MD", "INPO", "XPO"])
 def test_each_side_is_sampled_from_its_law(name):
     """4000 completions of each side: shares within five standard errors."""
     method, held, laws, _ = CASES[name]

@@ -78,7 +78,7 @@ def test_pairs_are_judged_alike_by_rewards_and_by_a_file(judges):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["nash_md", "nash_mp"])
+@pytest.mark.parametrize("method", ["nash_md", "inpo"])
 def test_a_game_is_a_run_that_opens_and_goes_on(home, judges, tmp_path, method):
     judge = ("--judge", f"{judges}:more_vowels", "--method", method)
     more = (*judge, "--lora.rank", "2")
@@ -105,6 +105,10 @@ def test_a_game_is_a_run_that_opens_and_goes_on(home, judges, tmp_path, method):
         (("--judge", "{}:one"), ["(first, second, records)"]),
         (("--reward", "exact", "--mixture", "1"), ["mixture must be at least 0"]),
         (("--reward", "exact", "--beta", "0"), ["beta must be positive, got 0"]),
+        (
+            ("--reward", "exact", "--method", "inpo", "--eta", "11"),
+            ["eta must be at most 1 / beta = 10 with inpo, got 11"],
+        ),
     ],
 )
 def test_bad_games_are_refused(home, judges, tmp_path, capsys, more, said):

@@ -45,20 +45,29 @@ class Config:
     reward_scale: float = 1.0
     """The log-odds of a preference for one more unit of reward (Bradley-Terry); inf
     prefers the higher reward outright."""
-    method: Literal["nash_md", "nash_ema", "nash_mp", "ipo_md"] = "nash_md"
+    method: Literal[
+        "nash_md", "nash_ema", "nash_mp", "ipo_md", "sppo", "inpo", "xpo"
+    ] = "nash_md"
     """Who the opponent is, and the loss: a mixture with the reference (nash_md,
-    ipo_md), one's moving average (nash_ema), or mirror prox's inner loop (nash_mp)."""
+    ipo_md), one's moving average (nash_ema), mirror prox's inner loop (nash_mp), the
+    policy of some steps ago, which writes both sides (sppo, inpo), or the reference
+    (xpo)."""
     mixture: float = 0.125
     """Share of the reference in the opponent of nash_md and ipo_md; 0 plays against
     oneself (online IPO, with ipo_md)."""
     decay: float = 0.99
     """What the moving average of nash_ema keeps of itself at each step."""
-    eta: float = 10.0
-    """Step size of nash_mp: one over the strength of its second KL."""
+    eta: float | None = None
+    """Step size of nash_mp, one over the strength of its second KL, by default 10; and
+    of inpo, at most 1 / beta and by default a third of that."""
     inner_steps: int = 10
-    """Steps of nash_mp towards each proximal point."""
+    """Steps of nash_mp towards each proximal point, and for which sppo and inpo play
+    against the same policy."""
+    alpha: float = 1e-5
+    """Weight of xpo's bonus for what the reference does not say."""
     beta: float = 0.1
-    """Strength of the KL from the model."""
+    """Strength of the KL from the model; with sppo, from the policy of inner_steps
+    ago."""
     target_kl: float | None = None
     """The KL to hold by adapting beta, in nats a completion; None leaves beta as it
     is."""
@@ -94,6 +103,13 @@ class Config:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InputError(f"{name} must be positive, got {value}")
+        if not self.alpha >= 0:
+            raise InputError(f"alpha must not be negative, got {self.alpha}")
+        if self.method == "inpo" and (self.eta or 0) * self.beta > 1:
+            raise InputError(
+                f"eta must be at most 1 / beta = {1 / self.beta:g} with inpo, got "
+                f"{self.eta}"
+            )
         for name in ("mixture", "decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(
@@ -113,7 +129,15 @@ def method_of(config: Config) -> game.Method:
     if config.method == "nash_ema":
         return game.nash_ema(decay=config.decay)
     if config.method == "nash_mp":
-        return game.nash_mp(eta=config.eta, inner_steps=config.inner_steps)
+        eta = 10.0 if config.eta is None else config.eta
+        return game.nash_mp(eta=eta, inner_steps=config.inner_steps)
+    if config.method == "inpo":
+        eta = 1 / (3 * config.beta) if config.eta is None else config.eta
+        return game.inpo(eta=eta, inner_steps=config.inner_steps)
+    if config.method == "sppo":
+        return game.sppo(inner_steps=config.inner_steps)
+    if config.method == "xpo":
+        return game.xpo(alpha=config.alpha)
     maker = game.nash_md if config.method == "nash_md" else game.ipo_md
     return maker(mixture=config.mixture)
 
