@@ -24,6 +24,8 @@ WORDS = {
     "value": "the value loss",
 }
 """Quantities, causes before what is made of them."""
+MADE = ("surrogate", "regulariser", "term")
+"""Those that may read the reference's log-probabilities."""
 
 
 def _bad(value: Array, mask: Array) -> Array:
@@ -77,7 +79,9 @@ def first(
     bad["reward"] = _bad(scored.rewards.reshape(-1, 1), mask)
     bad["logp_old"] = _bad(scored.logp_old, mask)
     if scored.logp_ref is not None:
-        bad["logp_ref"] = _bad(scored.logp_ref, mask)
+        # A form that does not read it is not spoilt by it.
+        spoilt = [bad[name] for name in MADE if name in bad]
+        bad["logp_ref"] = _bad(scored.logp_ref, mask) & jnp.any(jnp.stack(spoilt), 0)
     rows = {
         name: jnp.where(jnp.any(bad[name]), jnp.argmax(bad[name]), -1)
         for name in WORDS

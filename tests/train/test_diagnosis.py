@@ -103,14 +103,29 @@ def test_the_term_and_the_row_are_named(given, text):
     assert STEP._cache_size() == 1
 
 
-def test_of_several_rows_the_first_is_named():
+def test_a_reference_that_the_form_does_not_read_is_not_blamed():
     scored = batch(mark=3, row=6)
     scored = dataclasses.replace(scored, logp_ref=scored.logp_ref.at[2, 0].set(np.nan))
     _, found = run(scored)
+    assert diagnosis.said(found).startswith("; first the regulariser in row 6")
+    assert int(found["bad_row/logp_ref"]) == -1
+
+
+def test_of_several_rows_the_first_cause_is_named():
+    """A penalty in the reward reads the reference: row 2's surrogate is spoilt."""
+    scored = batch(logp_ref=np.nan, row=2)
+    rows = {"surrogate": [2], "regulariser": [], "logp": [6]}
+    bad = {
+        f"{diagnosis.ROW}{name}": jnp.zeros((1, G * K)).at[0, jnp.array(at, int)].set(1)
+        for name, at in rows.items()
+    }
+    found = diagnosis.first(
+        bad, scored, scored.rollout.trained, index=jnp.array([7, 8, 9, 10])
+    )
     assert diagnosis.said(found).startswith(
         "; first the reference's log-probabilities in row 2, which is of record 8"
     )
-    assert int(found["bad_row/regulariser"]) == 6
+    assert int(found["bad_row/logp"]) == 6
 
 
 def test_what_is_finite_or_masked_is_not_named():
