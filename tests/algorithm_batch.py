@@ -111,10 +111,10 @@ def compiled(name):
 
 
 # One of each kind of stage; the others, which combine the same, are slow tests.
-ALWAYS = {
+ALWAYS = (
     *("grpo", "dapo", "rloo", "gpg", "remax", "tis", "rl_plus", "gspo", "gmpo"),
     *("topr", "bnpo", "hapo", "kl_cov", "gtpo", "confucius3", "dph_rl", "trimpi"),
-}
+)
 
 
 def each(names):

@@ -12,6 +12,7 @@ from alignax.algorithms import stages
 from alignax.types import InputError
 from tests.algorithm_batch import (
     ALGORITHMS,
+    ALWAYS,
     ENTROPY,
     LOGP,
     MASK,
@@ -106,7 +107,14 @@ def test_tokens_of_others_inside_are_passed_over(name):
     same(found, np.asarray(gradient)[:, places])
 
 
-@each([name for name in ALGORITHMS if name not in BY_PLACE])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name in ALWAYS[::3] else [pytest.mark.slow])
+        for name in ALGORITHMS
+        if name not in BY_PLACE
+    ],
+)
 def test_padding_is_nothing(name):
     """Three columns more, of NaN. The longest possible length is a number of two
     methods: DAPO's penalty, left out here, and Dr. GRPO's denominator."""
@@ -159,7 +167,14 @@ def used(function, data):
     return jax.tree.unflatten(jax.tree.structure(data), flags)
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+# Variants read what their methods do, nearly all.
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if "(" in name else [])
+        for name in ALGORITHMS
+    ],
+)
 def test_what_is_missing_is_refused_by_name(name):
     """Each field that the loss depends on is asked for where it is absent; nothing
     else is. No other takes its place without a word."""

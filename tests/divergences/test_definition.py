@@ -189,7 +189,13 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("message", BROKEN)
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param(message, marks=[pytest.mark.slow] if i % 3 else [])
+        for i, message in enumerate(BROKEN)
+    ],
+)
 def test_what_is_broken_is_named(message):
     report = check_divergence(dataclasses.replace(KL, **BROKEN[message]))
     assert any(message in problem for problem in report.problems), str(report)
