@@ -212,7 +212,7 @@ def test_top_k_of_a_teacher():
 
 @pytest.fixture(scope="module")
 def mesh():
-    return sharding.make_mesh(data=1, model=8)
+    return sharding.make_mesh(fsdp=1, tensor=8)
 
 
 def test_sharded_over_the_vocabulary(mesh):
@@ -231,9 +231,9 @@ def test_sharded_over_the_vocabulary(mesh):
         )
         return weighted(stats) + WEIGHTS[0] @ distance
 
-    spec = (P(), P("model"), P(), P("model"))
+    spec = (P(), P("tensor"), P(), P("tensor"))
     sharded = jax.shard_map(
-        functools.partial(local, axis_name="model"),
+        functools.partial(local, axis_name="tensor"),
         mesh=mesh,
         in_specs=spec,
         out_specs=P(),
@@ -319,7 +319,7 @@ def test_bad_input():
 
 def test_head_and_rows_both_sharded():
     """Under shard_map's own checks, rows over two devices and the head over four."""
-    mesh = sharding.make_mesh(data=2, model=4)
+    mesh = sharding.make_mesh(fsdp=2, tensor=4)
     rows = len(HIDDEN) // 2 * 2
     hidden, hidden_ref, tokens = HIDDEN[:rows], HIDDEN_REF[:rows], TOKENS[:rows]
     head, head_ref = (jnp.resize(x, (56, x.shape[1])) for x in (HEAD, HEAD_REF))
@@ -332,11 +332,11 @@ def test_head_and_rows_both_sharded():
         )
         return jnp.sum(stats.logp, axis=range(1, tokens.ndim)) + distance
 
-    data = P("data")
+    data = P("fsdp")
     sharded = jax.shard_map(
-        functools.partial(local, axis_name="model"),
+        functools.partial(local, axis_name="tensor"),
         mesh=mesh,
-        in_specs=(data, P("model"), data, P("model"), data),
+        in_specs=(data, P("tensor"), data, P("tensor"), data),
         out_specs=data,
     )
     args = (hidden, head, hidden_ref, head_ref, tokens)
@@ -353,15 +353,15 @@ def test_no_gradient_where_the_heads_would_be_a_share(mesh, inside):
     head = jnp.resize(HEAD, (56, HEAD.shape[1]))
 
     def local(head):
-        stats = logprobs.from_hidden(HIDDEN, head, TOKENS, axis_name="model")
+        stats = logprobs.from_hidden(HIDDEN, head, TOKENS, axis_name="tensor")
         kl = divergences.forward_kl()
         distance = logprobs.divergence_from_hidden(
-            kl, HIDDEN, head, HIDDEN, head, axis_name="model"
+            kl, HIDDEN, head, HIDDEN, head, axis_name="tensor"
         )
         return stats.logp.sum() + distance.sum()
 
     function = jax.grad(local) if inside else local
-    spec = P("model")
+    spec = P("tensor")
     sharded = (
         jax.shard_map(
             function, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False

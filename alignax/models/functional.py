@@ -76,12 +76,16 @@ def shapes(config: DecoderConfig) -> Params:
     return _with_keys(nnx.to_pure_dict(abstract), str)
 
 
-def check_params(config: DecoderConfig, params: Params) -> None:
+def check_params(
+    config: DecoderConfig, params: Params, *, any_head: bool = False
+) -> None:
     """See that these are parameters of this configuration.
 
     Args:
       config: the architecture.
       params: of any dtype.
+      any_head: the head may have other rows than the vocabulary's, as a reward
+        model's does.
 
     Raises:
       InputError: names or shapes differ.
@@ -95,6 +99,8 @@ def check_params(config: DecoderConfig, params: Params) -> None:
         }
 
     given, expected = flat(params), flat(shapes(config))
+    if any_head and len(given.get("head", ())) == 2 and "head" in expected:
+        expected["head"] = (given["head"][0], expected["head"][1])
     wrong = [
         f"{name} must be {expected.get(name, 'absent')}, got "
         f"{given.get(name, 'nothing')}"
@@ -262,16 +268,24 @@ def make_hidden(
             logits_from=logits_from,
             remat=remat,
             scan=scan,
+            any_head=True,
         )
         return HiddenOutput(hidden, model.head_table(), config.logit_soft_cap, cache)
 
     return hidden_fn
 
 
-def _run(config: DecoderConfig, params: Params, tokens: Any, **options: Any):
+def _run(
+    config: DecoderConfig,
+    params: Params,
+    tokens: Any,
+    *,
+    any_head: bool = False,
+    **options: Any,
+):
     """``(model, hidden, cache)`` of checked arguments."""
     _check_arguments(config, tokens, **options)
-    check_params(config, params)
+    check_params(config, params, any_head=any_head)
     graph, abstract = _skeleton(config)
     state = jax.tree.map(lambda leaf: leaf, abstract)
     # Any of these may come from the host, as numpy arrays.

@@ -120,12 +120,30 @@ def init(params: Params, key: Key[Array, ""], *, lora: LoRA) -> Params:
     return adapters
 
 
+def logical_axes(axes: Params, adapters: Params) -> Params:
+    """The names of each adapter's axes: a matrix' own, and None for the rank.
+
+    Args:
+      axes: of the base, from ``functional.logical_axes``.
+      adapters: of ``init``.
+
+    Returns:
+      the structure of ``adapters`` with a tuple of names at each leaf.
+    """
+    if not isinstance(adapters, dict):
+        return axes
+    if set(adapters) == {"a", "b"}:
+        rows, columns = axes
+        return {"a": (rows, None), "b": (None, columns)}
+    return {name: logical_axes(axes[name], x) for name, x in adapters.items()}
+
+
 def merge(base: Params, adapters: Params, *, lora: LoRA) -> Params:
     """The base's parameters with the adapters added: ``W + scale · a b``.
 
     Args:
       base: parameters.
-      adapters: of ``init``, or trained.
+      adapters: of ``init``, or trained; an array takes the place of the base's own.
       lora: the same as theirs.
 
     Returns:
@@ -145,6 +163,13 @@ def merge(base: Params, adapters: Params, *, lora: LoRA) -> Params:
                     f"base has {getattr(base, 'shape', 'none')}"
                 )
             return (base + lora.scale * (a @ b)).astype(base.dtype)
+        if not isinstance(adapters, dict):
+            if getattr(base, "shape", None) != adapters.shape:
+                raise InputError(
+                    f"adapters must fit the base: {path} is {adapters.shape}, the base "
+                    f"has {getattr(base, 'shape', 'none')}"
+                )
+            return adapters.astype(base.dtype)
         if not isinstance(base, dict) or set(adapters) - set(base):
             raise InputError(
                 f"adapters must fit the base, which has no {path or 'such structure'}"

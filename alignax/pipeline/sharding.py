@@ -1,11 +1,12 @@
 """Meshes and shardings, in one place.
 
 Parameters carry the names of their logical axes; ``RULES`` maps those to mesh
-axes. Batches are split over ``data``. Axes are ``AxisType.Auto``: under JAX's
-explicit axes, ordinary operations of a language model (a gather from a sharded
-embedding, a group reshape, a sort) are type errors.
+axes. Batches are split over ``replica`` and ``fsdp``. Axes are ``AxisType.Auto``:
+under JAX's explicit axes, ordinary operations of a language model (a gather from a
+sharded embedding, a group reshape, a sort) are type errors.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,46 +16,58 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from alignax.types import InputError
 
-# Megatron's layout on `model`; the other side of each matrix is split over
-# `data`, as in fully sharded data parallelism.
+# Megatron's layout on `tensor`; the other side of each matrix is split over `fsdp`,
+# as in fully sharded data parallelism.
 RULES: Mapping[str, str | None] = {
-    "vocab": "model",
-    "embed": "data",
-    "heads": "model",
-    "kv_heads": "model",
-    "mlp": "model",
+    "vocab": "tensor",
+    "embed": "fsdp",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "mlp": "tensor",
 }
+ROWS = ("replica", "fsdp")
+"""The axes that batches are split over."""
 
 
-def make_mesh(*, data: int = -1, model: int = 1) -> Mesh:
-    """A mesh of ``data × model`` devices.
+def make_mesh(*, replica: int = 1, fsdp: int = -1, tensor: int = 1) -> Mesh:
+    """A mesh of ``replica × fsdp × tensor`` devices.
 
     Args:
-      data: devices that batches are split over; -1 takes all that are left.
-      model: devices that each matrix is split over.
+      replica: copies of the parameters; batches are split over them.
+      fsdp: devices that batches and parameters are split over; -1 takes all that are
+        left.
+      tensor: devices that each matrix is split over.
 
     Returns:
-      a mesh with axes ``data`` and ``model``.
+      a mesh with these axes.
 
     Raises:
-      InputError: the product does not fit the devices there are.
+      InputError: the product does not fit the devices there are, or leaves out some of
+        another process.
     """
     devices = jax.device_count()
-    if model < 1 or devices % model:
+    for name, size in (("replica", replica), ("tensor", tensor)):
+        if size < 1:
+            raise InputError(f"mesh.{name} must be at least 1, got {size}")
+    if fsdp == -1:
+        fsdp = max(devices // (replica * tensor), 1)
+    count = replica * fsdp * tensor
+    asked = f"{replica} × {fsdp} × {tensor}"
+    if fsdp < 1 or count > devices:
         raise InputError(
-            f"model must be a positive divisor of the {devices} devices, got {model}"
+            "mesh.replica × mesh.fsdp × mesh.tensor must be at most the "
+            f"{devices} devices, got {asked}"
         )
-    if data == -1:
-        data = devices // model
-    if data < 1 or data * model > devices:
+    if jax.process_count() > 1 and count != devices:
         raise InputError(
-            f"data × model must be at most the {devices} devices, got {data} × {model}"
+            f"mesh.replica × mesh.fsdp × mesh.tensor must be all {devices} devices of "
+            f"the {jax.process_count()} processes, got {asked}"
         )
     return jax.make_mesh(
-        (data, model),
-        ("data", "model"),
-        axis_types=(AxisType.Auto, AxisType.Auto),
-        devices=jax.devices()[: data * model],
+        (replica, fsdp, tensor),
+        (*ROWS, "tensor"),
+        axis_types=(AxisType.Auto,) * 3,
+        devices=jax.devices()[:count],
     )
 
 
@@ -64,8 +77,8 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def rows(mesh: Mesh) -> NamedSharding:
-    """Leading axis split over ``data``: for every leaf of a batch."""
-    return NamedSharding(mesh, PartitionSpec("data"))
+    """Leading axis split over ``ROWS``: for every leaf of a batch."""
+    return NamedSharding(mesh, PartitionSpec(ROWS))
 
 
 def param_shardings(
@@ -105,14 +118,14 @@ def shard_rows(batch: Any, mesh: Mesh) -> Any:
     """Put this process' rows of a batch onto the mesh.
 
     On one process this is ``device_put``; on several each gives its own rows and
-    the result is the global batch.
+    the result is the global batch. ``spread`` takes the whole batch of each.
 
     Args:
       batch: pytree of arrays with the rows first.
       mesh: from ``make_mesh``.
 
     Returns:
-      the same pytree as global arrays, rows split over ``data``.
+      the same pytree as global arrays, rows split over ``ROWS``.
     """
     split = rows(mesh)
     if jax.process_count() == 1:
@@ -120,3 +133,61 @@ def shard_rows(batch: Any, mesh: Mesh) -> Any:
     return jax.tree.map(
         lambda x: jax.make_array_from_process_local_data(split, np.asarray(x)), batch
     )
+
+
+def put(tree: Any, shardings: Any) -> Any:
+    """Arrays, the same whole ones on every process, laid out; those that are laid out
+    so already stay.
+
+    Args:
+      tree: of arrays.
+      shardings: of its structure, or one for all leaves.
+
+    Returns:
+      the same pytree of global arrays.
+    """
+    if isinstance(shardings, NamedSharding):
+        shardings = jax.tree.map(lambda _: shardings, tree)
+
+    def leaf(x, sharding):
+        if isinstance(x, jax.Array) and x.sharding == sharding:
+            return x
+        if jax.process_count() == 1 or (
+            isinstance(x, jax.Array) and not x.is_fully_addressable
+        ):
+            return jax.device_put(x, sharding)
+        if isinstance(x, jax.Array) and jax.dtypes.issubdtype(
+            x.dtype, jax.dtypes.prng_key
+        ):
+            data = leaf(jax.random.key_data(x), replicated(sharding.mesh))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(x))
+        whole = np.asarray(x)
+        return jax.make_array_from_callback(
+            whole.shape, sharding, lambda index: whole[index]
+        )
+
+    return jax.tree.map(leaf, tree, shardings)
+
+
+def spread(tree: Any, mesh: Mesh, *, split: bool = True) -> Any:
+    """Arrays that are not on the mesh put there, the same whole ones on every process.
+
+    Args:
+      tree: of arrays; those on the mesh stay as they are.
+      mesh: from ``make_mesh``.
+      split: the leading axis over ``ROWS`` where it is a multiple of their devices;
+        False leaves arrays whole.
+
+    Returns:
+      the same pytree of global arrays.
+    """
+    devices, count = set(mesh.devices.flat), math.prod(mesh.shape[x] for x in ROWS)
+
+    def leaf(x):
+        if isinstance(x, jax.Array) and x.sharding.device_set == devices:
+            return x
+        shape = np.shape(x)
+        divides = split and len(shape) > 0 and shape[0] > 0 and shape[0] % count == 0
+        return put(x, rows(mesh) if divides else replicated(mesh))
+
+    return jax.tree.map(leaf, tree)

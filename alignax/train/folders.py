@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from alignax.models import functional, lora
@@ -130,6 +131,7 @@ def open_policy(
     step: int | None = None,
     param_dtype: str = "float32",
     dtype: str = "float32",
+    mesh: Mesh | None = None,
 ) -> Policy:
     """The policy in a folder of any kind.
 
@@ -144,6 +146,7 @@ def open_policy(
       step: of a run's checkpoint; None for its newest whole one.
       param_dtype: what the parameters are converted to.
       dtype: of the computation.
+      mesh: what the parameters lie on; None for the first device.
 
     Returns:
       the policy.
@@ -155,7 +158,7 @@ def open_policy(
     found = find(path, base=base)
     if step is not None and found.checkpoints is None:
         raise InputError(f"step must be of a run's folder, got {step} for {path}")
-    dtypes = {"param_dtype": param_dtype, "dtype": dtype}
+    dtypes = {"param_dtype": param_dtype, "dtype": dtype, "mesh": mesh}
     if found.checkpoints is not None:
         began = open_policy(found.under or found.base, **dtypes)
         policy = _trained(began, found, step)
@@ -163,12 +166,12 @@ def open_policy(
         policy = policies.load(found.base, **dtypes)
         if found.adapter is not None:
             policy = _adapted(policy, *lora.load(found.adapter, policy.config))
-    if adapters is None:
-        return policy
-    params = policies.whole(policy, policy.params)
-    return policies.make(
-        policy.config, params, policy.tokenizer, adapters=adapters, key=key
-    )
+    if adapters is not None:
+        params = policies.whole(policy, policy.params)
+        policy = policies.make(
+            policy.config, params, policy.tokenizer, adapters=adapters, key=key
+        )
+    return policies.on_mesh(policy, mesh)
 
 
 def _trained(began: Policy, found: Found, step: int | None) -> Policy:

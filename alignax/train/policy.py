@@ -6,13 +6,15 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
+from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from alignax.models import functional, hf, lora
 from alignax.models.config import DecoderConfig
 from alignax.models.lora import LoRA
-from alignax.pipeline import data
-from alignax.types import ApplyFn, HiddenFn, InputError, Params
+from alignax.pipeline import data, hosts, sharding
+from alignax.types import ApplyFn, HiddenFn, InputError, Params, TrainState
 
 
 class Policy(NamedTuple):
@@ -29,6 +31,8 @@ class Policy(NamedTuple):
     lora: LoRA | None = None
     whole_fns: tuple[ApplyFn, HiddenFn] | None = None
     """Both functions of all parameters, which the adapters' are made of."""
+    mesh: Mesh | None = None
+    """What the parameters lie on; None for one device."""
 
 
 def of_functions(
@@ -94,6 +98,7 @@ def jitted(
     Returns:
       the function.
     """
+    mesh = policy.mesh
     # Whole parameters are arguments already; the place stays, to count donations by.
     fns = policy.whole_fns or (policy.apply_fn, policy.hidden_fn)
 
@@ -102,10 +107,28 @@ def jitted(
         return build(*of_functions(policy, *fns, base), *more)(*args, **options)
 
     run.__name__, run.__qualname__ = name, f"jitted.<locals>.{name}"
-    donated = 1 if donate else ()
-    compiled = jax.jit(run, donate_argnums=donated, static_argnames=tuple(static))
+    how: dict[str, Any] = {
+        "donate_argnums": 1 if donate else (),
+        "static_argnames": tuple(static),
+    }
     held = (policy.base,) if frozen is None else (policy.base, frozen)
-    return partial(compiled, held)
+    if mesh is None:
+        return partial(jax.jit(run, **how), held)
+    compiled: list[Any] = []
+
+    def spread(*args, **options):
+        free = {k: v for k, v in options.items() if k not in static}
+        args, free = sharding.spread((args, free), mesh)
+        if not compiled:
+            # What comes out goes in again: its layout must not change.
+            laid: dict[str, Any] = {}
+            if donate:
+                same = jax.tree.map(lambda x: x.sharding, args[0])
+                laid["out_shardings"] = (same, sharding.replicated(mesh))
+            compiled.append(jax.jit(run, **how, **laid))
+        return compiled[0](held, *args, **(options | free))
+
+    return spread
 
 
 def make(
@@ -141,6 +164,67 @@ def make(
     return with_functions(policy, *fns)
 
 
+def on_mesh(policy: Policy, mesh: Mesh | None) -> Policy:
+    """The policy with its parameters laid out.
+
+    Args:
+      policy: the model.
+      mesh: of ``sharding.make_mesh``; None leaves it as it is.
+
+    Returns:
+      the policy, whose compiled functions run on the mesh.
+    """
+    if mesh is None:
+        return policy
+    axes = functional.logical_axes(policy.config)
+
+    def laid(params, axes):
+        return sharding.put(params, sharding.param_shardings(params, axes, mesh))
+
+    if policy.lora is None:
+        return policy._replace(params=laid(policy.params, axes), mesh=mesh)
+    base = laid(policy.base, axes)
+    placed = policy._replace(
+        params=laid(policy.params, lora.logical_axes(axes, policy.params)),
+        base=base,
+        mesh=mesh,
+    )
+    fns = policy.whole_fns or (
+        functional.make_apply(policy.config),
+        functional.make_hidden(policy.config),
+    )
+    return with_functions(placed, *fns)
+
+
+def placed(policy: Policy, state: TrainState) -> TrainState:
+    """A fresh train state on the policy's mesh.
+
+    What has the shape of a parameter, such as a moment, lies as the parameter does;
+    all else is whole on every device.
+
+    Args:
+      policy: whose parameters the state has.
+      state: at step 0.
+
+    Returns:
+      the state.
+    """
+    mesh = policy.mesh
+    if mesh is None:
+        return state
+    known = dict(jax.tree.leaves_with_path(policy.params))
+
+    def leaf(path, x):
+        # A moment's path ends with its parameter's.
+        for start in range(len(path)):
+            own = known.get(path[start:])
+            if own is not None and own.shape == np.shape(x):
+                return sharding.put(x, own.sharding)
+        return sharding.put(x, sharding.replicated(mesh))
+
+    return jax.tree.map_with_path(leaf, state)
+
+
 def whole(policy: Policy, params: Params) -> Params:
     """The decoder's parameters: adapters merged into their base.
 
@@ -164,6 +248,7 @@ def load(
     key: Key[Array, ""] | None = None,
     param_dtype: str = "float32",
     dtype: str = "float32",
+    mesh: Mesh | None = None,
 ) -> Policy:
     """A policy from a local Hugging Face folder.
 
@@ -174,6 +259,8 @@ def load(
       key: of the adapters' first values; needed by ``adapters``.
       param_dtype: what the parameters are converted to.
       dtype: of the computation.
+      mesh: what the parameters are read onto, each device's piece for itself; None
+        for the first device.
 
     Returns:
       the policy.
@@ -181,13 +268,21 @@ def load(
     Raises:
       InputError: the folder cannot be read, or the model's context is too short.
     """
-    config, params = hf.load(folder, param_dtype=param_dtype, dtype=dtype)
+    places = None
+    if mesh is not None:
+        config = hf.read_config(folder, param_dtype=param_dtype, dtype=dtype)
+        shapes, axes = functional.shapes(config), functional.logical_axes(config)
+        places = sharding.param_shardings(shapes, axes, mesh)
+    config, params = hf.load(
+        folder, param_dtype=param_dtype, dtype=dtype, shardings=places
+    )
     if length is not None and config.max_length < length:
         raise InputError(
             f"length must fit the {config.max_length} tokens of {folder}, got {length}"
         )
     tokenizer = data.load_tokenizer(os.fspath(folder))
-    return make(config, params, tokenizer, adapters=adapters, key=key)
+    policy = make(config, params, tokenizer, adapters=adapters, key=key)
+    return on_mesh(policy, mesh)
 
 
 def save(
@@ -202,6 +297,9 @@ def save(
       source: the folder that the policy came from, for its tokenizer; adapters name
         it as their base.
     """
+    params = hosts.fetch(params)
+    if jax.process_index() != 0:
+        return
     if policy.lora is None:
         hf.save(folder, policy.config, params, source=source)
     else:

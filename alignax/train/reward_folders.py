@@ -20,7 +20,7 @@ import numpy as np
 from alignax import spelling
 from alignax.models import heads, hf
 from alignax.models.config import DecoderConfig
-from alignax.pipeline import checkpoint, data, rewards
+from alignax.pipeline import checkpoint, data, hosts, rewards
 from alignax.pipeline.rewards import loading
 from alignax.train.reward_model import rewards_of
 from alignax.types import InputError, Params
@@ -51,7 +51,9 @@ def save(
       params: as of ``heads.init_reward``, one output.
       source: the folder that its policy came from, for the tokenizer.
     """
-    folder = Path(folder)
+    folder, params = Path(folder), hosts.fetch(params)
+    if jax.process_index() != 0:
+        return
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.save_model(folder / ARRAYS, config.to_dict(), params)
     for name in (*hf.COMPANIONS, "config.json"):
@@ -187,4 +189,4 @@ def open_rewards(
             terms.append((1.0, stack.enter_context(pool)))
         elif others:
             terms.append((1.0, rewards.load_rewards(others, on_error=on_error)))
-        yield rewards.weighted_sum(terms)
+        yield hosts.divided(rewards.weighted_sum(terms))

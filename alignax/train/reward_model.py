@@ -8,18 +8,21 @@
 Several members of an ensemble are one step under ``jax.vmap``, of stacked states.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key
 
-from alignax.models import heads
+from alignax.models import functional, heads
 from alignax.pipeline import update
 from alignax.pipeline.data import PairRows, UnpairedRows
+from alignax.train import policy as policies
 from alignax.train.pairs import both_sides
-from alignax.types import Params, Supervised, TrainState
+from alignax.train.policy import Policy
+from alignax.types import HiddenFn, Params, Supervised, TrainState
 
 Step = Callable[..., tuple[TrainState, dict[str, jax.Array]]]
 
@@ -39,6 +42,51 @@ def rewards_of(
     """
     values = reward_fn(params, rows.tokens, mask=rows.mask)
     return heads.last_values(values, rows.mask)[:, 0]
+
+
+def by_hidden(hidden_fn: HiddenFn) -> heads.RewardFn:
+    """A reward model as the body of a decoder and its head, ``[outputs, d]``.
+
+    Args:
+      hidden_fn: of such parameters, with its adapters and its way of saving memory.
+
+    Returns:
+      the same values as ``heads.make_reward``'s.
+    """
+
+    def reward_fn(params, tokens, *, mask=None):
+        out = hidden_fn(params, tokens, mask=mask)
+        return jnp.einsum(
+            "bsd,od->bso", out.hidden, out.head, preferred_element_type=jnp.float32
+        )
+
+    return reward_fn
+
+
+def as_policy(policy: Policy, key: Key[Array, ""]) -> Policy:
+    """The reward model that starts from a policy: its body, a fresh head of one output.
+
+    Args:
+      policy: whole, or with adapters; then they and the head are trained.
+      key: of the head.
+
+    Returns:
+      a policy whose ``hidden_fn`` is for ``by_hidden``; ``policy.whole`` of it has the
+      parameters that ``heads.make_reward`` takes.
+    """
+    config = dataclasses.replace(
+        policy.config, tie_embeddings=False, logit_soft_cap=None
+    )
+    body = policy.params if policy.lora is None else policy.base
+    params = heads.reward_from_policy(policy.config, body, key)
+    fns = functional.make_apply(config), functional.make_hidden(config)
+    model = policy._replace(config=config)
+    if policy.lora is None:
+        model = model._replace(params=params)
+    else:
+        own = {**policy.params, "head": params["head"]}
+        model = model._replace(base=params, params=own)
+    return policies.on_mesh(policies.with_functions(model, *fns), policy.mesh)
 
 
 def pair_rewards(

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from alignax import algorithms
-from alignax.pipeline import data, rewards
+from alignax.pipeline import data, hosts, rewards
 from alignax.train import dynamic
 from alignax.train.assembly import Parts
 from alignax.types import InputError, Params, Prompts, Rollout, TrainState
@@ -176,6 +176,7 @@ def reference_rewards(
         if any(number not in kept for number in index):
             key = jax.random.fold_in(state.key, _BEFOREHAND)
             rollout = parts.generate(rule.params(state.reference), key, prompts)
+            rollout = hosts.fetch(rollout)
             numbers = np.repeat(index, len(rollout.tokens) // len(index))
             found = rewards.checked(judge(rollout, numbers)["rewards"], numbers)
             for number, row in zip(index, found.reshape(len(index), -1), strict=True):
@@ -250,7 +251,7 @@ def host_step(
         return prompts, parts.sample(state, prompts)
 
     def judged(state, prompts, samples):
-        index = np.asarray(samples.scored.index)
+        index = np.asarray(hosts.fetch(samples.scored.index))
         memory = state.memory or {}
         for known in jax.tree.leaves(
             [memory.get(x) for x in ("history", "normaliser")]
@@ -261,13 +262,13 @@ def host_step(
                     f"record that was asked, got {len(known)}"
                 )
         numbers = np.repeat(index, samples.scored.rewards.shape[1])
-        fields = judge(samples.rollout, numbers)
+        fields = judge(hosts.fetch(samples.rollout), numbers)
         fields["rewards"] = rewards.checked(fields["rewards"], numbers)
         if beforehand is not None and "reference_rewards" not in fields:
             fields["reference_rewards"] = beforehand(state, prompts)
         failed = fields.pop("failed", ~np.isfinite(fields["rewards"]))
         if samples.greedy is not None:
-            best = judge(samples.greedy, index)["rewards"]
+            best = judge(hosts.fetch(samples.greedy), index)["rewards"]
             fields["greedy"] = rewards.checked(best, index)
         return samples.rewarded(**fields), np.mean(failed, dtype=np.float32)
 

@@ -330,7 +330,7 @@ def test_whole_step_on_eight_devices_equals_one(problem):
     """Sampling, reference, update: a 4 × 2 mesh, parameters split by their axes."""
     model, config, params, _, _ = problem
     expected, plain = run_steps(problem, lambda x: x)
-    mesh = sharding.make_mesh(data=4, model=2)
+    mesh = sharding.make_mesh(fsdp=4, tensor=2)
     param_shardings = sharding.param_shardings(
         params, functional.logical_axes(model), mesh
     )

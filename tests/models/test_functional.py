@@ -175,7 +175,7 @@ def test_split_over_devices():
 
     step = jax.jit(jax.value_and_grad(loss, has_aux=True))
     (_, truth), slope = step(params, tokens)
-    mesh = sharding.make_mesh(data=2, model=4)
+    mesh = sharding.make_mesh(fsdp=2, tensor=4)
     places = sharding.param_shardings(
         functional.shapes(config), functional.logical_axes(config), mesh
     )

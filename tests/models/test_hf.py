@@ -176,7 +176,7 @@ def test_straight_onto_devices(tmp_path, folder, fused):
     else:
         expected = hf.load(folder)[1]
     config = hf.read_config(folder)
-    mesh = sharding.make_mesh(data=4, model=2)
+    mesh = sharding.make_mesh(fsdp=4, tensor=2)
     places = sharding.param_shardings(
         functional.shapes(config), functional.logical_axes(config), mesh
     )

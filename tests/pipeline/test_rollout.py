@@ -199,7 +199,7 @@ def test_loop_stops_when_all_have_ended(params):
 def test_sharded_prompts_give_the_same_samples(params):
     from alignax.pipeline import sharding
 
-    mesh = sharding.make_mesh(data=4)
+    mesh = sharding.make_mesh(fsdp=4)
     prompts = prompts_of(*[[2, 3, 4], [5], [3, 2], [4]] * 2)
     expected = generate(params, jax.random.key(0), prompts)
     sharded = sharding.shard_rows(prompts, mesh)

@@ -10,19 +10,19 @@ from alignax.types import InputError
 
 
 def test_mesh_is_auto_and_fills_the_devices():
-    mesh = sharding.make_mesh(model=2)
-    assert dict(mesh.shape) == {"data": 4, "model": 2}
+    mesh = sharding.make_mesh(tensor=2)
+    assert dict(mesh.shape) == {"replica": 1, "fsdp": 4, "tensor": 2}
     assert set(mesh.axis_types) == {AxisType.Auto}
 
 
-@pytest.mark.parametrize("sizes", [{"model": 3}, {"data": 16}, {"data": 0}])
+@pytest.mark.parametrize("sizes", [{"tensor": 3, "fsdp": 3}, {"fsdp": 16}, {"fsdp": 0}])
 def test_mesh_that_does_not_fit(sizes):
     with pytest.raises(InputError, match="8 devices"):
         sharding.make_mesh(**sizes)
 
 
 def test_parameter_rules():
-    mesh = sharding.make_mesh(data=4, model=2)
+    mesh = sharding.make_mesh(fsdp=4, tensor=2)
     params = {
         "embedding": jnp.zeros((10, 8)),
         "odd": jnp.zeros((7, 8)),
@@ -39,16 +39,16 @@ def test_parameter_rules():
     }
     specs = jax.tree.map(lambda s: s.spec, sharding.param_shardings(params, axes, mesh))
     assert specs == {
-        "embedding": P("model", "data"),
-        "odd": P(None, "data"),
-        "twice": P("model", None),
+        "embedding": P("tensor", "fsdp"),
+        "odd": P(None, "fsdp"),
+        "twice": P("tensor", None),
         "scale": P(None),
         "scalar": P(),
     }
 
 
 def test_rows_are_split():
-    mesh = sharding.make_mesh(data=8)
+    mesh = sharding.make_mesh(fsdp=8)
     batch = sharding.shard_rows({"x": np.arange(16.0)}, mesh)
-    assert batch["x"].sharding.spec == P("data")
+    assert batch["x"].sharding.spec == P(("replica", "fsdp"))
     assert batch["x"].addressable_shards[3].data.tolist() == [6.0, 7.0]

@@ -169,7 +169,7 @@ def test_sharded_and_donated_step_equals_the_plain_one(batch):
     step = update.make_update(loss_fn, tx, microbatches=2)
     expected, plain_metrics = jax.jit(step)(start(tx), batch)
 
-    mesh = sharding.make_mesh(data=4, model=2)
+    mesh = sharding.make_mesh(fsdp=4, tensor=2)
     state = start(tx)
     axes = {"w": ("mlp",), "b": ()}
     shardings = update.state_shardings(
@@ -185,7 +185,7 @@ def test_sharded_and_donated_step_equals_the_plain_one(batch):
     chex.assert_trees_all_close(metrics, plain_metrics, rtol=1e-5)
     moments = [leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.shape == (4,)]
     assert len(moments) == 2
-    assert all(m.sharding.spec == P("model") for m in moments)
+    assert all(m.sharding.spec == P("tensor") for m in moments)
     # Outputs keep the shardings of the inputs: the second step does not retrace.
     jitted(state, sharding.shard_rows(batch, mesh))
     assert jitted._cache_size() <= 1

@@ -1,16 +1,14 @@
 """Reward models from their folders: one text at a time is the second path."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignax.models import gguf, heads
-from alignax.train import reward_folders
-from alignax.train.runs import reward
-from alignax.train.runs.options import Data, Model
+from alignax.models import functional, gguf, heads, lora
+from alignax.pipeline import data
+from alignax.train import policy as policies
+from alignax.train import reward_folders, reward_model
 from alignax.types import InputError
 from tests.models import gguf_file
 from tests.models.cases import random_params
@@ -83,7 +81,32 @@ def test_folders_without_one_are_refused(folder, tmp_path):
             pass
 
 
-def test_what_a_reward_model_does_not_do_is_refused():
-    model = Model(folder=Path("x"), remat="block")
-    with pytest.raises(InputError, match="remat is not there for reward models"):
-        reward.Config(model=model, data=Data(source="x"))
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_body_with_adapters_and_less_memory_is_the_model(rank):
+    """The values of ``heads.make_reward`` of the parameters merged, and gradients of
+    the adapters and the head alone."""
+    adapters = lora.LoRA(rank=rank) if rank else None
+    policy = policies.make(
+        TINY,
+        random_params(TINY),
+        data.byte_tokenizer(),
+        adapters=adapters,
+        key=jax.random.key(2),
+    )
+    model = reward_model.as_policy(policy, jax.random.key(1))
+    params = jax.tree.map(
+        lambda x: x + 0.1 * jax.random.normal(jax.random.key(3), x.shape), model.params
+    )
+    frugal = functional.make_hidden(model.config, remat="block", scan=True)
+    model = policies.with_functions(model, model.apply_fn, frugal)
+    tokens = jax.random.randint(jax.random.key(4), (3, 5), 0, TINY.vocab_size)
+    mask = jnp.arange(5) < jnp.array([[5], [3], [4]])
+    reward_fn = reward_model.by_hidden(model.hidden_fn)
+    expected = heads.make_reward(TINY)(policies.whole(model, params), tokens, mask=mask)
+    found = reward_fn(params, tokens, mask=mask)
+    kept = mask[..., None]
+    error = jnp.linalg.norm(jnp.where(kept, found - expected, 0))
+    assert error < 1e-5 * jnp.linalg.norm(jnp.where(kept, expected, 0))
+    slopes = jax.grad(lambda p: jnp.sum(reward_fn(p, tokens, mask=mask)))(params)
+    assert jnp.any(slopes["head"] != 0)
+    assert set(slopes) == (set(policy.params) | {"head"})

@@ -209,9 +209,12 @@ def test_preferences_move_the_margin(home, data, more):
     assert evaluated[-1] != 0
 
 
-def test_a_reward_model_is_a_reward(home):
-    out = home / "reward"
-    main(arguments(home, "reward", "pairs", out, "--learning-rate", "0.01"))
+@pytest.mark.parametrize(
+    "more", [(), pytest.param(("--lora.rank", "2"), marks=pytest.mark.slow)]
+)
+def test_a_reward_model_is_a_reward(home, tmp_path, more):
+    out = tmp_path / "reward"
+    main(arguments(home, "reward", "pairs", out, "--learning-rate", "0.01", *more))
     rows = metrics.read(out)
     margins = metrics.column(rows, "reward/eval/margin")[1]
     assert margins[-1] > margins[0]

@@ -37,7 +37,7 @@ PROMPTS = Prompts(
     mask=jnp.ones((N, P), bool),
     index=jnp.arange(N),
 )
-DATA, VOCABULARY = {"data": 4, "model": 2}, {"data": 1, "model": 8}
+DATA, VOCABULARY = {"fsdp": 4, "tensor": 2}, {"fsdp": 1, "tensor": 8}
 OVER = {"place": "loss", "microbatches": 2, "beta": 0.5}
 CASES = {
     "dapo": ({"method": "dapo", "microbatches": 2}, DATA),
@@ -125,4 +125,4 @@ def test_eight_devices_do_as_one(name):
     assert error < 5e-3 * np.linalg.norm(moved(expected))
     if mesh is VOCABULARY:
         spec = state.params["embedding"].sharding.spec
-        assert spec[0] == "model"
+        assert spec[0] == "tensor"

@@ -13,7 +13,7 @@ import numpy as np
 from alignax import distillation as objectives
 from alignax import divergences
 from alignax.models import functional
-from alignax.pipeline import data, rewards
+from alignax.pipeline import data, hosts, rewards
 from alignax.pipeline import rollout as rollouts
 from alignax.train import (
     distillation,
@@ -178,12 +178,15 @@ def run(config: Config) -> Result:
       RunError: the run cannot go on.
     """
     out = config.output
-    setting.check(out)
+    setting.check(out, config.model)
     tokenizer = setting.tokenizer_of(config.model)
     sets = setting.read(config.data, FORMATS, tokenizer, seed=out.seed)
     policy = setting.open_model(config.model, seed=out.seed)
     teacher = folders.open_policy(
-        config.teacher, param_dtype=config.teacher_dtype, dtype=config.teacher_dtype
+        config.teacher,
+        param_dtype=config.teacher_dtype,
+        dtype=config.teacher_dtype,
+        mesh=policy.mesh,
     )
     columns = vocabularies.check_same(policy, teacher, config.teacher)
     rate = 2e-4 if policy.lora else 1e-5
@@ -244,7 +247,7 @@ def _run(
         if guide is not None and config.own_samples < 1:
             prompts = guide(prompts)
         rollout = sample(state, taught, prompts)
-        known["tokens"] = int(np.sum(np.asarray(rollout.trained)))
+        known["tokens"] = int(np.sum(np.asarray(hosts.fetch(rollout.trained))))
         return move(state, taught, rollout)
 
     state, log = rows.train(
@@ -254,7 +257,7 @@ def _run(
         kind="distil",
         steps=config.training.steps,
         shown=SHOWN,
-        state=supervised.init_state(policy.params, tx, key),
+        state=policies.placed(policy, supervised.init_state(policy.params, tx, key)),
         batches=rows.prompts_of(config, sets, policy),
         step=learn,
         drawn=("reverse_kl", "forward_kl", "right"),
@@ -292,7 +295,12 @@ def _held_out(
     longest = config.max_tokens or 1
     write, write_theirs = (
         evaluation.make_writer(x, max_tokens=longest, completions=1)
-        for x in (policy, policies.make(teacher.config, taught, tokenizer))
+        for x in (
+            policy,
+            policies.on_mesh(
+                policies.make(teacher.config, taught, tokenizer), policy.mesh
+            ),
+        )
     )
     keys = jax.random.split(jax.random.key(config.output.seed + 1))
 
@@ -325,6 +333,9 @@ def _held_out(
         found = {
             "reverse_kl": reverse(state.params, taught, own),
             "forward_kl": forward(state.params, taught, theirs[0]),
+        }
+        found, own = hosts.fetch((found, own))
+        found |= {
             "length": np.sum(np.asarray(own.trained), axis=-1),
             "finished": own.finished,
         }

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignax import controllers
-from alignax.pipeline import data, rewards
+from alignax.pipeline import data, hosts, rewards
 from alignax.pipeline import rollout as rollouts
 from alignax.train import evaluation, game, reward_folders, supervised
 from alignax.train import policy as policies
@@ -239,7 +239,7 @@ def run(config: Config) -> Result:
       RunError: the run cannot go on.
     """
     out = config.output
-    setting.check(out)
+    setting.check(out, config.model)
     tokenizer = setting.tokenizer_of(config.model)
     with contextlib.ExitStack() as stack:
         reward = None
@@ -296,10 +296,9 @@ def _run(
     def play(state, prompts):
         contest = sample(state, prompts)
         numbers = np.asarray(prompts.index)
-        verdicts = judge(
-            contest.rollout, contest.opponents, numbers, config.completions
-        )
-        known["tokens"] = int(np.sum(np.asarray(contest.rollout.trained)))
+        own, other = hosts.fetch((contest.rollout, contest.opponents))
+        verdicts = judge(own, other, numbers, config.completions)
+        known["tokens"] = int(np.sum(np.asarray(own.trained)))
         return move(state, contest.judged(verdicts))
 
     beta: Any = config.beta
@@ -312,7 +311,9 @@ def _run(
         kind="game",
         steps=config.training.steps,
         shown=SHOWN,
-        state=game.init_state(method, policy.params, tx, key, beta=beta),
+        state=policies.placed(
+            policy, game.init_state(method, policy.params, tx, key, beta=beta)
+        ),
         batches=rows.prompts_of(config, sets, policy),
         step=play,
         drawn=("win_rate", "kl"),
@@ -353,8 +354,8 @@ def _against_the_model(
 
     def evaluate(state):
         if not theirs:
-            theirs.append(plain(first, keys[0], prompts))
-        rollout, kl = write(state.params, first, keys[1], prompts)
+            theirs.append(hosts.fetch(plain(first, keys[0], prompts)))
+        rollout, kl = hosts.fetch(write(state.params, first, keys[1], prompts))
         wins = judge(rollout, theirs[0], np.asarray(prompts.index), 1)[:, 0, 0]
         found = {
             "win_rate": wins,

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from alignax.pipeline import data, metrics, plots, rewards
+from alignax.pipeline import data, hosts, metrics, plots, rewards
 from alignax.train import evaluation, stops
 from alignax.train.options import RL
 from alignax.train.policy import Policy
@@ -101,7 +101,7 @@ def make_measure(
         texts, columns = [], []
         for part in parts:
             rollout, kl = evaluator(params, policy.params, key, part)
-            rollout, kl = jax.device_get((rollout, kl))
+            rollout, kl = jax.device_get(hosts.fetch((rollout, kl)))
             texts += data.decode_rows(rollout.tokens, rollout.attended, tokenizer)
             columns.append((kl, rollout.trained.sum(axis=-1), rollout.finished))
         kl, length, finished = (

@@ -4,9 +4,11 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Literal
 
+import jax
 from tyro.conf import arg
 
 from alignax.models.lora import TARGETS, LoRA
+from alignax.pipeline import hosts, sharding
 from alignax.types import InputError
 
 Dtype = Literal["float32", "bfloat16"]
@@ -46,12 +48,55 @@ class Adapters:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Mesh:
+    """The devices and processes that a run is spread over; the numbers do not depend
+    on them."""
+
+    replica: int = 1
+    """Copies of the model, which batches are split over."""
+    fsdp: int = 1
+    """Devices that batches are split over, and the parameters with them (fully sharded
+    data parallelism); -1 takes all that are left."""
+    tensor: int = 1
+    """Devices that each matrix is split over: heads, hidden units, vocabulary."""
+    coordinator: str | None = None
+    """Of several processes, HOST:PORT of the first; or auto, where Slurm, a TPU pod,
+    GKE or Open MPI says it. Every process runs the same command."""
+    processes: int | None = None
+    """How many processes there are; auto knows it."""
+    process: int | None = None
+    """The number of this process, from 0; auto knows it."""
+
+    def __post_init__(self):
+        for name in ("replica", "fsdp", "tensor"):
+            size = getattr(self, name)
+            if size < 1 and not (name == "fsdp" and size == -1):
+                raise InputError(f"mesh.{name} must be at least 1, got {size}")
+
+    def join(self) -> None:
+        """Join the run's other processes, where there are some."""
+        if self.coordinator is not None:
+            hosts.initialize(
+                self.coordinator, processes=self.processes, process=self.process
+            )
+
+    def make(self) -> jax.sharding.Mesh | None:
+        """The mesh; None for the first device alone."""
+        if self.replica == self.fsdp == self.tensor == 1 == jax.process_count():
+            return None
+        return sharding.make_mesh(
+            replica=self.replica, fsdp=self.fsdp, tensor=self.tensor
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Model:
     """The model that a run begins from."""
 
     folder: Annotated[Path, arg(name="model")]
     """The local folder of a model: Hugging Face's, a PEFT adapter's, or of a run."""
     lora: Adapters = Adapters()
+    mesh: Mesh = Mesh()
     dtype: Dtype = "float32"
     """Of the computation. bfloat16 halves the memory of activations, and rounds: the
     sampler's probabilities are then not quite the trainer's."""

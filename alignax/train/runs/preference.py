@@ -141,7 +141,7 @@ def run(config: Config) -> Result:
       RunError: the run cannot go on.
     """
     out = config.output
-    setting.check(out)
+    setting.check(out, config.model)
     tokenizer = setting.tokenizer_of(config.model)
     sets = setting.read(config.data, FORMATS, tokenizer, seed=out.seed)
     loss = loss_of(config, sets.format)
@@ -223,13 +223,16 @@ def _run(
         kind="preference",
         steps=config.training.steps,
         shown=("loss", "accuracy", "margin", "forward_kl", "memory"),
-        state=preference.init_state(
-            policy.params,
-            tx,
-            key,
-            beta=controller or beta,
-            reference=policy.params if loss.reference or loss.needs else None,
-            rule=rule,
+        state=policies.placed(
+            policy,
+            preference.init_state(
+                policy.params,
+                tx,
+                key,
+                beta=controller or beta,
+                reference=policy.params if loss.reference or loss.needs else None,
+                rule=rule,
+            ),
         ),
         batches=rows.preferences(sets, tokenizer, length, size, out.seed),
         step=step,

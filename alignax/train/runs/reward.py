@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from alignax import preference as pf
-from alignax.models import heads
 from alignax.pipeline import data, metrics
 from alignax.pipeline.data import PairRows
 from alignax.train import folders, reward_folders, reward_model, supervised
+from alignax.train import policy as policies
 from alignax.train.runs import rows, setting
 from alignax.train.runs.options import Data, Flat, Model, Output
 from alignax.train.supervised import SFT
@@ -42,16 +42,6 @@ class Config:
 
     def __post_init__(self):
         rows.check(self.length, self.training.batch_size, self.microbatches)
-        if self.model.lora.rank:
-            raise InputError(
-                f"lora.rank has no use for a reward model, whose head is fresh, got "
-                f"{self.model.lora.rank}; leave it out"
-            )
-        if self.model.remat not in ("auto", "none"):
-            raise InputError(
-                f"remat is not there for reward models, got {self.model.remat}; raise "
-                "microbatches to save memory"
-            )
         if not self.centring >= 0:
             raise InputError(f"centring must not be negative, got {self.centring}")
 
@@ -69,7 +59,8 @@ def run(config: Config) -> Result:
     """Train a reward model, and write a folder that ``--reward model:FOLDER`` reads.
 
     Pairs train it by the Bradley-Terry likelihood, labels by the logistic one. The
-    learning rate is by default 1e-5, as InstructGPT's and TRL's reward models have it.
+    learning rate is by default 1e-5, as InstructGPT's and TRL's reward models have it,
+    and ten times as much of adapters, beside which the head is trained.
 
     Args:
       config: the options.
@@ -82,7 +73,7 @@ def run(config: Config) -> Result:
       RunError: the run cannot go on.
     """
     out = config.output
-    setting.check(out)
+    setting.check(out, config.model)
     tokenizer = setting.tokenizer_of(config.model)
     sets = setting.read(config.data, FORMATS, tokenizer, seed=out.seed)
     policy = setting.open_model(config.model, seed=out.seed)
@@ -92,28 +83,37 @@ def run(config: Config) -> Result:
         of = data.pair_texts if pairs else data.labelled_texts
         return of(record, tokenizer)
 
-    config = rows.settled(config, config.training, sets, texts, policy, rate=1e-5)
+    rate = 1e-4 if policy.lora else 1e-5
+    config = rows.settled(config, config.training, sets, texts, policy, rate=rate)
     length, size = config.length or 1, config.training.batch_size
     key, tx = jax.random.key(out.seed), supervised.optimiser(config.training)
-    params = heads.reward_from_policy(policy.config, policy.params, key)
-    reward_fn, step = heads.make_reward(policy.config), None
-    if pairs:
-        loss = partial(pf.bradley_terry_loss, centring=config.centring)
-        step = reward_model.make_step(
-            loss, reward_fn, tx, microbatches=config.microbatches
-        )
-    else:
-        step = reward_model.make_label_step(
-            pf.binary_feedback_loss, reward_fn, tx, microbatches=config.microbatches
+    count = (2 if pairs else 1) * size // config.microbatches
+    model = setting.checkpointed(
+        reward_model.as_policy(policy, key), config.model, tokens=count * length
+    )
+
+    def stepper(_, hidden_fn):
+        reward_fn, parts = reward_model.by_hidden(hidden_fn), config.microbatches
+        if pairs:
+            loss = partial(pf.bradley_terry_loss, centring=config.centring)
+            return reward_model.make_step(loss, reward_fn, tx, microbatches=parts)
+        return reward_model.make_label_step(
+            pf.binary_feedback_loss, reward_fn, tx, microbatches=parts
         )
 
-    def measured(params, batch) -> rows.Sums:
-        if isinstance(batch, PairRows):
-            w, l = reward_model.pair_rewards(reward_fn, params, batch)
-            one = jnp.ones(len(w))
-            return {"accuracy": (w > l, one), "margin": (w - l, one)}
-        logits = reward_model.rewards_of(reward_fn, params, batch.rows)
-        return {"accuracy": ((logits > 0) == batch.desirable, jnp.ones(len(logits)))}
+    def measured(_, hidden_fn):
+        reward_fn = reward_model.by_hidden(hidden_fn)
+
+        def of(params, batch) -> rows.Sums:
+            if isinstance(batch, PairRows):
+                w, l = reward_model.pair_rewards(reward_fn, params, batch)
+                one = jnp.ones(len(w))
+                return {"accuracy": (w > l, one), "margin": (w - l, one)}
+            logits = reward_model.rewards_of(reward_fn, params, batch.rows)
+            right = (logits > 0) == batch.desirable
+            return {"accuracy": (right, jnp.ones(len(logits)))}
+
+        return of
 
     state, log = rows.train(
         config,
@@ -122,18 +122,18 @@ def run(config: Config) -> Result:
         kind="reward",
         steps=config.training.steps,
         shown=("loss", "accuracy", "margin", "memory"),
-        state=supervised.init_state(params, tx, key),
+        state=policies.placed(model, supervised.init_state(model.params, tx, key)),
         batches=rows.preferences(sets, tokenizer, length, size, out.seed),
-        step=step,
+        step=policies.jitted(model, stepper, name="step", donate=True),
         held_out=rows.held_out(
             sets, rows.encoder(sets.format, tokenizer, length), out, count=size
         ),
-        measured=jax.jit(measured),
+        measured=policies.jitted(model, measured, name="measured"),
         drawn=("accuracy",),
     )
     folder = out.out / "model"
     source = folders.find(config.model.folder).base
-    if jax.process_index() == 0:
-        reward_folders.save(folder, policy.config, state.params, source=source)
-    model = reward_folders.RewardModel(policy.config, state.params, tokenizer)
-    return Result(state, model, out.out, log)
+    params = policies.whole(model, state.params)
+    reward_folders.save(folder, policy.config, params, source=source)
+    trained = reward_folders.RewardModel(policy.config, params, tokenizer)
+    return Result(state, trained, out.out, log)

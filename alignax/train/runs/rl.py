@@ -17,6 +17,7 @@ from alignax.train import (
     reward_folders,
     tasks,
 )
+from alignax.train import policy as policies
 from alignax.train.options import RL, algorithm_of
 from alignax.train.policy import Policy
 from alignax.train.runs import measure as measures
@@ -140,7 +141,7 @@ def run(config: Config) -> Result:
       RunError: the run cannot go on.
     """
     out = config.output
-    setting.check(out)
+    setting.check(out, config.model)
     with contextlib.ExitStack() as stack:
         reward = _worthless
         if config.reward:
@@ -279,6 +280,7 @@ def trained(
         length=prompt_length,
         seed=out.seed,
         on_long="drop",
+        **rows.WHOLE,
     )
     guide = rows.guide_of(sets, tokenizer, max_tokens)
     if algorithm.sampling.taught is not None:
@@ -337,11 +339,14 @@ def trained(
             recorded, out, kind=task.kind, model=config.model, phase=task.kind
         )
         state = loop.train(
-            parts.init(
-                policy.params,
-                jax.random.fold_in(key, 2),
-                records=len(train),
-                prompts=shapes if guide is None else guide(shapes),
+            policies.placed(
+                policy,
+                parts.init(
+                    policy.params,
+                    jax.random.fold_in(key, 2),
+                    records=len(train),
+                    prompts=shapes if guide is None else guide(shapes),
+                ),
             ),
             ahead.windows(batches, ahead=config.ahead) if config.ahead else batches,
             step.step,

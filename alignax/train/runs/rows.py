@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from alignax.pipeline import data, metrics
+from alignax.pipeline import data, hosts, metrics
 from alignax.pipeline.data.rows import answer_ids
 from alignax.train import loop, tasks
 from alignax.train.policy import Policy
@@ -19,6 +19,10 @@ from alignax.types import InputError, Params, Prompts, Supervised, TrainState
 
 Sums = dict[str, tuple[jax.Array, jax.Array]]
 """A numerator and a denominator ``[N]`` of each metric, of N rows."""
+
+
+WHOLE = {"process_index": 0, "process_count": 1}
+"""Every process reads all rows; the compiled functions split them over the devices."""
 
 
 class HeldOut(NamedTuple):
@@ -134,6 +138,7 @@ def prompts_of(config: Any, sets: Sets, policy: Policy) -> Any:
         length=config.prompt_length,
         seed=config.output.seed,
         on_long="drop",
+        **WHOLE,
     )
 
 
@@ -188,7 +193,8 @@ def evaluator(
 
     def evaluate(state):
         parts = [
-            jax.device_get(measured(state.params, batch)) for batch in held.batches
+            jax.device_get(hosts.fetch(measured(state.params, batch)))
+            for batch in held.batches
         ]
         values = {}
         for name in parts[0]:
@@ -345,6 +351,7 @@ def preferences(
         tokens_per_batch=size * length,
         seed=seed,
         on_long="drop",
+        **WHOLE,
     )
 
 

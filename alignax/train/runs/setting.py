@@ -13,7 +13,7 @@ import jax
 import alignax
 from alignax.models import functional
 from alignax.models.config import DecoderConfig
-from alignax.pipeline import data
+from alignax.pipeline import data, hosts
 from alignax.train import folders, loop
 from alignax.train import policy as policies
 from alignax.train.policy import Policy
@@ -143,17 +143,20 @@ def open_model(options: Model, *, seed: int) -> Policy:
             "lora.rank: adapters name their base, which must be a Hugging Face folder, "
             f"got {options.folder}; `alignax convert {options.folder} FOLDER` makes one"
         )
+    mesh = options.mesh.make()
     policy = folders.open_policy(
         options.folder,
         adapters=adapters,
         key=jax.random.key(seed),
         param_dtype=options.param_dtype,
         dtype=options.dtype,
+        mesh=mesh,
     )
     if adapters is None and policy.lora is not None:
         # All parameters are trained: what the folder adapts is merged.
         params = policies.whole(policy, policy.params)
-        return policies.make(policy.config, params, policy.tokenizer)
+        policy = policies.make(policy.config, params, policy.tokenizer)
+        return policies.on_mesh(policy, mesh)
     return policy
 
 
@@ -323,12 +326,12 @@ def export(policy: Policy, params: Any, output: Output, model: Model) -> Path:
       the folder.
     """
     folder = output.out / ("model" if policy.lora is None else "adapter")
-    if jax.process_index() == 0:
-        source = folders.find(model.folder).base
-        policies.save(policy, params, folder, source=source)
+    source = folders.find(model.folder).base
+    policies.save(policy, params, folder, source=source)
     return folder
 
 
-def check(output: Output) -> None:
-    """Refuse to write over a run, or to resume none."""
-    loop.check_folder(output.out, resume=output.resume)
+def check(output: Output, model: Model) -> None:
+    """Join the run's processes; refuse to write over a run, or to resume none."""
+    model.mesh.join()
+    hosts.first(lambda: loop.check_folder(output.out, resume=output.resume))

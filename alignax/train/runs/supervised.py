@@ -67,7 +67,7 @@ def run(config: Config) -> Result:
       RunError: the run cannot go on.
     """
     out = config.output
-    setting.check(out)
+    setting.check(out, config.model)
     tokenizer = setting.tokenizer_of(config.model)
     sets = setting.read(config.data, FORMATS, tokenizer, seed=out.seed)
     if sets.format == "messages":
@@ -98,6 +98,7 @@ def run(config: Config) -> Result:
         length=length,
         seed=out.seed,
         on_long="drop",
+        **rows.WHOLE,
     )
 
     def encoded(records):
@@ -135,11 +136,14 @@ def run(config: Config) -> Result:
         kind="supervised",
         steps=config.training.steps,
         shown=("loss", "answer_probability", "memory"),
-        state=supervised.init_state(
-            policy.params,
-            tx,
-            key,
-            reference=policy.params if config.objective == "f_sft" else None,
+        state=policies.placed(
+            policy,
+            supervised.init_state(
+                policy.params,
+                tx,
+                key,
+                reference=policy.params if config.objective == "f_sft" else None,
+            ),
         ),
         batches=batches,
         step=policies.jitted(policy, step, name="step", donate=True),

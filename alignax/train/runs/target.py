@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignax import targets
-from alignax.pipeline import data, rewards
+from alignax.pipeline import data, hosts, rewards
 from alignax.train import reward_folders, tasks
 from alignax.train.options import RL
 from alignax.train.policy import Policy
@@ -144,7 +144,7 @@ def run(config: Config) -> Result:
         constraints cannot be met.
       RunError: the run cannot go on.
     """
-    setting.check(config.output)
+    setting.check(config.output, config.model)
     inner = _as_rl(config)
     with contextlib.ExitStack() as stack:
         spelled = [(x,) for x in config.feature] or [config.reward]
@@ -259,6 +259,7 @@ def _sampled(config, inner, sets, policy, features) -> np.ndarray:
         rollout = parts.generate(
             policy.params, key, part, completions=config.fit_completions
         )
+        rollout = hosts.fetch(rollout)
         index = np.repeat(np.asarray(part.index), config.fit_completions)
         columns = [
             tasks.judge_texts(train, feature, tokenizer)(rollout, index)["rewards"]

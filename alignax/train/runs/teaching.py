@@ -78,6 +78,7 @@ def open_teacher(teaching: Teaching, algorithm: Algorithm, policy: Policy):
         teaching.teacher,
         param_dtype=teaching.teacher_dtype,
         dtype=teaching.teacher_dtype,
+        mesh=policy.mesh,
     )
     columns = vocabularies.check_same(policy, teacher, teaching.teacher)
     if teacher.config.vocab_size != columns or policy.config.vocab_size != columns:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from alignax.pipeline import hosts
 from alignax.train.assembly import Parts
 from alignax.train.runs.signs import signs
 from alignax.types import Prompts, Rollout, RunError
@@ -108,14 +109,14 @@ def same_tokens(parts: Parts) -> Parts:
     def sample(state, prompts):
         samples = parts.sample(state, prompts)
         if not done:
-            sampled.append(jax.device_get(samples.rollout))
+            sampled.append(jax.device_get(hosts.fetch(samples.rollout)))
             _check_prompts(prompts, sampled[-1])
         return samples
 
     def step(state, scored):
         nonlocal done
         if not done:
-            _check_tokens(sampled, jax.device_get(scored.rollout))
+            _check_tokens(sampled, jax.device_get(hosts.fetch(scored.rollout)))
             done = True
             sampled.clear()
         return parts.step(state, scored)
