@@ -68,7 +68,12 @@ def _refuses(algorithm: Algorithm, scored: Scored) -> bool:
 
 
 def _full(algorithm: Algorithm, completions: int) -> tuple[Scored, dict[str, Any]]:
-    """A record with all that a method may need, and its optional fields."""
+    """The shapes of a record with all that a method may need, and of its optional
+    fields. Nothing is computed: options are read before a run's processes have met."""
+    return jax.eval_shape(lambda: _made(algorithm, completions))
+
+
+def _made(algorithm: Algorithm, completions: int) -> tuple[Scored, dict[str, Any]]:
     groups, length = 2, 3
     pairs = jnp.zeros((groups, completions))
     tokens = jnp.zeros((groups * completions, length))

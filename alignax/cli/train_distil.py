@@ -6,7 +6,7 @@ The teacher may be of any size; its vocabulary must be the student's. docs/teach
 says which divergence and whose samples to take.
 """
 
-from alignax.train.runs import distil
+from alignax.train.runs import distil, setting
 from alignax.train.runs.distil import Config
 
 __all__ = ["Config", "main"]
@@ -19,4 +19,4 @@ def main(config: Config) -> None:
       config: the options.
     """
     result = distil.run(config)
-    print(f"done: {result.folder}")
+    setting.done(result.folder)

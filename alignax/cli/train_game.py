@@ -6,7 +6,7 @@ The judge is given pairs of completions and says how likely the first is preferr
 docs/train.md has an example of each command.
 """
 
-from alignax.train.runs import game
+from alignax.train.runs import game, setting
 from alignax.train.runs.game import Config
 
 __all__ = ["Config", "main"]
@@ -19,4 +19,4 @@ def main(config: Config) -> None:
       config: the options.
     """
     result = game.run(config)
-    print(f"done: {result.folder}")
+    setting.done(result.folder)

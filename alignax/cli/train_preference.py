@@ -8,7 +8,7 @@ Records have chosen and rejected answers behind a prompt, or an answer with a la
 docs/train.md has an example of each command.
 """
 
-from alignax.train.runs import preference
+from alignax.train.runs import preference, setting
 from alignax.train.runs.preference import Config
 
 __all__ = ["Config", "main"]
@@ -21,4 +21,4 @@ def main(config: Config) -> None:
       config: the options.
     """
     result = preference.run(config)
-    print(f"done: {result.folder}")
+    setting.done(result.folder)

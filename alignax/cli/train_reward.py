@@ -6,7 +6,7 @@ Records have chosen and rejected answers behind a prompt, or an answer with a la
 docs/train.md has an example of each command.
 """
 
-from alignax.train.runs import reward
+from alignax.train.runs import reward, setting
 from alignax.train.runs.reward import Config
 
 __all__ = ["Config", "main"]
@@ -19,4 +19,4 @@ def main(config: Config) -> None:
       config: the options.
     """
     result = reward.run(config)
-    print(f"done: {result.folder}")
+    setting.done(result.folder)

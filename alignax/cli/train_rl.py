@@ -8,7 +8,7 @@ Records have a prompt (a text, or messages) and what the reward wants, such as a
 answer. docs/train.md has an example of each command.
 """
 
-from alignax.train.runs import rl
+from alignax.train.runs import rl, setting
 from alignax.train.runs.rl import Config
 
 __all__ = ["Config", "main"]
@@ -21,4 +21,4 @@ def main(config: Config) -> None:
       config: the options.
     """
     result = rl.run(config)
-    print(f"done: {result.folder}")
+    setting.done(result.folder)

@@ -6,7 +6,7 @@ Records have a prompt with its completion, or messages. docs/train.md has an exa
 each command.
 """
 
-from alignax.train.runs import supervised
+from alignax.train.runs import setting, supervised
 from alignax.train.runs.supervised import Config
 
 __all__ = ["Config", "main"]
@@ -19,4 +19,4 @@ def main(config: Config) -> None:
       config: the options.
     """
     result = supervised.run(config)
-    print(f"done: {result.folder}")
+    setting.done(result.folder)

@@ -9,7 +9,7 @@ The law is the model that one begins from, tilted by what is asked of it;
 docs/targets.md says how, and docs/train.md has an example of each command.
 """
 
-from alignax.train.runs import target
+from alignax.train.runs import setting, target
 from alignax.train.runs.target import Config
 
 __all__ = ["Config", "main"]
@@ -22,4 +22,4 @@ def main(config: Config) -> None:
       config: the options.
     """
     result = target.run(config)
-    print(f"done: {result.folder}")
+    setting.done(result.folder)

@@ -51,11 +51,11 @@ def save(
       params: as of ``heads.init_reward``, one output.
       source: the folder that its policy came from, for the tokenizer.
     """
-    folder, params = Path(folder), hosts.fetch(params)
-    if jax.process_index() != 0:
-        return
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint.save_model(folder / ARRAYS, config.to_dict(), params)
+    if jax.process_index() != 0:
+        return
     for name in (*hf.COMPANIONS, "config.json"):
         if (Path(source) / name).is_file() and Path(
             source

@@ -100,7 +100,7 @@ def test_a_body_with_adapters_and_less_memory_is_the_model(rank):
     frugal = functional.make_hidden(model.config, remat="block", scan=True)
     model = policies.with_functions(model, model.apply_fn, frugal)
     tokens = jax.random.randint(jax.random.key(4), (3, 5), 0, TINY.vocab_size)
-    mask = jnp.arange(5) < jnp.array([[5], [3], [4]])
+    mask = jnp.arange(5)[None] < jnp.array([[5], [3], [4]])
     reward_fn = reward_model.by_hidden(model.hidden_fn)
     expected = heads.make_reward(TINY)(policies.whole(model, params), tokens, mask=mask)
     found = reward_fn(params, tokens, mask=mask)

@@ -364,18 +364,17 @@ def trained(
         step.finish()
     setting.export(policy, state.params, out, config.model)
     log = metrics.read(out.out)
-    if held is not None and jax.process_index() == 0:
-        measures.write_samples(
-            out.out / "samples.md",
-            held.texts,
-            held.records,
-            {
-                "before": held.measure(policy.params),
-                "after": held.measure(state.params),
-            },
-        )
-        names = ("reward", "right", "kl")
-        measures.draw(out.out / "curves.png", log, task.kind, names)
+    if held is not None:
+        # Sampled by all processes, written by the first.
+        both = {
+            "before": held.measure(policy.params),
+            "after": held.measure(state.params),
+        }
+        if jax.process_index() == 0:
+            path = out.out / "samples.md"
+            measures.write_samples(path, held.texts, held.records, both)
+            names = ("reward", "right", "kl")
+            measures.draw(out.out / "curves.png", log, task.kind, names)
     return Result(state, policy._replace(params=state.params), out.out, log)
 
 

@@ -22,7 +22,7 @@ from alignax.train.runs.options import Data, Model, Output
 from alignax.types import InputError, TrainState
 
 # Whole runs differ by these alone and are one run still.
-MOVABLE = ("out", "resume")
+MOVABLE = ("out", "resume", "mesh")
 MULTIPLE = 16
 """Lengths from the data are rounded up to one of it."""
 
@@ -50,6 +50,12 @@ def say(text: str) -> None:
     """A line on standard error, of the first process."""
     if jax.process_index() == 0:
         print(text, file=sys.stderr, flush=True)
+
+
+def done(folder: Path) -> None:
+    """Say where a run's results are; once, whatever the number of processes."""
+    if jax.process_index() == 0:
+        print(f"done: {folder}")
 
 
 def read(
