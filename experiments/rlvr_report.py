@@ -57,6 +57,15 @@ def markdown(
             for mean, error in (estimate(row[column]) for column in names)
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |\n")
+    alike: dict[str, list[str]] = {}
+    for name, row in rows.items():
+        alike.setdefault(repr([row[column] for column in names]), []).append(name)
+    equal = [", ".join(group) for group in alike.values() if len(group) > 1]
+    if equal:
+        lines.append(
+            "\nOne run, number by number, as what tells them apart never acts here "
+            f"(such as weights where sampler and trainer agree): {'; '.join(equal)}.\n"
+        )
     lines.append("\nNot run here:")
     for need, keys in absent.items():
         verb = "needs" if len(keys) == 1 else "need"
