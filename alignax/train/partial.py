@@ -6,12 +6,12 @@ has the log-probability and the version of the policy that wrote it.
 """
 
 import dataclasses
-from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Key
 
 from alignax import algorithms, reduce
 from alignax.algorithms import Sampling
@@ -19,13 +19,14 @@ from alignax.pipeline import decoding
 from alignax.train import joined
 from alignax.train.assembly import Parts
 from alignax.train.samples import Samples
-from alignax.types import InputError, Prompts, Rollout, TrainState
+from alignax.types import InputError, Params, Prompts, Rollout, TrainState
+
+OPEN = "open"
+"""The groups that go on, in the state's memory."""
 
 
-def make_sampler(
-    parts: Parts, *, max_tokens: int, window: bool = False
-) -> Callable[[TrainState, Prompts], Samples]:
-    """``(state, prompts) -> samples``, for ``Parts.sample``.
+def in_parts(parts: Parts, *, max_tokens: int, window: bool = False) -> Parts:
+    """The same parts, whose samples go on from step to step.
 
     Args:
       parts: of ``assembly.make``: its tokens are those of one step.
@@ -34,12 +35,14 @@ def make_sampler(
         as T-PPO does; else a group is trained once, when all of its rows have ended.
 
     Returns:
-      the sampler. It keeps the open groups from call to call, so that a resumed run
-      begins them anew; a prompt whose place is taken is left out. ``scored.index``
-      says whose completions the rows are. Ratios are to the policies that wrote the
-      tokens: ``logp_old`` is theirs, but of methods whose weights are of ``logp_old``
-      to the sampler's (TIS), which have this step's. The host judges open groups, too,
-      and their rewards are in the metrics. A prompt is encoded again for each row.
+      the parts. The state's memory has the open groups, so that a resumed run goes on
+      with them; ``init`` must be given ``prompts``, and a loop of one's own puts
+      ``samples.memory`` into the state before the step. A prompt whose place is taken
+      is left out. ``scored.index`` says whose completions the rows are. Ratios are to
+      the policies that wrote the tokens: ``logp_old`` is theirs, but of methods whose
+      weights are of ``logp_old`` to the sampler's (TIS), which have this step's. The
+      host judges open groups, too, and their rewards are in the metrics. A prompt is
+      encoded again for each row.
 
     Raises:
       InputError: the method samples or replays by a rule of its own or holds its ratio
@@ -50,8 +53,8 @@ def make_sampler(
       "Truncated proximal policy optimization", arXiv 2506.15050.
 
     Example:
-      >>> def in_parts(parts):
-      ...     return parts._replace(sample=make_sampler(parts, max_tokens=1024))
+      >>> def long(parts):
+      ...     return in_parts(parts, max_tokens=1024)
     """
     if parts.algorithm.sampling != Sampling() or parts.algorithm.replay is not None:
         raise InputError(
@@ -69,7 +72,7 @@ def make_sampler(
         raise InputError(
             "prefix must be empty where completions go on from their parts"
         )
-    completions, held = parts.completions, {}
+    completions = parts.completions
     weighs = algorithms.reads_behaviour(parts.algorithm)
 
     def by_row(x: Array) -> Array:
@@ -122,15 +125,15 @@ def make_sampler(
         key = jax.random.fold_in(state.key, state.step)
         asked = decoding.left_padded(prompts)
         write = partial(parts.generate, state.params, key, version=state.step)
-        if not held:
-            rollout = joined.widened(write(asked), max_tokens)
-        else:
-            asked, rollout, rows = taken(
-                held["prompts"], asked, held["rollout"], held["open"]
-            )
-            rollout = grown(rollout, write(rows, completions=1))
+        held = (state.memory or {})[OPEN]
+        asked, rollout, rows = taken(
+            held["prompts"], asked, held["rollout"], held["open"]
+        )
+        rollout = grown(rollout, write(rows, completions=1))
         record, still_open = shown(rollout, state.step)
-        held.update(prompts=asked, rollout=rollout, open=still_open)
+        held = {"prompts": asked, "rollout": rollout, "open": still_open}
+        # A copy: the step is given the state's memory, and the record beside it.
+        held = jax.tree.map(jnp.copy, held)
         scored = parts.score(
             state, asked.index, record, rescore=True if weighs else None
         )
@@ -139,6 +142,28 @@ def make_sampler(
             old = record.version < state.step
             logp_old = jnp.where(old, record.logp_behaviour, scored.logp_old)
             scored = dataclasses.replace(scored, logp_old=logp_old)
-        return Samples(scored, None)
+        return Samples(scored, None, {OPEN: held})
 
-    return sample
+    def init(params: Params, key: Key[Array, ""], **slots: Any) -> TrainState:
+        prompts = slots.get("prompts")
+        if prompts is None:
+            raise InputError(
+                "prompts must be given: a batch for its shapes, of the open groups"
+            )
+        state = parts.init(params, key, **slots)
+        asked = jax.tree.map(jnp.asarray, decoding.left_padded(prompts))
+
+        def written(params, prompts):
+            rollout = parts.generate(params, key, prompts, version=state.step)
+            return joined.widened(rollout, max_tokens)
+
+        nothing = {
+            "prompts": asked,
+            "rollout": jax.eval_shape(written, params, asked),
+            "open": jnp.zeros(len(prompts.index), bool),
+        }
+        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), nothing)
+        memory = {**(state.memory or {}), OPEN: nothing}
+        return dataclasses.replace(state, memory=memory)
+
+    return parts._replace(init=init, sample=sample)

@@ -19,6 +19,8 @@ class Samples(NamedTuple):
     scored: Scored
     greedy: Rollout | None
     """One greedy completion of each prompt, of methods that want its reward."""
+    memory: dict[str, Any] | None = None
+    """What the sampler keeps for the next step, for the state's memory."""
 
     @property
     def rollout(self) -> Rollout:

@@ -298,7 +298,11 @@ def host_step(
         return prompts, samples
 
     def step(state, batch):
-        scored, failed = judged(state, *due(state, batch))
+        prompts, samples = due(state, batch)
+        scored, failed = judged(state, prompts, samples)
+        if samples.memory is not None:
+            memory = {**(state.memory or {}), **samples.memory}
+            state = dataclasses.replace(state, memory=memory)
         more = {"reward_failed": failed}
         if further is not None:
             groups, left = len(scored.rewards), dynamic.without_spread(scored)

@@ -44,13 +44,14 @@ def batch(number):
 @pytest.fixture(scope="module")
 def steps():
     """Six steps of two policies in turn, nobody trained between them."""
-    parts = parts_of()
-    state = parts.init(PARAMS, jax.random.key(2))
-    sample, found = partial.make_sampler(parts, max_tokens=W), []
+    parts = partial.in_parts(parts_of(), max_tokens=W)
+    state, found = parts.init(PARAMS, jax.random.key(2), prompts=batch(0)), []
     for number in range(6):
         policy = (PARAMS, OTHER)[number % 2]
         state = dataclasses.replace(state, params=policy, step=jnp.int32(number))
-        found.append(jax.device_get(sample(state, batch(number)).scored))
+        samples = parts.sample(state, batch(number))
+        state = dataclasses.replace(state, memory=samples.memory)
+        found.append(jax.device_get(samples.scored))
     return found
 
 
@@ -100,12 +101,13 @@ def test_a_group_keeps_its_place_until_all_have_ended(steps):
 
 @pytest.mark.slow
 def test_windows_train_on_each_steps_tokens():
-    parts = parts_of("t_ppo")
-    state = parts.init(PARAMS, jax.random.key(2))
-    sample = partial.make_sampler(parts, max_tokens=W, window=True)
+    parts = partial.in_parts(parts_of("t_ppo"), max_tokens=W, window=True)
+    state = parts.init(PARAMS, jax.random.key(2), prompts=batch(0))
     for number in range(3):
         state = dataclasses.replace(state, step=jnp.int32(number))
-        rollout = sample(state, batch(number)).rollout
+        samples = parts.sample(state, batch(number))
+        rollout = samples.rollout
+        state = dataclasses.replace(state, memory=samples.memory)
         assert (rollout.version[rollout.trained] == number).all()
         assert bool(rollout.trained.any())
         assert int(rollout.trained.sum(1).max()) <= PART
@@ -113,6 +115,6 @@ def test_windows_train_on_each_steps_tokens():
 
 def test_what_would_be_biased_is_refused():
     with pytest.raises(InputError, match="holds its ratio at 1"):
-        partial.make_sampler(parts_of("rloo"), max_tokens=W)
+        partial.in_parts(parts_of("rloo"), max_tokens=W)
     with pytest.raises(InputError, match="max_tokens must be at least 1"):
-        partial.make_sampler(parts_of(), max_tokens=0)
+        partial.in_parts(parts_of(), max_tokens=0)

@@ -155,10 +155,20 @@ def test_rl_writes_a_run_that_opens(home, trained):
     jax.tree.map(np.testing.assert_array_equal, *(end.params for end in ends))
 
 
+# Completions over several steps: what is open is the checkpoint's, too.
+OPEN = ("--part-tokens", "2", "--save-every", "1")
+
+
 @pytest.mark.slow
-def test_a_killed_run_goes_on_as_if_it_had_not_been(home, trained, monkeypatch, capsys):
-    out = home / "killed"
-    args = arguments(home, "rl", "prompts", out, "--lora.rank", "2")
+@pytest.mark.parametrize("more", [(), OPEN])
+def test_a_killed_run_goes_on_as_if_it_had_not_been(
+    home, trained, monkeypatch, capsys, more
+):
+    out = home / f"killed{len(more)}"
+    args = arguments(home, "rl", "prompts", out, "--lora.rank", "2", *more)
+    if more:
+        trained = home / "open"
+        main(arguments(home, "rl", "prompts", trained, "--lora.rank", "2", *more))
     from alignax.pipeline.rewards import loading
 
     # Before the first step there is one call for the evaluation.
@@ -168,7 +178,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(home, trained, monkeypatch, 
         main(args)
     assert stop.value.code == 130
     monkeypatch.delenv("KILL_AT")
-    assert len(rows_of(out)) < len(rows_of(trained))
+    assert 1 < len(rows_of(out)) < len(rows_of(trained))
     assert "--resume" in refused(capsys, args)
     main([*args, "--resume"])
     assert rows_of(out) == rows_of(trained)

@@ -259,6 +259,7 @@ def trained(
     out, tokenizer, train = config.output, policy.tokenizer, sets.train
     key = jax.random.key(out.seed)
     prompt_length, max_tokens = config.prompt_length or 1, config.max_tokens or 1
+    writing.check_processes(config.writing, rounds=config.rounds)
     tool = _tool(config, reward, tokenizer)
     algorithm = algorithm_of(config.rl)
     teacher = teaching.open_teacher(config.teaching, algorithm, policy)

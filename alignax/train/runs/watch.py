@@ -110,7 +110,9 @@ def same_tokens(parts: Parts) -> Parts:
         samples = parts.sample(state, prompts)
         if not done:
             sampled.append(jax.device_get(hosts.fetch(samples.rollout)))
-            _check_prompts(prompts, sampled[-1])
+            if samples.memory is None:
+                # Open groups of a resumed run keep their own prompts.
+                _check_prompts(prompts, sampled[-1])
         return samples
 
     def step(state, scored):

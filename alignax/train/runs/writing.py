@@ -5,6 +5,8 @@ import inspect
 from collections.abc import Callable
 from functools import partial
 
+import jax
+
 from alignax.pipeline import data, rewards
 from alignax.train import assembly, stops, turns
 from alignax.train import partial as parts_of_completions
@@ -165,8 +167,7 @@ def sampled(
         write = _writer(parts, writing, tool, records, tokenizer, max_tokens)
         return parts._replace(sample=turns.make_sampler(parts, write))
     if writing.at_once(max_tokens) < max_tokens:
-        sample = parts_of_completions.make_sampler(parts, max_tokens=max_tokens)
-        return parts._replace(sample=sample)
+        return parts_of_completions.in_parts(parts, max_tokens=max_tokens)
     return parts
 
 
@@ -180,6 +181,28 @@ def _writer(parts, writing, tool, records, tokenizer, max_tokens):
         max_tokens=max_tokens,
         answer_tokens=writing.answer_tokens,
     )
+
+
+def check_processes(writing: Writing, *, rounds: int) -> None:
+    """Refuse what looks at rows between two programs, and so needs all of them.
+
+    Args:
+      writing: how completions are written.
+      rounds: of further prompts in a step.
+
+    Raises:
+      InputError: there are several processes, and it is asked for.
+    """
+    given = {
+        "tool": writing.tool is not None,
+        "part_tokens": writing.part_tokens is not None,
+        "rounds": rounds > 0,
+    }
+    bad = [name for name, asked in given.items() if asked]
+    if bad and jax.process_count() > 1:
+        raise InputError(
+            f"{bad[0]} is not there on several processes; leave it out, or run on one"
+        )
 
 
 def to_measure(
