@@ -1,10 +1,12 @@
 """Softmax attention over keys just made, over a cache, and over a shared prefix."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
+
+from alignax.types import InputError
 
 
 class Prefix(NamedTuple):
@@ -27,6 +29,7 @@ def attend(
     prefix: Prefix | None = None,
     scale: float,
     soft_cap: float | None = None,
+    kernel: str = "xla",
 ) -> Float[Array, "B S n h"]:
     """Grouped-query attention to heads-first keys, and to those of a shared prefix.
 
@@ -41,15 +44,26 @@ def attend(
       prefix: keys before all of these.
       scale: of the products.
       soft_cap: scaled products z become ``soft_cap · tanh(z / soft_cap)``.
+      kernel: ``xla``; or ``cudnn``, for more than one query.
 
     Returns:
       the mixed values, in ``q``'s dtype; softmax in float32.
+
+    Raises:
+      InputError: ``cudnn`` with a prefix.
 
     Reference:
       Juravsky et al., "Hydragen", arXiv 2402.05099, eq. 3-5, for the joined softmax;
       Liu et al., "Prefix Grouper", arXiv 2506.05433, for training with it.
     """
     batch, length, heads, width = q.shape
+    if kernel == "cudnn" and length > 1:
+        if prefix is not None or soft_cap is not None:
+            raise InputError(
+                "attention must be xla where rows share a prefix or scores are capped, "
+                "got cudnn"
+            )
+        return fused(q, keys, values, mask, scale=scale, kernel="cudnn")
     groups = keys.shape[1]
     per = heads // groups
 
@@ -105,3 +119,36 @@ def attend(
         total, mix = total + apart(far_total), mix + apart(far_mix)
     mix = (mix / total[..., None]).reshape(batch, groups, per, length, width)
     return jnp.moveaxis(mix, 3, 1).reshape(q.shape).astype(q.dtype)
+
+
+def fused(
+    q: Float[Array, "B S n h"],
+    keys: Float[Array, "B m L h"],
+    values: Float[Array, "B m L h"],
+    mask: Bool[Array, "B S L"],
+    *,
+    scale: float,
+    kernel: Literal["xla", "cudnn"],
+) -> Float[Array, "B S n h"]:
+    """The same without a prefix, by one of JAX's kernels; it raises where there is
+    none for the device, and takes no other in its place.
+
+    Args:
+      q: queries.
+      keys: heads first.
+      values: as ``keys``.
+      mask: True where a query may look.
+      scale: of the products.
+      kernel: an ``implementation`` of ``jax.nn.dot_product_attention``.
+
+    Returns:
+      the mixed values, in ``q``'s dtype.
+    """
+    return jax.nn.dot_product_attention(
+        q,
+        jnp.swapaxes(keys, 1, 2).astype(q.dtype),
+        jnp.swapaxes(values, 1, 2).astype(q.dtype),
+        mask=mask[:, None],
+        scale=scale,
+        implementation=kernel,
+    )

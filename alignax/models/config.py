@@ -97,6 +97,10 @@ class DecoderConfig:
     """Of the stream that layers add to; None for ``dtype``."""
     head_dtype: str | None = None
     """Of the last norm's result and the head that it meets; None for ``dtype``."""
+    attention: str = "xla"
+    """What computes attention to more than one query: xla, or cudnn, whose memory does
+    not grow with the square of the length; it needs an NVIDIA GPU and half precision,
+    and has neither a shared prefix nor a soft cap."""
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -124,6 +128,17 @@ class DecoderConfig:
             raise InputError(
                 "rope_low, rope_high and rope_original_length must be given together, "
                 f"got {partial}"
+            )
+        if self.attention not in ("xla", "cudnn"):
+            raise InputError(f"attention must be xla or cudnn, got {self.attention!r}")
+        if self.attention == "cudnn" and self.dtype == "float32":
+            raise InputError(
+                "attention cudnn needs half precision; dtype bfloat16 would do, got "
+                "float32"
+            )
+        if self.attention == "cudnn" and self.attention_soft_cap is not None:
+            raise InputError(
+                "attention must be xla for a model that caps its scores, got cudnn"
             )
         if self.local_layers and self.window is None:
             raise InputError("window must be a number where there are local_layers")

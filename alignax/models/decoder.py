@@ -91,6 +91,7 @@ class Attention(nnx.Module):
                 prefix=prefix,
                 scale=scale,
                 soft_cap=config.attention_soft_cap,
+                kernel=config.attention,
             )
         kept = {"key": keys, "value": values}
         return self.out(mixed.reshape(batch, length, config.num_heads * head)), kept

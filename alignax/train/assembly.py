@@ -65,6 +65,7 @@ def make(
     stops: Any = None,
     prefix: Sequence[int] = (),
     teacher: tuple[HiddenFn, Params] | None = None,
+    shared_prompts: bool = True,
     shardings: TrainState | None = None,
     jit: bool = True,
 ) -> Parts:
@@ -84,6 +85,8 @@ def make(
       teacher: another model of the same vocabulary, up to its head, with its
         parameters. It gives the log-probabilities of a teacher where the method asks
         for them, and stands for the reference where it does not.
+      shared_prompts: a group's prompt is encoded once for all of its rows where they
+        are scored; False encodes each row whole, as ``attention: cudnn`` needs it.
       shardings: of the train state.
       jit: False gives bare functions.
 
@@ -96,7 +99,7 @@ def make(
     algorithm, tx = algorithm_of(config), optimiser(config)
     roles, completions = algorithm.sampling.roles > 1, config.completions
     # An observer's prompt is its own.
-    group = 1 if roles else completions
+    group = completions if shared_prompts and not roles else 1
     own_values = values is not None
     if hidden_fn is None:
         score = rollouts.score_by_logits(apply_fn)
@@ -247,6 +250,7 @@ def of_policy(
     """
     options.setdefault("eos_id", policy.tokenizer.end_ids)
     options.setdefault("pad_id", policy.tokenizer.pad_id)
+    options.setdefault("shared_prompts", policy.config.attention == "xla")
 
     taught = None if teacher is None else policies.whole(teacher, teacher.params)
 

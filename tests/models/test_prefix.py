@@ -68,6 +68,33 @@ def test_joined_softmax_is_one_softmax(soft_cap, each):
     assert_close(actual, expected, rel=4 * 12 * EPS)
 
 
+def test_a_kernel_of_jax_is_the_same_softmax():
+    """cuDNN's has the same arguments; here XLA's stands for it."""
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)  # noqa: E731
+    arrays = draw(2, 3, 4, 8), draw(2, 2, 5, 8), draw(2, 2, 5, 8)
+    mask = rng.random((2, 3, 5)) < 0.7
+    mask[..., 0] = True
+    expected = by_numpy(*arrays, mask, scale=0.7, soft_cap=None)
+    arrays = [*map(jnp.asarray, (*arrays, mask))]
+    actual = attention.fused(*arrays, scale=0.7, kernel="xla")
+    assert_close(actual, expected, rel=4 * 8 * EPS)
+
+
+def test_what_a_kernel_does_not_do_is_refused():
+    with pytest.raises(InputError, match="half precision"):
+        dataclasses.replace(CONFIG, attention="cudnn")
+    with pytest.raises(InputError, match="xla or cudnn, got 'flash'"):
+        dataclasses.replace(CONFIG, attention="flash")
+    config = dataclasses.replace(CONFIG, attention="cudnn", dtype="bfloat16")
+    with pytest.raises(InputError, match="caps its scores"):
+        dataclasses.replace(config, attention_soft_cap=2.0)
+    apply_fn = functional.make_apply(config)
+    prefix = APPLY(PARAMS, PROMPTS, mask=PROMPT_MASK, cache_length=P).cache
+    with pytest.raises(InputError, match="share a prefix"):
+        apply_fn(PARAMS, TOKENS, mask=MASK, prefix=prefix)
+
+
 def grouped(params):
     """Logits of the completions' positions, each prompt seen once."""
     prefix = APPLY(params, PROMPTS, mask=PROMPT_MASK, cache_length=P).cache

@@ -359,6 +359,7 @@ def bad(home):
         ),
         "no model": ([model, str(home / "none")], ["none", "is no folder"]),
         "no template": ([model, str(home / "bare"), "--chat=True"], ["chat template"]),
+        "no GPU": (["--attention", "cudnn"], ["NVIDIA GPU", "got cpu"]),
         "no function": ([rewarded, f"{my}:no"], ["'no'", "broken"]),
         "no reward": ([rewarded, "exactly"], ["exactly", "numeric"]),
         "wrong shape": ([rewarded, f"{my}:short"], ["my.py:short", "(1,)"]),

@@ -103,6 +103,10 @@ class Model:
     param_dtype: Dtype = "float32"
     """Of the parameters. Small learning rates are lost in bfloat16; with adapters it
     is the frozen base alone that has it."""
+    attention: Literal["xla", "cudnn"] = "xla"
+    """What computes attention. cudnn needs an NVIDIA GPU and --dtype bfloat16; its
+    memory does not grow with the square of the length, but every row encodes its own
+    prompt."""
     remat: Literal["auto", "none", "products", "block"] = "auto"
     """What the reverse pass computes again to save memory: nothing, all but matrix
     products, or all but each block's input (gradient checkpointing); auto takes the

@@ -150,6 +150,11 @@ def open_model(options: Model, *, seed: int) -> Policy:
             f"got {options.folder}; `alignax convert {options.folder} FOLDER` makes one"
         )
     mesh = options.mesh.make()
+    if options.attention == "cudnn" and jax.default_backend() != "gpu":
+        raise InputError(
+            f"attention cudnn needs an NVIDIA GPU, got {jax.default_backend()}; xla "
+            "would do"
+        )
     policy = folders.open_policy(
         options.folder,
         adapters=adapters,
@@ -162,8 +167,12 @@ def open_model(options: Model, *, seed: int) -> Policy:
         # All parameters are trained: what the folder adapts is merged.
         params = policies.whole(policy, policy.params)
         policy = policies.make(policy.config, params, policy.tokenizer)
-        return policies.on_mesh(policy, mesh)
-    return policy
+        policy = policies.on_mesh(policy, mesh)
+    if options.attention == "xla":
+        return policy
+    config = dataclasses.replace(policy.config, attention=options.attention)
+    fns = functional.make_apply(config), functional.make_hidden(config)
+    return policies.with_functions(policy._replace(config=config), *fns)
 
 
 def checkpointed(policy: Policy, options: Model, *, tokens: int) -> Policy:
