@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+from alignax.models import functional
+from alignax.train import policy as policies
 from alignax.train.policy import Policy
-from alignax.types import HiddenFn, InputError
+from alignax.types import InputError
 
 
 def check_same(
@@ -52,19 +54,30 @@ PROBES = (
 )
 
 
-def cropped(hidden_fn: HiddenFn, columns: int) -> HiddenFn:
-    """A model whose head is without what pads it.
+def cropped(policy: Policy, columns: int) -> Policy:
+    """A model whose head is without what pads it: it draws no token that another
+    model's embedding has not.
 
     Args:
-      hidden_fn: the model up to its head.
+      policy: the model.
       columns: of the vocabulary, to keep.
 
     Returns:
-      the same kind of function.
+      the policy, with other functions of the same parameters.
     """
+    if policy.config.vocab_size == columns:
+        return policy
+    fns = policy.whole_fns or (
+        functional.make_apply(policy.config),
+        functional.make_hidden(policy.config),
+    )
 
-    def function(*args, **kwargs):
-        out = hidden_fn(*args, **kwargs)
+    def apply_fn(*args, **kwargs):
+        out = fns[0](*args, **kwargs)
+        return out._replace(logits=out.logits[..., :columns])
+
+    def hidden_fn(*args, **kwargs):
+        out = fns[1](*args, **kwargs)
         return out._replace(head=out.head[:columns])
 
-    return function
+    return policies.with_functions(policy, apply_fn, hidden_fn)

@@ -10,10 +10,10 @@ import optax
 import pytest
 
 from alignax import divergences as dv
-from alignax.models import functional, hf
+from alignax.models import functional, hf, lora
 from alignax.pipeline import metrics
 from alignax.pipeline import rollout as rollouts
-from alignax.train import distillation, folders, supervised, tasks
+from alignax.train import distillation, folders, supervised, tasks, vocabularies
 from tests.close import assert_close
 from tests.pipeline.test_data_tokenizers import build_folder
 from tests.train.test_every_method import EOS, MODEL, PARAMS, PROMPTS, N, T
@@ -144,6 +144,23 @@ def test_a_student_comes_nearer(home, teacher, tmp_path):
         1
     ]
     assert forward[-1] < 0.8 * forward[0]
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_padded_head_draws_no_padding(home, teacher, rank):
+    """The student's embedding has no row for it."""
+    adapters = lora.LoRA(rank=rank) if rank else None
+    whole = folders.open_policy(teacher, adapters=adapters, key=jax.random.key(0))
+    policy = vocabularies.cropped(whole, 259)
+    tokens = jnp.zeros((1, 2), jnp.int32)
+    fns = (policy.apply_fn, whole.apply_fn)
+    cut, full = (jax.eval_shape(fn, policy.params, tokens).logits for fn in fns)
+    assert (cut.shape[-1], full.shape[-1]) == (259, 264)
+    assert policy.hidden_fn(policy.params, tokens).head.shape[0] == 259
+    # What is compiled is made of the functions of all parameters.
+    params = policy.params if policy.base is None else policy.base
+    assert jax.eval_shape(policy.whole_fns[0], params, tokens).logits.shape[-1] == 259
+    assert vocabularies.cropped(policy, policy.config.vocab_size) is policy
 
 
 def test_bad_teachers_and_choices_are_refused(home, teacher, tmp_path, capsys):

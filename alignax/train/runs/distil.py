@@ -12,7 +12,6 @@ import numpy as np
 
 from alignax import distillation as objectives
 from alignax import divergences
-from alignax.models import functional
 from alignax.pipeline import data, hosts, rewards
 from alignax.pipeline import rollout as rollouts
 from alignax.train import (
@@ -31,7 +30,7 @@ from alignax.train.runs import rows, setting
 from alignax.train.runs.options import Data, Dtype, Flat, Model, Output
 from alignax.train.runs.setting import Result, Sets
 from alignax.train.supervised import SFT
-from alignax.types import InputError, Params, Rollout
+from alignax.types import ApplyFn, HiddenFn, InputError, Params, Rollout
 
 FORMATS = ("completions", "prompts")
 SHOWN = ("loss", "length", "finished", "memory")
@@ -111,7 +110,7 @@ class Config:
 
 
 def loss_of(
-    config: Config, apply_fn: Any, hidden_fn: Any, teacher: Policy, columns: int
+    config: Config, apply_fn: Any, hidden_fn: Any, teacher: tuple[ApplyFn, HiddenFn]
 ) -> distillation.TokenLoss:
     """The objective of a student's functions.
 
@@ -119,34 +118,26 @@ def loss_of(
       config: the options.
       apply_fn: the student.
       hidden_fn: the student up to its head.
-      teacher: whose functions are read, not its parameters.
-      columns: of both heads that count.
+      teacher: its functions, of the same vocabulary.
 
     Returns:
       the loss of each token.
     """
-    other, other_hidden = (
-        functional.make_apply(teacher.config),
-        functional.make_hidden(teacher.config),
-    )
+    other, other_hidden = teacher
     div = options.divergence_of(config.divergence)
     if config.objective == "divergence":
         return distillation.by_divergence(
-            vocabularies.cropped(hidden_fn, columns),
-            vocabularies.cropped(other_hidden, columns),
-            div,
-            temperature=config.temperature,
+            hidden_fn, other_hidden, div, temperature=config.temperature
         )
     if config.objective == "tvd":
         return distillation.by_samples(
-            rollouts.score_by_hidden(vocabularies.cropped(hidden_fn, columns)),
-            rollouts.score_by_hidden(vocabularies.cropped(other_hidden, columns)),
+            rollouts.score_by_hidden(hidden_fn),
+            rollouts.score_by_hidden(other_hidden),
             objectives.tvd_surrogate,
         )
 
     def of_logits(logits, logits_ref, tokens, mask):
         del mask
-        logits, logits_ref = logits[..., :columns], logits_ref[..., :columns]
         if config.objective == "top_k":
             return objectives.coarse(
                 div, logits, logits_ref, k=config.top_k, support=config.support
@@ -202,11 +193,12 @@ def run(config: Config) -> Result:
         config.teacher,
     )
     policy = setting.checkpointed(policy, config.model, tokens=count * length)
+    policy, teacher = (vocabularies.cropped(x, columns) for x in (policy, teacher))
     with contextlib.ExitStack() as stack:
         reward = None
         if config.reward:
             reward = stack.enter_context(reward_folders.open_rewards(config.reward))
-        return _run(config, sets, policy, teacher, columns, reward)
+        return _run(config, sets, policy, teacher, reward)
 
 
 def _run(
@@ -214,19 +206,19 @@ def _run(
     sets: Sets,
     policy: Policy,
     teacher: Policy,
-    columns: int,
     reward: rewards.Reward | None,
 ) -> Result:
     out, tokenizer = config.output, policy.tokenizer
     key, tx = jax.random.key(out.seed), supervised.optimiser(config.training)
     taught = policies.whole(teacher, teacher.params)
+    others = teacher.whole_fns or (teacher.apply_fn, teacher.hidden_fn)
     ends = {"eos_id": tokenizer.end_ids, "pad_id": tokenizer.pad_id}
     most = config.max_tokens or 1
 
     def sampler(apply_fn, _):
         return distillation.make_sampler(
             apply_fn,
-            functional.make_apply(teacher.config),
+            others[0],
             own_share=config.own_samples,
             max_tokens=most,
             jit=False,
@@ -234,7 +226,7 @@ def _run(
         )
 
     def stepper(apply_fn, hidden_fn):
-        loss = loss_of(config, apply_fn, hidden_fn, teacher, columns)
+        loss = loss_of(config, apply_fn, hidden_fn, others)
         count = config.microbatches
         return distillation.make_step(loss, tx, microbatches=count, jit=False)
 
@@ -262,12 +254,18 @@ def _run(
         step=learn,
         drawn=("reverse_kl", "forward_kl", "right"),
         evaluate=_held_out(
-            config, sets.held_out, policy, teacher, taught, columns, reward
+            config, sets.held_out, policy, teacher, taught, others, reward
         ),
         counted=lambda: known["tokens"],
     )
     setting.export(policy, state.params, out, config.model)
     return Result(state, policy._replace(params=state.params), out.out, log)
+
+
+def _plain(policy: Policy, params: Params, fns: tuple[ApplyFn, HiddenFn]) -> Policy:
+    """The policy of all parameters, its adapters merged."""
+    bare = policy._replace(params=params, base=None, lora=None)
+    return policies.with_functions(bare, *fns)
 
 
 def _held_out(
@@ -276,7 +274,7 @@ def _held_out(
     policy: Policy,
     teacher: Policy,
     taught: Params,
-    columns: int,
+    others: tuple[ApplyFn, HiddenFn],
     reward: rewards.Reward | None,
 ) -> Callable[[Any], dict[str, float]] | None:
     """``state -> metrics``: both KLs a completion, each exact over the vocabulary at
@@ -295,22 +293,13 @@ def _held_out(
     longest = config.max_tokens or 1
     write, write_theirs = (
         evaluation.make_writer(x, max_tokens=longest, completions=1)
-        for x in (
-            policy,
-            policies.on_mesh(
-                policies.make(teacher.config, taught, tokenizer), policy.mesh
-            ),
-        )
+        for x in (policy, _plain(teacher, taught, others))
     )
     keys = jax.random.split(jax.random.key(config.output.seed + 1))
 
     def between(div):
         def build(_, hidden_fn):
-            token = distillation.by_divergence(
-                vocabularies.cropped(hidden_fn, columns),
-                vocabularies.cropped(functional.make_hidden(teacher.config), columns),
-                div,
-            )
+            token = distillation.by_divergence(hidden_fn, others[1], div)
 
             def of(params, taught, rollout):
                 found = token(params, taught, rollout)
