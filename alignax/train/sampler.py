@@ -15,6 +15,7 @@ from alignax.pipeline import decoding
 from alignax.pipeline import rollout as rollouts
 from alignax.pipeline.rollout import ScoreFn
 from alignax.train import joined, two_policies
+from alignax.train import memory as memories
 from alignax.train.samples import Samples
 from alignax.types import (
     ApplyFn,
@@ -92,8 +93,13 @@ def make_scorer(
                     "prompts.guide is missing: the method's teacher is the policy "
                     "itself with a prompt of its own"
                 )
-            own = state.params if plan.taught == "own" else reference
-            taught = score(own, shown)
+            taught = score(memories.measured_from(algorithm, state), shown)
+            if algorithm.regulariser and algorithm.regulariser.over_vocabulary:
+                rollout = dataclasses.replace(
+                    rollout,
+                    shown_tokens=shown.prompt_tokens,
+                    shown_mask=shown.prompt_mask,
+                )
         apart = "logp_teacher" in asked
         by_reference = taught
         if by_reference is None or apart:

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from alignax import algorithms
+from alignax import algorithms, exact
 from alignax.algorithms import METHODS
 from alignax.models import functional, hf
-from alignax.pipeline import metrics
+from alignax.pipeline import decoding, metrics
 from alignax.pipeline import rollout as rollouts
 from alignax.train import assembly, folders, policy_gradient, tasks
 from alignax.train.options import RL
@@ -81,6 +81,99 @@ def test_the_measured_kl_is_of_own_rows():
     np.testing.assert_allclose(found["kl"], jnp.mean(k3[~others]), rtol=1e-5)
 
 
+V, TELLING = 3, exact.make_tabular_apply(vocab_size=3, horizon=2)
+"""A world of two prompts: the second is the first with what the teacher is told."""
+
+
+def told(scale=0.7):
+    """The policy, its older self, and all completions of the first prompt."""
+    policy, older = (
+        exact.tabular_init(
+            jax.random.key(seed), prompts=2, vocab_size=V, horizon=2, scale=scale
+        )
+        for seed in (1, 2)
+    )
+    tokens, mask = exact.enumerate_completions(V, 2, eos_id=2)
+    first = jnp.zeros((len(tokens), 1), jnp.int32)
+    rollout = Rollout(
+        tokens=tokens,
+        attended=mask,
+        trained=mask,
+        prompt_tokens=first,
+        prompt_mask=first == 0,
+        shown_tokens=first + 1,
+        shown_mask=first == 0,
+    )
+    return policy, older, rollout
+
+
+def token_laws(params, prompt, rollout):
+    whole = jnp.concatenate([rollout.prompt_tokens + prompt, rollout.tokens], axis=1)
+    return jax.nn.log_softmax(TELLING(params, whole[:, :-1]).logits)
+
+
+def expected_gradient(name, policy, older, rollout):
+    """Of the method's token losses, over all completions by their probabilities."""
+    key, _, variant = name.partition("/")
+    algorithm = METHODS[key].variants[variant] if variant else METHODS[key].algorithm
+    taken = rollout.tokens[..., None]
+    old, taught = (
+        jnp.take_along_axis(token_laws(*x, rollout), taken, axis=-1)[..., 0]
+        for x in ((policy, 0), (older, 1))
+    )
+    mask = rollout.trained
+    chance = jnp.exp(jnp.sum(jnp.where(mask, old, 0), axis=-1))
+    batch = Scored(
+        rollout=rollout,
+        rewards=jnp.zeros((1, len(mask))),
+        logp_old=old,
+        logp_ref=taught,
+    )
+    regulariser = algorithm.regulariser
+    token = rollouts.divergence_by_logits(
+        TELLING, regulariser.divergence, k=regulariser.top
+    )
+
+    @jax.jit
+    @jax.grad
+    def gradient(params):
+        scores = rollouts.score_by_logits(TELLING)(params, rollout)
+        over = token(params, older, rollout) if regulariser.over_vocabulary else None
+        rows = algorithms.prepare(algorithm, batch)
+        parts = algorithms.losses(
+            algorithm, scores.logp, scores.entropy, rows, over_vocabulary=over
+        )
+        return jnp.sum(chance[:, None] * sum(parts.values()))
+
+    return gradient(policy)
+
+
+def test_a_policy_descends_to_itself_told_more():
+    """Jensen-Shannon by hand, at all prefixes by their probabilities; the reverse KL
+    over the vocabulary is in expectation what sampled tokens say."""
+    policy, older, rollout = told()
+    mask, teacher = rollout.trained, jnp.exp(token_laws(older, 1, rollout))
+    taken = rollout.tokens[..., None]
+
+    @jax.jit
+    @jax.grad
+    def by_hand(params):
+        log_law = token_laws(params, 0, rollout)
+        law = jnp.exp(log_law)
+        own = jnp.take_along_axis(jax.lax.stop_gradient(log_law), taken, -1)[..., 0]
+        chance = jnp.exp(jnp.sum(jnp.where(mask, own, 0), axis=-1))
+        middle = jnp.log((law + teacher) / 2)
+        each = law * (log_law - middle) + teacher * (jnp.log(teacher) - middle)
+        each = jnp.sum(each, axis=-1) / 2
+        return jnp.sum(chance[:, None] * jnp.where(mask, each, 0))
+
+    found = expected_gradient("sdpo", policy, older, rollout)
+    jax.tree.map(lambda x, y: assert_close(x, y, rel=1e-5), found, by_hand(policy))
+    sampled = expected_gradient("opsd", policy, older, rollout)
+    whole = expected_gradient("sdpo/reverse kl", policy, older, rollout)
+    jax.tree.map(lambda x, y: assert_close(x, y, rel=1e-5), whole, sampled)
+
+
 def parts_of(method, **options):
     config = RL(method=method, prompts=N, completions=K, learning_rate=1e-2, steps=4)
     return assembly.make(
@@ -147,7 +240,7 @@ def test_a_divergence_over_the_vocabulary_is_from_the_teacher():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["opsd", "sdft", "opsd (live teacher)"])
+@pytest.mark.parametrize("method", ["opsd", "sdft", "opsd (live teacher)", "sdpo"])
 def test_a_policy_is_taught_by_what_it_would_say(method):
     """Its own log-probabilities of its completions behind the other prompt."""
     parts = parts_of(method)
@@ -173,6 +266,11 @@ def test_a_policy_is_taught_by_what_it_would_say(method):
     expected = jnp.where(found.mask, score(whose, rollout).logp, 0)
     assert_close(found.logp_ref, expected, rel=1e-5)
     plain = jnp.where(found.mask, score(whose, found.rollout).logp, 0)
+    if method == "sdpo":
+        judged = dataclasses.replace(found, rewards=jnp.zeros_like(found.rewards))
+        seen = decoding.as_shown(found.rollout)
+        assert_close(score(whose, seen).logp * found.mask, expected, rel=1e-6)
+        assert np.isfinite(parts.step(state, judged)[1]["loss"])
     assert float(jnp.abs(plain - expected).max()) > 1e-3
 
 

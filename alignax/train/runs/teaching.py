@@ -28,7 +28,8 @@ class Teaching:
     """Of the teacher's parameters and computation."""
     teacher_context: str | None = None
     """Field of the records, such as solution, that the policy is shown before the
-    prompt where it is its own teacher (opsd, sdft), and does not see as it writes."""
+    prompt where it is its own teacher (opsd, sdft, sdpo), and does not see as it
+    writes."""
 
 
 def reads_rewards(algorithm: Algorithm) -> bool:
@@ -59,8 +60,8 @@ def open_teacher(teaching: Teaching, algorithm: Algorithm, policy: Policy):
         )
     if not itself and teaching.teacher_context is not None:
         raise InputError(
-            "teacher_context is of methods whose teacher is the policy itself, opsd "
-            f"and sdft, got {teaching.teacher_context!r}"
+            "teacher_context is of methods whose teacher is the policy itself, opsd, "
+            f"sdft and sdpo, got {teaching.teacher_context!r}"
         )
     if teaching.teacher is None:
         if not itself and not reads_rewards(algorithm):
