@@ -260,9 +260,13 @@ def trained(
     prompt_length, max_tokens = config.prompt_length or 1, config.max_tokens or 1
     tool = _tool(config, reward, tokenizer)
     algorithm = algorithm_of(config.rl)
-    teacher = teaching.open_teacher(config.teaching, algorithm, policy)
     parts = writing.make_parts(
-        config.rl, policy, config.writing, max_tokens=max_tokens, teacher=teacher
+        config.rl,
+        policy,
+        config.writing,
+        max_tokens=max_tokens,
+        teacher=teaching.open_teachers(config.teaching, algorithm, policy),
+        teacher_weights=teaching.weights_of(config.teaching, algorithm, train),
     )
     parts = writing.sampled(
         parts, config.writing, tool, train, tokenizer, max_tokens=max_tokens
