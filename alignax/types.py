@@ -199,6 +199,9 @@ class Rollout:
     support: Leaf = None  # uint8 [B, T, ceil(V / 8)], None for all of the vocabulary
     prompt_tokens: Leaf = None  # int32 [B, P]
     prompt_mask: Leaf = None  # bool [B, P]
+    shown_tokens: Leaf = None  # int32 [B, L], the prompt of a teacher that is told more
+    shown_mask: Leaf = None  # bool [B, L]
+    teachers: Leaf = None  # float32 [B, N], weights of several that teach the row
 
 
 @jax.tree_util.register_dataclass

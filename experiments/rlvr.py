@@ -43,6 +43,7 @@ ABSENT = {
         "g_opd",
         "opsd",
         "sdft",
+        "sdpo",
     ),
 }
 

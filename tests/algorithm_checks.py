@@ -22,6 +22,7 @@ CHECKS = {
         ("opsd", "sdft"),
         ("train/test_teachers.py", "test_a_policy_is_taught_by_what_it_would_say"),
     ),
+    "sdpo": ("train/test_teachers.py", "test_a_policy_descends_to_itself_told_more"),
     "unbiased": (
         "train/test_whole_step.py",
         "test_expected_step_is_the_gradient_of_the_objective",

@@ -23,6 +23,20 @@ K1 = Regulariser(
 OPD = replace(
     m.token_mean, shape=s.no_rewards, advantage=s.raw, regulariser=K1, beta=1.0
 )
+# The official code's divergence and cap, each token's over all of the vocabulary.
+SUMMED = Regulariser(
+    divergence=divergences.jensen_shannon(),
+    level="myopic",
+    form="exact",
+    place="loss",
+    weight_cap=2.0,
+)
+SDPO = replace(
+    OPD,
+    regulariser=SUMMED,
+    sampling=Sampling(taught="reference"),
+    reference=references.moving_average(decay=0.95),
+)
 G_OPD = replace(
     m.token_mean,
     shape=s.no_rewards,
@@ -65,5 +79,23 @@ ROWS = {
             sampling=Sampling(taught="reference"),
             reference=references.moving_average(decay=0.99),
         ),
+    ),
+    "sdpo": Method(
+        "SDPO",
+        "2601.20802 eq. 1",
+        "each token's divergence, over the vocabulary, from the moving average shown "
+        "feedback · weights of the prefix · token mean",
+        "Jensen-Shannon, cap 2, decay .95",
+        SDPO,
+        {
+            "reverse kl": replace(
+                SDPO,
+                regulariser=replace(SUMMED, divergence=divergences.reverse_kl()),
+            ),
+            "live teacher": replace(
+                SDPO, sampling=Sampling(taught="own"), reference=references.fixed()
+            ),
+            "top k": replace(SDPO, regulariser=replace(SUMMED, form="top_k", k=100)),
+        },
     ),
 }

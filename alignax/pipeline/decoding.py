@@ -1,5 +1,6 @@
 """The two loops behind ``rollout.generate``, and what they share."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
 from alignax import sampling
-from alignax.types import ApplyFn, Params, Prompts
+from alignax.types import ApplyFn, Params, Prompts, Rollout
 
 
 def left_padded(prompts: Prompts) -> Prompts:
@@ -333,3 +334,21 @@ def in_slots(
     )
     *_, out = jax.lax.while_loop(lambda carry: jnp.any(carry[1] < total), step, carry)
     return out
+
+
+def as_shown(rollout: Rollout) -> Rollout:
+    """The completions behind the prompts that a teacher sees.
+
+    Args:
+      rollout: of any sampler.
+
+    Returns:
+      the rollout with ``shown_tokens`` for its prompts; as it is where there are none.
+    """
+    if rollout.shown_tokens is None:
+        return rollout
+    return dataclasses.replace(
+        rollout,
+        prompt_tokens=rollout.shown_tokens,
+        prompt_mask=rollout.shown_mask,
+    )

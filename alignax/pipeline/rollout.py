@@ -320,7 +320,8 @@ def score_by_hidden(hidden_fn: HiddenFn, *, completions: int = 1) -> ScoreFn:
 
 TokenDivergence = Callable[[Params, Params, Rollout], Float[Array, "B T"]]
 """``(params, reference params, rollout) -> [B, T]``: each token's divergence of the
-distribution that sampled from the whole reference, nats; a gradient to ``params``."""
+distribution that sampled from the whole reference, behind its own prompt where the
+rollout has one for it (``shown_tokens``), nats; a gradient to ``params``."""
 
 
 def divergence_by_logits(
@@ -342,9 +343,8 @@ def divergence_by_logits(
 
     def divergence(params, reference, rollout):
         logits = sampled_logits(completion_logits(apply_fn, params, rollout), rollout)
-        logits_ref = jax.lax.stop_gradient(
-            _tempered(completion_logits(apply_fn, reference, rollout), rollout)
-        )
+        seen = completion_logits(apply_fn, reference, decoding.as_shown(rollout))
+        logits_ref = jax.lax.stop_gradient(_tempered(seen, rollout))
         if k is None:
             return divergences.exact(div, logits, logits_ref)
         return estimators.myopic_top_k_f_surrogate(
@@ -377,11 +377,10 @@ def divergence_by_hidden(
     """
 
     def divergence(params, reference, rollout):
-        both = ((hidden_fn, params), (reference_fn or hidden_fn, reference))
-        found = (
-            completion_hidden(f, p, rollout, completions=completions) for f, p in both
-        )
-        (hidden, out), (hidden_ref, out_ref) = found
+        read = partial(completion_hidden, completions=completions)
+        hidden, out = read(hidden_fn, params, rollout)
+        other = reference_fn or hidden_fn
+        hidden_ref, out_ref = read(other, reference, decoding.as_shown(rollout))
         value = logprobs.divergence_from_hidden(
             div,
             hidden.reshape(-1, hidden.shape[-1]),

@@ -7,17 +7,19 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Key
 
 from alignax.algorithms import Algorithm
 from alignax.models import functional
 from alignax.pipeline import rollout as rollouts
 from alignax.train import critic as critics
-from alignax.train import joined, policy_gradient, sampler, two_policies
+from alignax.train import joined, policy_gradient, sampler, teachers, two_policies
 from alignax.train import policy as policies
+from alignax.train import scorer as scorers
 from alignax.train.options import RL, algorithm_of, optimiser
 from alignax.train.policy import Policy
 from alignax.train.samples import Samples
+from alignax.train.teachers import Teachers
 from alignax.types import (
     ApplyFn,
     HiddenFn,
@@ -64,7 +66,8 @@ def make(
     pad_id: int = 0,
     stops: Any = None,
     prefix: Sequence[int] = (),
-    teacher: tuple[HiddenFn, Params] | None = None,
+    teacher: tuple[HiddenFn, Params] | Teachers | None = None,
+    teacher_weights: Float[Array, "*R N"] | None = None,
     shared_prompts: bool = True,
     shardings: TrainState | None = None,
     jit: bool = True,
@@ -83,8 +86,10 @@ def make(
       stops: of ``stops.table``: texts that end a completion.
       prefix: tokens that every completion begins with, attended and not trained.
       teacher: another model of the same vocabulary, up to its head, with its
-        parameters. It gives the log-probabilities of a teacher where the method asks
-        for them, and stands for the reference where it does not.
+        parameters, or several. It gives the log-probabilities of a teacher where the
+        method asks for them, and stands for the reference where it does not.
+      teacher_weights: of several teachers, of each record ``[R, N]`` or of all ``[N]``;
+        by default equal.
       shared_prompts: a group's prompt is encoded once for all of its rows where they
         are scored; False encodes each row whole, as ``attention: cudnn`` needs it.
       shardings: of the train state.
@@ -106,18 +111,20 @@ def make(
     else:
         score = rollouts.score_by_hidden(hidden_fn, completions=group)
         values = values or critics.value_head(hidden_fn, completions=group)
-    teaches = None
-    if teacher is not None:
+    teaches, taught = None, _listed(teacher)
+    if taught:
         if roles:
             raise InputError("teacher must be None where two roles are sampled")
-        teaches = partial(
-            rollouts.score_by_hidden(teacher[0], completions=group), teacher[1]
-        )
+        teaches = teachers.score(taught, completions=group)
+        if len(taught) > 1 and teacher_weights is None:
+            teacher_weights = jnp.full(len(taught), 1 / len(taught))
     divergence, regulariser = None, algorithm.regulariser
     if regulariser is not None and regulariser.over_vocabulary:
         div = regulariser.divergence
-        if teacher is not None:
-            divergence = _from_teacher(hidden_fn, regulariser, teacher, group)
+        if taught:
+            divergence = teachers.divergence(
+                hidden_fn, regulariser, taught, completions=group
+            )
         elif hidden_fn is None or regulariser.top is not None:
             divergence = rollouts.divergence_by_logits(apply_fn, div, k=regulariser.top)
         else:
@@ -183,11 +190,12 @@ def make(
         "completions": completions,
         "values": values,
         "teacher": teaches,
+        "teacher_weights": teacher_weights,
     }
     sample = sampler.make_sampler(
         algorithm, apply_fn, score, prefix=prefix, jit=jit, **scored, **drawn
     )
-    scorer = sampler.make_scorer(algorithm, score, **scored)
+    scorer = scorers.make_scorer(algorithm, score, **scored)
     begin = tuple(prefix)
 
     def generate(params, key, prompts, *, prefix=begin, **options):
@@ -214,31 +222,22 @@ def make(
     return Parts(algorithm, init, sample, step, generate, scorer, completions, begin)
 
 
-def _from_teacher(hidden_fn, regulariser, teacher, completions):
-    """Each token's divergence from another model."""
-    if hidden_fn is None or regulariser.top is not None:
-        raise InputError(
-            "form top_k is not there for a teacher of its own; form exact or sampled "
-            "would do"
-        )
-    token = rollouts.divergence_by_hidden(
-        hidden_fn,
-        regulariser.divergence,
-        completions=completions,
-        reference_fn=teacher[0],
-    )
-    return lambda params, reference, rollout: token(params, teacher[1], rollout)
+def _listed(teacher) -> Teachers:
+    """One teacher or several as several."""
+    if teacher is None:
+        return ()
+    return (teacher,) if callable(teacher[0]) else tuple(teacher)
 
 
 def of_policy(
-    config: RL, policy: Policy, *, teacher: Policy | None = None, **options: Any
+    config: RL, policy: Policy, *, teacher: Sequence[Policy] = (), **options: Any
 ) -> Parts:
     """``make`` of a policy: adapters' frozen base is an argument of what is compiled.
 
     Args:
       config: the options.
       policy: the model.
-      teacher: another one of the same vocabulary, as in ``make``.
+      teacher: others of the same vocabulary, as in ``make``.
       options: of ``make``, but for the functions and ``jit``; the ends and the padding
         are by default the tokenizer's.
 
@@ -252,12 +251,13 @@ def of_policy(
     options.setdefault("pad_id", policy.tokenizer.pad_id)
     options.setdefault("shared_prompts", policy.config.attention == "xla")
 
-    taught = None if teacher is None else policies.whole(teacher, teacher.params)
+    taught = [policies.whole(each, each.params) for each in teacher] or None
 
     def bare(apply_fn: ApplyFn, hidden_fn: HiddenFn, taught: Params = None) -> Parts:
         more = dict(options)
-        if teacher is not None:
-            more["teacher"] = functional.make_hidden(teacher.config), taught
+        if teacher:
+            hidden = [functional.make_hidden(each.config) for each in teacher]
+            more["teacher"] = tuple(zip(hidden, taught, strict=True))
         return make(config, apply_fn, hidden_fn=hidden_fn, jit=False, **more)
 
     def part(name: str, **how: Any):

@@ -76,6 +76,22 @@ def init(
     return memory or None
 
 
+def measured_from(algorithm: Algorithm, state: TrainState) -> Params:
+    """Whose distributions a divergence is measured from: the reference's parameters, or
+    the policy's as they are where it is its own teacher.
+
+    Args:
+      algorithm: the method.
+      state: of the run.
+
+    Returns:
+      the parameters.
+    """
+    if algorithm.sampling.taught == "own":
+        return state.params
+    return algorithm.reference.params(state.reference)
+
+
 def _copies(algorithm: Algorithm) -> references.Reference:
     return references.periodic_reset(every=algorithm.sampling.copy_every)
 

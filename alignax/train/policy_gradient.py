@@ -268,7 +268,7 @@ def make_step(
             "row": jnp.arange(len(rows.mask)),
         }
         signal = has_signal(algorithm, scored, rows)
-        reference = algorithm.reference.params(state.reference)
+        reference = memories.measured_from(algorithm, state)
         alone = jnp.bool_(False)
         if algorithm.critic is not None and algorithm.critic.pretrain:
             alone = state.step < algorithm.critic.pretrain

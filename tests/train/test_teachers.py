@@ -2,25 +2,27 @@
 
 import dataclasses
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.special import log_softmax, logsumexp
 
-from alignax import algorithms
+from alignax import algorithms, exact
 from alignax.algorithms import METHODS
 from alignax.models import functional, hf
-from alignax.pipeline import metrics
+from alignax.pipeline import decoding, metrics
 from alignax.pipeline import rollout as rollouts
-from alignax.train import assembly, folders, policy_gradient, tasks
+from alignax.train import assembly, folders, policy_gradient, tasks, teachers
 from alignax.train.options import RL
-from alignax.types import Rollout, Scored
+from alignax.types import HiddenOutput, Rollout, Scored
 from tests.algorithm_batch import MASK, OLD, REF, scored
 from tests.close import assert_close
 from tests.pipeline.test_data_tokenizers import build_folder
 from tests.train.test_every_method import EOS, MODEL, PARAMS, PROMPTS, K, N, T, guide
-from tests.train.test_runs import arguments, home, main, refused
+from tests.train.test_runs import SUMS, arguments, home, main, refused
 
 __all__ = ["home"]
 TAUGHT = 1.1 * REF
@@ -79,6 +81,166 @@ def test_the_measured_kl_is_of_own_rows():
     found = jax.jit(functools.partial(policy_gradient.describe, OPD))(batch)
     k3 = jnp.sum(jnp.where(MASK, jnp.expm1(REF - OLD) - (REF - OLD), 0), axis=-1)
     np.testing.assert_allclose(found["kl"], jnp.mean(k3[~others]), rtol=1e-5)
+
+
+V, TELLING = 3, exact.make_tabular_apply(vocab_size=3, horizon=2)
+"""A world of two prompts: the second is the first with what the teacher is told."""
+
+
+def told(scale=0.7):
+    """The policy, its older self, and all completions of the first prompt."""
+    policy, older = (
+        exact.tabular_init(
+            jax.random.key(seed), prompts=2, vocab_size=V, horizon=2, scale=scale
+        )
+        for seed in (1, 2)
+    )
+    tokens, mask = exact.enumerate_completions(V, 2, eos_id=2)
+    first = jnp.zeros((len(tokens), 1), jnp.int32)
+    rollout = Rollout(
+        tokens=tokens,
+        attended=mask,
+        trained=mask,
+        prompt_tokens=first,
+        prompt_mask=first == 0,
+        shown_tokens=first + 1,
+        shown_mask=first == 0,
+    )
+    return policy, older, rollout
+
+
+def token_laws(params, prompt, rollout):
+    whole = jnp.concatenate([rollout.prompt_tokens + prompt, rollout.tokens], axis=1)
+    return jax.nn.log_softmax(TELLING(params, whole[:, :-1]).logits)
+
+
+def expected_gradient(name, policy, older, rollout):
+    """Of the method's token losses, over all completions by their probabilities."""
+    key, _, variant = name.partition("/")
+    algorithm = METHODS[key].variants[variant] if variant else METHODS[key].algorithm
+    taken = rollout.tokens[..., None]
+    old, taught = (
+        jnp.take_along_axis(token_laws(*x, rollout), taken, axis=-1)[..., 0]
+        for x in ((policy, 0), (older, 1))
+    )
+    mask = rollout.trained
+    chance = jnp.exp(jnp.sum(jnp.where(mask, old, 0), axis=-1))
+    batch = Scored(
+        rollout=rollout,
+        rewards=jnp.zeros((1, len(mask))),
+        logp_old=old,
+        logp_ref=taught,
+    )
+    regulariser = algorithm.regulariser
+    token = rollouts.divergence_by_logits(
+        TELLING, regulariser.divergence, k=regulariser.top
+    )
+
+    @jax.jit
+    @jax.grad
+    def gradient(params):
+        scores = rollouts.score_by_logits(TELLING)(params, rollout)
+        over = token(params, older, rollout) if regulariser.over_vocabulary else None
+        rows = algorithms.prepare(algorithm, batch)
+        parts = algorithms.losses(
+            algorithm, scores.logp, scores.entropy, rows, over_vocabulary=over
+        )
+        return jnp.sum(chance[:, None] * sum(parts.values()))
+
+    return gradient(policy)
+
+
+def test_a_policy_descends_to_itself_told_more():
+    """Jensen-Shannon by hand, at all prefixes by their probabilities; the reverse KL
+    over the vocabulary is in expectation what sampled tokens say."""
+    policy, older, rollout = told()
+    mask, teacher = rollout.trained, jnp.exp(token_laws(older, 1, rollout))
+    taken = rollout.tokens[..., None]
+
+    @jax.jit
+    @jax.grad
+    def by_hand(params):
+        log_law = token_laws(params, 0, rollout)
+        law = jnp.exp(log_law)
+        own = jnp.take_along_axis(jax.lax.stop_gradient(log_law), taken, -1)[..., 0]
+        chance = jnp.exp(jnp.sum(jnp.where(mask, own, 0), axis=-1))
+        middle = jnp.log((law + teacher) / 2)
+        each = law * (log_law - middle) + teacher * (jnp.log(teacher) - middle)
+        each = jnp.sum(each, axis=-1) / 2
+        return jnp.sum(chance[:, None] * jnp.where(mask, each, 0))
+
+    found = expected_gradient("sdpo", policy, older, rollout)
+    jax.tree.map(lambda x, y: assert_close(x, y, rel=1e-5), found, by_hand(policy))
+    sampled = expected_gradient("opsd", policy, older, rollout)
+    whole = expected_gradient("sdpo/reverse kl", policy, older, rollout)
+    jax.tree.map(lambda x, y: assert_close(x, y, rel=1e-5), whole, sampled)
+
+
+def experts(seed):
+    """A model of counted tokens: its logits follow from which came before."""
+    head = jax.random.normal(jax.random.key(seed), (V, V))
+
+    def hidden_fn(params, tokens, *, mask=None, logits_from=0, **cached):
+        seen = jnp.cumsum(jax.nn.one_hot(tokens, V) * mask[..., None], axis=1)
+        return HiddenOutput(seen[:, logits_from:] @ params, jnp.eye(V), None, None)
+
+    return hidden_fn, head
+
+
+def taken_of(laws, rollout):
+    return np.take_along_axis(laws, np.asarray(rollout.tokens)[..., None], axis=-1)[
+        ..., 0
+    ]
+
+
+def test_several_teachers_weigh_or_take_turns():
+    rollout = dataclasses.replace(told()[2], shown_tokens=None, shown_mask=None)
+    (own_fn, own), *models = (experts(seed) for seed in (5, 3, 4))
+    functions, heads = zip(*models, strict=True)
+    mask, tokens = np.asarray(rollout.trained), np.asarray(rollout.tokens)
+    before = np.concatenate([np.zeros_like(tokens[:, :1]), tokens], axis=1)[:, :-1]
+    seen = np.cumsum(np.eye(V, dtype=np.float32)[before], axis=1)
+    laws = [log_softmax(seen @ np.asarray(head), axis=-1) for head in heads]
+    each = [taken_of(law, rollout) for law in laws]
+    one, rows = jnp.zeros(1, jnp.int32), jnp.arange(len(mask))
+    form = METHODS["sdpo"].algorithm.regulariser
+
+    @jax.jit
+    def run(heads, rollout):
+        pairs = tuple(zip(functions, heads, strict=True))
+        token = teachers.divergence(own_fn, form, pairs)
+        found = teachers.score(pairs)(rollout).logp, token(own, None, rollout)
+        return [jnp.where(rollout.trained, x, 0) for x in found]
+
+    mixed = teachers.with_weights(rollout, jnp.array([0.25, 0.75]), one)
+    found, token = run(heads, mixed)
+    assert_close(found, (0.25 * each[0] + 0.75 * each[1]) * mask, rel=1e-6)
+    policy = log_softmax(seen @ np.asarray(own), axis=-1)
+    by_hand = 0.25 * middle(policy, laws[0]) + 0.75 * middle(policy, laws[1])
+    assert_close(token, by_hand * mask, rel=1e-5)
+    # At the product of experts each prefix's advantages are its log Z: nothing pulls.
+    product = 0.25 * laws[0] + 0.75 * laws[1]
+    batch = Scored(
+        rollout=mixed,
+        rewards=jnp.zeros((1, len(mask))),
+        logp_old=jnp.asarray(taken_of(log_softmax(product, axis=-1), rollout)),
+        logp_ref=found,
+    )
+    assert_close(advantages(OPD, batch), logsumexp(product, axis=-1) * mask, rel=1e-5)
+
+    # Each row its own; the other's word does not count, whatever it is.
+    alone = teachers.with_weights(rollout, jnp.eye(2)[rows % 2], rows)
+    mine = np.where(np.arange(len(mask))[:, None] % 2 == 0, *each)
+    assert_close(run(heads, alone)[0], mine * mask, rel=1e-6)
+    first = teachers.with_weights(rollout, jnp.array([1.0, 0.0]), one)
+    broken = (heads[0], jnp.full((V, V), jnp.nan))
+    assert_close(run(broken, first)[0], each[0] * mask, rel=1e-6)
+
+
+def middle(a, b):
+    """The Jensen-Shannon divergence of two laws, from their logarithms."""
+    both = np.log((np.exp(a) + np.exp(b)) / 2)
+    return np.sum(np.exp(a) * (a - both) + np.exp(b) * (b - both), axis=-1) / 2
 
 
 def parts_of(method, **options):
@@ -147,7 +309,7 @@ def test_a_divergence_over_the_vocabulary_is_from_the_teacher():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["opsd", "sdft", "opsd (live teacher)"])
+@pytest.mark.parametrize("method", ["opsd", "sdft", "opsd (live teacher)", "sdpo"])
 def test_a_policy_is_taught_by_what_it_would_say(method):
     """Its own log-probabilities of its completions behind the other prompt."""
     parts = parts_of(method)
@@ -173,6 +335,11 @@ def test_a_policy_is_taught_by_what_it_would_say(method):
     expected = jnp.where(found.mask, score(whose, rollout).logp, 0)
     assert_close(found.logp_ref, expected, rel=1e-5)
     plain = jnp.where(found.mask, score(whose, found.rollout).logp, 0)
+    if method == "sdpo":
+        judged = dataclasses.replace(found, rewards=jnp.zeros_like(found.rewards))
+        seen = decoding.as_shown(found.rollout)
+        assert_close(score(whose, seen).logp * found.mask, expected, rel=1e-6)
+        assert np.isfinite(parts.step(state, judged)[1]["loss"])
     assert float(jnp.abs(plain - expected).max()) > 1e-3
 
 
@@ -182,12 +349,18 @@ def test_teachers_by_the_command(home, tmp_path, method):
     config = folders.open_policy(home / "model").config
     config = dataclasses.replace(config, hidden_size=16)
     special = {f"{name}_token": f"<{name}>" for name in ("bos", "eos", "pad")}
-    folder = build_folder(tmp_path / "teacher", **special)
-    hf.save(folder, config, functional.init(config, jax.random.key(7)))
-    more = ("--teacher", str(folder))
+    both = [tmp_path / name for name in ("even", "odd")]
+    for seed, folder in enumerate(both):
+        build_folder(folder, **special)
+        hf.save(folder, config, functional.init(config, jax.random.key(seed)))
+    more = ("--teacher", *map(str, both), "--teacher-field", "answer")
+    rows = [{"prompt": q, "answer": both[i % 2].name} for i, (q, _) in enumerate(SUMS)]
+    named = "".join(json.dumps(row) + "\n" for row in rows)
+    (home / "named.jsonl").write_text(named)
     if method == "sdft":
         more = ("--teacher-context", "answer")
-    args = arguments(home, "rl", "prompts", tmp_path / "run", *more, "--method", method)
+    data = "prompts" if method == "sdft" else "named"
+    args = arguments(home, "rl", data, tmp_path / "run", *more, "--method", method)
     at = args.index("--reward")
     main([*args[:at], *args[at + 2 :], "--lora.rank", "2"])
     rows = metrics.read(tmp_path / "run")
@@ -198,6 +371,8 @@ def test_teachers_by_the_command(home, tmp_path, method):
 
 
 def test_what_a_teacher_lacks_is_refused(home, tmp_path, capsys):
+    model = str(home / "model")
+    two = (model, str(home / "bare"))
     for more, said in (
         (("--method", "opd"), ["teacher must be given"]),
         (("--method", "sdft"), ["teacher_context must be given"]),
@@ -212,6 +387,22 @@ def test_what_a_teacher_lacks_is_refused(home, tmp_path, capsys):
         (
             ("--method", "opsd", "--teacher-context", "answer", "--teacher", "x"),
             ["teacher must be left out"],
+        ),
+        (
+            ("--method", "opd", "--teacher", "x", "y", "--teacher-weights", "1"),
+            ["teacher_weights must be one for each of the 2 teachers", "got 1.0"],
+        ),
+        (
+            ("--method", "opd", "--teacher", "a/x", "b/x", "--teacher-field", "answer"),
+            ["last part of its folder, which must differ", "x, x"],
+        ),
+        (
+            ("--method", "opd", "--teacher-field", "answer", "--teacher", *two),
+            ["in the field 'answer'", "the teachers are model, bare"],
+        ),
+        (
+            ("--method", "opd", "--teacher", model, model, "--divergence", "pearson"),
+            ["divergence pearson", "from several teachers at once"],
         ),
     ):
         message = refused(

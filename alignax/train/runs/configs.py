@@ -57,10 +57,14 @@ def as_mapping(config: Any) -> dict[str, Any]:
             inner = as_mapping(value)
             plain |= inner if option.flat else {option.key: inner}
         elif isinstance(value, tuple):
-            plain[option.key] = list(value)
+            plain[option.key] = [_plain(x) for x in value]
         else:
-            plain[option.key] = str(value) if isinstance(value, Path) else value
+            plain[option.key] = _plain(value)
     return plain
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
 
 
 def dumped(config: Any) -> str:

@@ -250,7 +250,7 @@ def _run(
         steps=config.training.steps,
         shown=SHOWN,
         state=policies.placed(policy, supervised.init_state(policy.params, tx, key)),
-        batches=rows.prompts_of(config, sets, policy),
+        batches=rows.prompts_of(config, sets, policy, size=config.training.batch_size),
         step=learn,
         drawn=("reverse_kl", "forward_kl", "right"),
         evaluate=_held_out(

@@ -314,7 +314,7 @@ def _run(
         state=policies.placed(
             policy, game.init_state(method, policy.params, tx, key, beta=beta)
         ),
-        batches=rows.prompts_of(config, sets, policy),
+        batches=rows.prompts_of(config, sets, policy, size=config.training.batch_size),
         step=play,
         drawn=("win_rate", "kl"),
         evaluate=_against_the_model(config, sets.held_out, policy, judge_of),

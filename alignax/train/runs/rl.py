@@ -262,9 +262,13 @@ def trained(
     writing.check_processes(config.writing, rounds=config.rounds)
     tool = _tool(config, reward, tokenizer)
     algorithm = algorithm_of(config.rl)
-    teacher = teaching.open_teacher(config.teaching, algorithm, policy)
     parts = writing.make_parts(
-        config.rl, policy, config.writing, max_tokens=max_tokens, teacher=teacher
+        config.rl,
+        policy,
+        config.writing,
+        max_tokens=max_tokens,
+        teacher=teaching.open_teachers(config.teaching, algorithm, policy),
+        teacher_weights=teaching.weights_of(config.teaching, algorithm, train),
     )
     parts = writing.sampled(
         parts, config.writing, tool, train, tokenizer, max_tokens=max_tokens
@@ -273,16 +277,7 @@ def trained(
     def ask(record):
         return data.prompt_text(record, tokenizer)
 
-    batches = data.prompt_batches(
-        train,
-        tokenizer,
-        prompt=ask,
-        batch_size=config.rl.prompts,
-        length=prompt_length,
-        seed=out.seed,
-        on_long="drop",
-        **rows.WHOLE,
-    )
+    batches = rows.prompts_of(config, sets, policy, size=config.rl.prompts)
     guide = rows.guide_of(sets, tokenizer, max_tokens)
     if algorithm.sampling.taught is not None:
         guide = teaching.guide_of(config.teaching, train, policy, max_tokens=max_tokens)

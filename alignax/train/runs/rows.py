@@ -119,13 +119,14 @@ def settled_prompts(config: Any, sets: Sets, policy: Policy, *, rate: float) -> 
     return dataclasses.replace(config, **lengths, training=training)
 
 
-def prompts_of(config: Any, sets: Sets, policy: Policy) -> Any:
+def prompts_of(config: Any, sets: Sets, policy: Policy, *, size: int) -> Any:
     """Batches of prompts, of a configuration with nothing left open.
 
     Args:
-      config: with ``prompt_length``, ``training`` and ``output``.
+      config: with ``prompt_length`` and ``output``.
       sets: the records.
       policy: whose tokenizer encodes them.
+      size: prompts in a batch.
 
     Returns:
       an iterator of ``Prompts``.
@@ -134,7 +135,7 @@ def prompts_of(config: Any, sets: Sets, policy: Policy) -> Any:
         sets.train,
         policy.tokenizer,
         prompt=lambda record: data.prompt_text(record, policy.tokenizer),
-        batch_size=config.training.batch_size,
+        batch_size=size,
         length=config.prompt_length,
         seed=config.output.seed,
         on_long="drop",

@@ -1,12 +1,16 @@
 """Who teaches a run of policy gradients: another model, or the policy told more."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 
+from alignax import divergences
 from alignax.algorithms import Algorithm, stages
 from alignax.pipeline import data
 from alignax.train import folders, vocabularies
@@ -18,17 +22,50 @@ from alignax.types import InputError, Prompts
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Teaching:
-    """A teacher of the tokens that the policy writes."""
+    """A teacher of the tokens that the policy writes, or several."""
 
-    teacher: Path | None = None
+    teacher: tuple[Path, ...] = ()
     """Another model's folder, of any size, with the policy's vocabulary. The divergence
     is then measured from it in place of the reference, whatever the method (opd, kdrl);
-    g_opd and rto read both."""
+    g_opd and rto read both. Several folders teach together."""
+    teacher_weights: tuple[float, ...] = ()
+    """Weights of several teachers, in their order, which are divided by their sum; by
+    default equal."""
+    teacher_field: str | None = None
+    """Field of the records that names the one teacher of each prompt, by the last part
+    of its folder, in place of weights."""
     teacher_dtype: Dtype = "float32"
-    """Of the teacher's parameters and computation."""
+    """Of the teachers' parameters and computation."""
     teacher_context: str | None = None
     """Field of the records, such as solution, that the policy is shown before the
-    prompt where it is its own teacher (opsd, sdft), and does not see as it writes."""
+    prompt where it is its own teacher (opsd, sdft, sdpo), and does not see as it
+    writes."""
+
+    def __post_init__(self):
+        weights, count = self.teacher_weights, len(self.teacher)
+        if weights and len(weights) != count:
+            raise InputError(
+                f"teacher_weights must be one for each of the {count} teachers, got "
+                f"{', '.join(map(str, weights))}"
+            )
+        if not all(0 < weight < math.inf for weight in weights):
+            raise InputError(
+                "teacher_weights must be positive and finite, got "
+                f"{', '.join(map(str, weights))}"
+            )
+        names = [folder.name for folder in self.teacher]
+        if self.teacher_field is None:
+            return
+        if weights:
+            raise InputError(
+                "teacher_weights must be left out with teacher_field, by which each "
+                "prompt has one teacher"
+            )
+        if count < 2 or len(set(names)) < count:
+            raise InputError(
+                "teacher_field names one of several teachers by the last part of its "
+                f"folder, which must differ, got {', '.join(names) or 'none'}"
+            )
 
 
 def reads_rewards(algorithm: Algorithm) -> bool:
@@ -36,8 +73,10 @@ def reads_rewards(algorithm: Algorithm) -> bool:
     return algorithm.shape is not stages.no_rewards
 
 
-def open_teacher(teaching: Teaching, algorithm: Algorithm, policy: Policy):
-    """The teacher of a run, or None.
+def open_teachers(
+    teaching: Teaching, algorithm: Algorithm, policy: Policy
+) -> list[Policy]:
+    """The teachers of a run, of other models; none where there are none.
 
     Args:
       teaching: the options.
@@ -45,7 +84,7 @@ def open_teacher(teaching: Teaching, algorithm: Algorithm, policy: Policy):
       policy: the student.
 
     Returns:
-      the other model's policy.
+      the other models' policies.
 
     Raises:
       InputError: the method needs what is not given, or cannot use what is; or the
@@ -59,35 +98,86 @@ def open_teacher(teaching: Teaching, algorithm: Algorithm, policy: Policy):
         )
     if not itself and teaching.teacher_context is not None:
         raise InputError(
-            "teacher_context is of methods whose teacher is the policy itself, opsd "
-            f"and sdft, got {teaching.teacher_context!r}"
+            "teacher_context is of methods whose teacher is the policy itself, opsd, "
+            f"sdft and sdpo, got {teaching.teacher_context!r}"
         )
-    if teaching.teacher is None:
+    if not teaching.teacher:
         if not itself and not reads_rewards(algorithm):
             raise InputError(
                 "teacher must be given: the method learns from another model alone; "
                 "a folder of the policy's vocabulary would do"
             )
-        return None
+        return []
     if itself:
         raise InputError(
-            f"teacher must be left out, got {teaching.teacher}: the method's teacher "
-            "is the policy itself; opd would do"
+            f"teacher must be left out, got {teaching.teacher[0]}: the method's "
+            "teacher is the policy itself; opd would do"
         )
+    return [_opened(teaching, folder, policy) for folder in teaching.teacher]
+
+
+def _opened(teaching: Teaching, folder: Path, policy: Policy) -> Policy:
     teacher = folders.open_policy(
-        teaching.teacher,
+        folder,
         param_dtype=teaching.teacher_dtype,
         dtype=teaching.teacher_dtype,
         mesh=policy.mesh,
     )
-    columns = vocabularies.check_same(policy, teacher, teaching.teacher)
+    columns = vocabularies.check_same(policy, teacher, folder)
     if teacher.config.vocab_size != columns or policy.config.vocab_size != columns:
         raise InputError(
             f"teacher must have a head of the policy's {policy.config.vocab_size} "
-            f"rows, got {teacher.config.vocab_size} in {teaching.teacher}: the tokens "
+            f"rows, got {teacher.config.vocab_size} in {folder}: the tokens "
             "are the same, what pads them is not; `alignax train distil` takes it"
         )
     return teacher
+
+
+def weights_of(
+    teaching: Teaching, algorithm: Algorithm, records: data.Records
+) -> Float[Array, "*R N"] | None:
+    """How much each of several teachers says of each record's completions.
+
+    Args:
+      teaching: the options.
+      algorithm: the method.
+      records: all that prompts are made of.
+
+    Returns:
+      ``[N]`` of all records, or ``[R, N]`` with a one for each record's own teacher;
+      None where one teaches.
+
+    Raises:
+      InputError: a record names no teacher, or weights are asked of a divergence that
+        sampled tokens do not add up to.
+    """
+    names = [folder.name for folder in teaching.teacher]
+    if len(names) < 2:
+        return None
+    if teaching.teacher_field is None:
+        regulariser = algorithm.regulariser
+        if (
+            regulariser is not None
+            and not regulariser.over_vocabulary
+            and regulariser.divergence != divergences.reverse_kl()
+        ):
+            raise InputError(
+                f"divergence {regulariser.divergence.name} from several teachers at "
+                "once is not what sampled tokens say of their product; reverse_kl, "
+                "form exact in the loss, or teacher_field would do"
+            )
+        weights = np.asarray(teaching.teacher_weights or [1.0] * len(names), np.float32)
+        return jnp.asarray(weights / weights.sum())
+    whose = []
+    for number in range(len(records)):
+        name = records[number].get(teaching.teacher_field)
+        if name not in names:
+            raise InputError(
+                f"teacher_field: record {number} has {name!r} in the field "
+                f"{teaching.teacher_field!r}; the teachers are {', '.join(names)}"
+            )
+        whose.append(names.index(name))
+    return jnp.eye(len(names), dtype=jnp.float32)[jnp.asarray(whose)]
 
 
 def _told(record: Mapping[str, Any], field: str, number: int) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
+from jaxtyping import Array, Float
 
 from alignax.pipeline import data, rewards
 from alignax.train import assembly, stops, turns
@@ -107,7 +108,8 @@ def make_parts(
     writing: Writing,
     *,
     max_tokens: int,
-    teacher: Policy | None = None,
+    teacher: Sequence[Policy] = (),
+    teacher_weights: Float[Array, "*R N"] | None = None,
 ) -> assembly.Parts:
     """``assembly.of_policy``, for what is written at once.
 
@@ -116,7 +118,8 @@ def make_parts(
       policy: to train.
       writing: how.
       max_tokens: of a completion.
-      teacher: another model, as in ``assembly.of_policy``.
+      teacher: other models, as in ``assembly.of_policy``.
+      teacher_weights: as in ``assembly.make``.
 
     Returns:
       the parts; ``sampled`` makes their sampler that of whole completions.
@@ -134,6 +137,7 @@ def make_parts(
         max_tokens=writing.at_once(max_tokens),
         stops=stops.table(texts, tokenizer) if texts else None,
         teacher=teacher,
+        teacher_weights=teacher_weights,
         prefix=tokenizer.encode(writing.prefix) if writing.prefix else (),
     )
 
