@@ -1,5 +1,6 @@
 """What the experiments on a real model share: sums, measures, results."""
 
+import dataclasses
 import json
 import os
 import time
@@ -172,6 +173,17 @@ def keep(path: Path, results: dict[str, Any], name: str, run: dict[str, Any]) ->
 
 def _plain(value: Any) -> Any:
     return np.asarray(value, np.float64).round(5).tolist()
+
+
+def options(settings: Mapping[str, Any], default: Any) -> str:
+    """What of a command line is not as it is by default."""
+    own = json.loads(json.dumps(dataclasses.asdict(default), default=str))
+    return "".join(
+        f" --{name.replace('_', '-')} "
+        + " ".join(map(str, value if isinstance(value, list) else [value]))
+        for name, value in settings.items()
+        if value != own[name]
+    )
 
 
 def machine() -> dict[str, Any]:

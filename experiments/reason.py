@@ -367,11 +367,13 @@ def write_report(path: Path, results: dict[str, Any], held_out) -> None:
             draw(path.with_suffix(".png"), runs), PICTURES.values(), strict=True
         )
     )
-    trained = (
-        f"LoRA of rank {set_['lora_rank']}" if set_["lora_rank"] else "all weights"
-    )
+    rank, found = set_["lora_rank"], by_method(runs)
+    trained = f"LoRA of rank {rank}" if rank else "All weights"
+    whole = "" if rank else ", all its weights"
+    seeds = max(map(len, found.values()))
+    chosen = set_ | {"methods": list(found), "seeds": seeds}
     path.write_text(
-        "# Reasoning on a real model\n\n"
+        f"# Reasoning on a real model{whole}\n\n"
         "SmolLM2-135M-Instruct adds and subtracts up to "
         f"{set_['terms']} one-digit numbers (reasoning-gym's `chain_sum`), after one "
         "solved example; the reward is 1 where the last number of the line is right. "
@@ -384,7 +386,8 @@ def write_report(path: Path, results: dict[str, Any], held_out) -> None:
         "a completion (exact over the vocabulary at each sampled prefix), entropy in "
         "nats a token. Made by\n\n"
         "    alignax pretrained\n"
-        "    python -m experiments.reason --report docs/reason.md\n\n"
+        f"    python -m experiments.reason --report docs/{path.name}"
+        f"{real.options(chosen, Config())}\n\n"
         f"in {real.provenance(runs)}\n\n"
         f"{pictures}"
         f"Each step asks {set_['prompts']} other sums, some harder than others: what "

@@ -14,7 +14,6 @@ as it ends, and the same command goes on with what is missing.
 """
 
 import dataclasses
-import json
 import time
 from functools import partial
 from pathlib import Path
@@ -346,17 +345,6 @@ def verdict(runs: dict[str, Any]) -> str:
     )
 
 
-def options(settings: dict[str, Any]) -> str:
-    """What of a command line is not as it is by default."""
-    own = json.loads(json.dumps(dataclasses.asdict(Config()), default=str))
-    return "".join(
-        f" --{name.replace('_', '-')} "
-        + " ".join(map(str, value if isinstance(value, list) else [value]))
-        for name, value in settings.items()
-        if value != own[name]
-    )
-
-
 def write_report(path: Path, results: dict[str, Any]) -> None:
     """The page, of as many drafts as there are."""
     runs, set_ = results["runs"], results["settings"]
@@ -381,7 +369,7 @@ def write_report(path: Path, results: dict[str, Any]) -> None:
         "other. Made by\n\n"
         "    alignax pretrained\n"
         "    python -m experiments.speculate --report docs/speculate.md"
-        f"{options(set_)}\n\n"
+        f"{real.options(set_, Config())}\n\n"
         f"in {real.provenance(runs)}\n\n"
         f"On {set_['held_out']} requests that were not trained on, a completion at a "
         "time, one seed. Accepted: `Σ min(p, q) = 1 − TV`, exact at each prefix of "
