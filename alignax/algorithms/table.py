@@ -220,6 +220,13 @@ ROWS = {
         "K 256, κ 1.3, other −.1",
         step="supervised",
     ),
+    "raml": Method(
+        "RAML",
+        "1609.00150 eq. 7",
+        "likelihood of given answers drawn by e^{r/τ} (exponentiated_payoff)",
+        "τ .75-.95",
+        step="supervised",
+    ),
     "steer": Method(
         "STEER, Quark",
         "2311.07167 eq. 1",

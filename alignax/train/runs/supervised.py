@@ -2,14 +2,14 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 
 from alignax.pipeline import data
 from alignax.train import options, supervised
 from alignax.train import policy as policies
-from alignax.train.runs import rows, setting
+from alignax.train.runs import payoffs, rows, setting
 from alignax.train.runs.options import Data, Flat, Model, Output
 from alignax.train.runs.setting import Result
 from alignax.train.supervised import SFT
@@ -38,6 +38,12 @@ class Config:
     """How f_sft matches the answers; total_variation is likelihood."""
     beta: float = 0.1
     """Strength of f_sft's regularisation towards the first policy."""
+    payoff_temperature: float | None = None
+    """Draw the answers of each prompt in proportion to exp(reward / this) once, before
+    training, as many as there are (RAML); by default each is learned as often as it
+    stands in the data."""
+    payoff_field: str = "reward"
+    """Field of the records with an answer's reward."""
     microbatches: int = 4
     """Parts that a batch is scanned in, to save memory; the gradient is the same."""
     output: Annotated[Output, Flat] = Output(out=Path("runs/supervised"))
@@ -47,6 +53,28 @@ class Config:
         options.divergence_of(self.divergence)
         if not self.beta > 0:
             raise InputError(f"beta must be positive, got {self.beta}")
+        if self.payoff_temperature is not None and not self.payoff_temperature > 0:
+            raise InputError(
+                f"payoff_temperature must be positive, got {self.payoff_temperature}"
+            )
+
+
+def _drawn(config: Config, sets: setting.Sets) -> list[Any]:
+    """The answers of each prompt by what they are worth."""
+    if sets.format == "messages":
+        raise InputError(
+            "payoff_temperature is of records of a prompt and a completion, got "
+            "messages"
+        )
+    records = payoffs.resampled(
+        rows.listed(sets.train),
+        temperature=config.payoff_temperature or 1.0,
+        field=config.payoff_field,
+        seed=config.output.seed,
+    )
+    kept = len({id(record) for record in records})
+    setting.say(f"answers by reward: {kept} of {len(records)} are learned from")
+    return records
 
 
 def run(config: Config) -> Result:
@@ -70,6 +98,8 @@ def run(config: Config) -> Result:
     setting.check(out)
     tokenizer = setting.tokenizer_of(config.model)
     sets = setting.read(config.data, FORMATS, tokenizer, seed=out.seed)
+    if config.payoff_temperature is not None:
+        sets = sets._replace(train=_drawn(config, sets))
     if sets.format == "messages":
         sets = sets._replace(
             train=data.each_turn(rows.listed(sets.train)),
