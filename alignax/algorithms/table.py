@@ -220,6 +220,13 @@ ROWS = {
         "K 256, κ 1.3, other −.1",
         step="supervised",
     ),
+    "ps_kd": Method(
+        "PS-KD",
+        "2006.12000 eqs. 3, 6",
+        "cross-entropy to (1 − α_t) y + α_t p of the last pass",
+        "α_T .8; the policy at the end of the pass",
+        step="supervised",
+    ),
     "raml": Method(
         "RAML",
         "1609.00150 eq. 7",

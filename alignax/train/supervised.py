@@ -16,9 +16,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
-from alignax import controllers, logprobs, preference, reduce, references, surrogates
+from alignax import (
+    controllers,
+    divergences,
+    logprobs,
+    preference,
+    reduce,
+    references,
+    surrogates,
+)
 from alignax.divergences import Divergence
 from alignax.pipeline import update
 from alignax.types import (
@@ -33,6 +41,9 @@ from alignax.types import (
 ScoreFn = Callable[[Params, Supervised], Float[Array, "N T"]]
 """``(params, rows [N, S]) -> [N, S - 1]``: log-probabilities of the tokens after the
 first, zero outside of the answers."""
+
+
+FIXED = references.fixed()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -195,8 +206,9 @@ def make_step(
     return jax.jit(step, donate_argnums=0)
 
 
-Loss = Callable[[Params, Params, Supervised, Any], reduce.Fraction]
-"""``(params, reference, rows, key) -> (numerator, denominator)``."""
+Loss = Callable[[Params, Params, Supervised, Any, Any], reduce.Fraction]
+"""``(params, reference, rows, key, step) -> (numerator, denominator)``: the parameters
+that it measures from, and how many updates there were."""
 
 
 def one_token_rollouts(
@@ -218,8 +230,8 @@ def one_token_rollouts(
       the loss, a mean over tokens.
     """
 
-    def loss(params, reference, rows, key):
-        del reference
+    def loss(params, reference, rows, key, step):
+        del reference, step
         logits, labels = answer_logits(apply_fn, params, rows), rows.tokens[:, 1:]
         # Every part of a batch draws by its own records.
         key = jax.random.fold_in(key, rows.index[0])
@@ -247,8 +259,8 @@ def implicit_reward(score: ScoreFn, div: Divergence, *, beta: float) -> Loss:
       likelihood's.
     """
 
-    def loss(params, reference, rows, key):
-        del key
+    def loss(params, reference, rows, key, step):
+        del key, step
         logp, ref = (jnp.sum(score(p, rows), axis=-1) for p in (params, reference))
         losses = preference.divergence_sft(div, logp, ref, beta=beta) / beta
         return jnp.sum(losses), jnp.float32(len(losses))
@@ -256,18 +268,101 @@ def implicit_reward(score: ScoreFn, div: Divergence, *, beta: float) -> Loss:
     return loss
 
 
+def past_weight(
+    step: int | Int[Array, ""], *, most: float, every: int, steps: int
+) -> Float[Array, ""]:
+    """``α_t = α_T (t + 1) / T`` in pass t of T; none in the first, which has no past.
+
+    Args:
+      step: how many updates there were.
+      most: ``α_T``, of the last pass.
+      every: steps of a pass.
+      steps: of the run.
+
+    Returns:
+      the weight of the past in the targets.
+
+    Example:
+      >>> weights = [past_weight(t, most=0.8, every=2, steps=8) for t in range(0, 8, 2)]
+      >>> print(*(f"{x:.1f}" for x in weights))
+      0.0 0.4 0.6 0.8
+    """
+    now, passes = jnp.asarray(step) // every, -(-steps // every)
+    return jnp.where(now > 0, most * (now + 1) / passes, 0.0).astype(jnp.float32)
+
+
+def progressive(hidden_fn: HiddenFn, *, most: float, every: int, steps: int) -> Loss:
+    """Answers softened by what the policy said in its last pass (PS-KD).
+
+    Cross-entropy to the targets ``(1 − α_t) y + α_t p_past``, over all of the
+    vocabulary: on the logit of the answer's token it pulls as likelihood does, times
+    ``1 − α_t (1 − p_past(y)) / (1 − p(y))``. The past is the policy at the end of its last pass; the paper's code keeps what it
+    said of each row when that was seen.
+
+    Args:
+      hidden_fn: the model up to its head.
+      most: ``α_T``, the past's weight in the last pass.
+      every: steps of a pass; the reference is renewed as often
+        (``references.periodic_reset``).
+      steps: of the run.
+
+    Returns:
+      the loss, a mean over tokens.
+
+    Reference:
+      Kim et al., "Self-Knowledge Distillation with Progressive Refinement of Targets",
+      arXiv 2006.12000, eqs. 3 and 6.
+    """
+
+    def loss(params, past, rows, key, step):
+        del key
+        targets, mask = rows.tokens[:, 1:], rows.loss_mask[:, 1:]
+
+        def read(params):
+            out = hidden_fn(params, rows.tokens[:, :-1], mask=rows.mask[:, :-1])
+            return out.hidden.reshape(-1, out.hidden.shape[-1]), out
+
+        def stats(hidden, out):
+            return logprobs.from_hidden(
+                hidden, out.head, targets.reshape(-1), soft_cap=out.soft_cap
+            )
+
+        (hidden, out), (hidden_past, out_past) = read(params), read(past)
+        apart = logprobs.divergence_from_hidden(
+            divergences.forward_kl(),
+            hidden,
+            out.head,
+            hidden_past,
+            out_past.head,
+            soft_cap=out.soft_cap,
+            soft_cap_ref=out_past.soft_cap,
+        )
+        # The cross-entropy to the past is their divergence and the past's entropy.
+        entropy = jax.lax.stop_gradient(stats(hidden_past, out_past).entropy)
+        weight = past_weight(step, most=most, every=every, steps=steps)
+        losses = (weight - 1) * stats(hidden, out).logp + weight * (apart + entropy)
+        return reduce.token_mean(losses.reshape(targets.shape), mask)
+
+    return loss
+
+
 def make_loss_step(
-    loss: Loss, tx: optax.GradientTransformation, *, microbatches: int = 1
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    *,
+    microbatches: int = 1,
+    reference: references.Reference = FIXED,
 ) -> Callable[[TrainState, Supervised], tuple[TrainState, dict[str, jax.Array]]]:
     """``(state, rows) -> (state, metrics)`` by another loss than likelihood.
 
     Args:
-      loss: of ``one_token_rollouts`` or ``implicit_reward``.
+      loss: of ``one_token_rollouts``, ``implicit_reward`` or ``progressive``.
       tx: the optimiser.
       microbatches: how many parts the rows are scanned in.
+      reference: what becomes of the reference after a step.
 
     Returns:
-      the step; jitted, the state donated. ``state.reference`` is the reference.
+      the step; jitted, the state donated. ``state.reference`` is the reference's.
     """
 
     def step(state, rows):
@@ -276,9 +371,16 @@ def make_loss_step(
         def loss_fn(params, part):
             count = jnp.float32(len(part.tokens))
             tokens = jnp.sum(part.loss_mask[:, 1:], dtype=jnp.float32)
-            found = loss(params, state.reference, part, key)
+            held = state.reference
+            past = None if held is None else reference.params(held)
+            found = loss(params, past, part, key, state.step)
             return *found, {"tokens": (tokens, count)}
 
-        return update.make_update(loss_fn, tx, microbatches=microbatches)(state, rows)
+        one_update = update.make_update(loss_fn, tx, microbatches=microbatches)
+        new, metrics = one_update(state, rows)
+        if state.reference is not None:
+            held = reference.update(state.reference, new.params, new.step)
+            new = dataclasses.replace(new, reference=held)
+        return new, metrics
 
     return jax.jit(step, donate_argnums=0)

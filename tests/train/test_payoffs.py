@@ -65,3 +65,6 @@ def test_what_cannot_be_drawn_is_refused(home, tmp_path, capsys):
     args = arguments(home, "supervised", "messages", tmp_path / "x")
     message = refused(capsys, [*args, "--payoff-temperature", "1"])
     assert "got messages" in message
+    message = refused(capsys, [*args, "--objective", "ps_kd"])
+    assert "a pass through the data" in message
+    assert "past_every must be less than the 3 steps" in message

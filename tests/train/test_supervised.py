@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy.special import softmax
 
-from alignax import divergences
+from alignax import divergences, references
 from alignax.models import decoder, functional
 from alignax.pipeline import data
 from alignax.train import supervised
-from alignax.types import InputError
+from alignax.types import HiddenOutput, InputError, Supervised
 from tests.close import assert_close
 
 MODEL = decoder.DecoderConfig(
@@ -122,3 +123,44 @@ def test_one_token_rollouts_descend_the_expected_reward():
     exact = expected(PARAMS)
     norm = optax.tree.norm(jax.tree.map(lambda a, b: a - b, moved, exact))
     assert norm < 0.15 * optax.tree.norm(exact)
+
+
+def test_progressive_targets_by_hand():
+    """One token of three: CHECK of the paper's ratio, 2/3 of likelihood's pull; then
+    whole steps, of which the first pass has no past and the second the first's end."""
+
+    def hidden_fn(params, tokens, *, mask=None, **more):
+        hidden = jnp.broadcast_to(params, (*tokens.shape, 3))
+        return HiddenOutput(hidden, jnp.eye(3), None, None)
+
+    row = jnp.array([[0, 1]])
+    rows = Supervised(
+        tokens=row, mask=row >= 0, loss_mask=row > 0, index=jnp.zeros(1, jnp.int32)
+    )
+    now, past = jnp.log(jnp.array([[0.3, 0.4, 0.3], [0.2, 0.5, 0.3]]))
+    loss = supervised.progressive(hidden_fn, most=0.4, every=2, steps=4)
+
+    def mean(params, step):
+        return loss(params, past, rows, None, step)[0]
+
+    value = jax.jit(jax.value_and_grad(mean))
+    found, pull = value(now, 2)
+    np.testing.assert_allclose(pull, [0.22, -0.4, 0.18], rtol=1e-5)
+    target = np.array([0.08, 0.8, 0.12])
+    np.testing.assert_allclose(found, -target @ np.asarray(now), rtol=1e-5)
+    np.testing.assert_allclose(value(now, 1)[1], [0.3, -0.6, 0.3], rtol=1e-5)
+
+    tx = optax.sgd(0.5)
+    step = supervised.make_loss_step(
+        loss, tx, reference=references.periodic_reset(every=2)
+    )
+    state = supervised.init_state(now, tx, jax.random.key(0), reference=now)
+    params, past, one = np.float64(now), None, np.eye(3)[1]
+    for number in range(4):
+        if number == 2:
+            past = softmax(params)
+        goal = one if past is None else 0.6 * one + 0.4 * past
+        params = params - 0.5 * (softmax(params) - goal)
+        state, _ = step(state, rows)
+        np.testing.assert_allclose(state.params, params, rtol=1e-5)
+    np.testing.assert_allclose(state.reference, state.params)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import jax
 
+from alignax import references
 from alignax.pipeline import data
 from alignax.train import options, supervised
 from alignax.train import policy as policies
@@ -30,14 +31,20 @@ class Config:
     training: Annotated[SFT, Flat] = SFT(
         steps=300, batch_size=16, learning_rate=None, warmup=None
     )
-    objective: Literal["likelihood", "otr", "f_sft"] = "likelihood"
+    objective: Literal["likelihood", "otr", "f_sft", "ps_kd"] = "likelihood"
     """What is learned of an answer's tokens: their likelihood; one-token rollouts
-    (otr), where other tokens that the policy might draw lose; or an implicit reward
-    (f_sft), by which answers that the policy has taken up weigh less."""
+    (otr), where other tokens that the policy might draw lose; an implicit reward
+    (f_sft), by which answers that the policy has taken up weigh less; or targets that
+    are partly what the policy said in its last pass (ps_kd)."""
     divergence: str = "pearson"
     """How f_sft matches the answers; total_variation is likelihood."""
     beta: float = 0.1
     """Strength of f_sft's regularisation towards the first policy."""
+    past_weight: float = 0.8
+    """Weight of the past in ps_kd's targets in the last pass, to which it rises from
+    none in the first."""
+    past_every: int | None = None
+    """Steps of a pass of ps_kd; by default one through the data."""
     payoff_temperature: float | None = None
     """Draw the answers of each prompt in proportion to exp(reward / this) once, before
     training, as many as there are (RAML); by default each is learned as often as it
@@ -53,6 +60,10 @@ class Config:
         options.divergence_of(self.divergence)
         if not self.beta > 0:
             raise InputError(f"beta must be positive, got {self.beta}")
+        if not 0 < self.past_weight <= 1:
+            raise InputError(f"past_weight must be in (0, 1], got {self.past_weight}")
+        if self.past_every is not None and self.past_every < 1:
+            raise InputError(f"past_every must be at least 1, got {self.past_every}")
         if self.payoff_temperature is not None and not self.payoff_temperature > 0:
             raise InputError(
                 f"payoff_temperature must be positive, got {self.payoff_temperature}"
@@ -75,6 +86,18 @@ def _drawn(config: Config, sets: setting.Sets) -> list[Any]:
     kept = len({id(record) for record in records})
     setting.say(f"answers by reward: {kept} of {len(records)} are learned from")
     return records
+
+
+def _pass(config: Config, records: int) -> int:
+    """Steps of a pass of the progressive targets."""
+    every = config.past_every or max(1, records // config.training.batch_size)
+    if config.objective == "ps_kd" and every >= config.training.steps:
+        raise InputError(
+            f"past_every must be less than the {config.training.steps} steps, got "
+            f"{every}{'' if config.past_every else ', a pass through the data'}: the "
+            "first pass has no past to learn from"
+        )
+    return every
 
 
 def run(config: Config) -> Result:
@@ -140,6 +163,8 @@ def run(config: Config) -> Result:
             on_long="drop",
         )
 
+    every, steps = _pass(config, len(sets.train)), config.training.steps
+
     def step(apply_fn, hidden_fn):
         score, parts = supervised.score_by_hidden(hidden_fn), config.microbatches
         if config.objective == "likelihood":
@@ -148,7 +173,18 @@ def run(config: Config) -> Result:
         if config.objective == "f_sft":
             div = options.divergence_of(config.divergence)
             loss = supervised.implicit_reward(score, div, beta=config.beta)
-        return supervised.make_loss_step(loss, tx, microbatches=parts)
+        elif config.objective == "ps_kd":
+            loss = supervised.progressive(
+                hidden_fn, most=config.past_weight, every=every, steps=steps
+            )
+        return supervised.make_loss_step(
+            loss,
+            tx,
+            microbatches=parts,
+            reference=references.periodic_reset(every=every)
+            if config.objective == "ps_kd"
+            else references.fixed(),
+        )
 
     def losses(_, hidden_fn):
         def measured(params, part) -> rows.Sums:
@@ -163,13 +199,13 @@ def run(config: Config) -> Result:
         out,
         model=config.model,
         kind="supervised",
-        steps=config.training.steps,
+        steps=steps,
         shown=("loss", "answer_probability", "memory"),
         state=supervised.init_state(
             policy.params,
             tx,
             key,
-            reference=policy.params if config.objective == "f_sft" else None,
+            reference=policy.params if config.objective in ("f_sft", "ps_kd") else None,
         ),
         batches=batches,
         step=policies.jitted(policy, step, name="step", donate=True),
