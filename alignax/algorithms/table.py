@@ -238,7 +238,7 @@ ROWS = {
         "STEER, Quark",
         "2311.07167 eq. 1",
         "product_of_experts_logits for data · likelihood in reward bins · "
-        "rao_blackwell KL − η H",
+        "KL over the vocabulary − η H",
         "β .05, η .06",
         step="supervised",
     ),

@@ -48,6 +48,19 @@ def test_answers_are_drawn_prompt_by_prompt():
     np.testing.assert_allclose(counts / 200, expected, atol=0.15)
 
 
+def test_prompts_say_what_their_answers_are_worth():
+    rewards = np.array([3.0, 1, 2, 5, 4, 6, 0, 1])
+    edges = payoffs.edges_of(rewards, 4)
+    np.testing.assert_array_equal(edges, [1, 3, 5])
+    chat = [{"role": "user", "content": "hi"}]
+    records = [{"prompt": "a", "reward": 5.0}, {"prompt": chat, "reward": 2}]
+    text, turns = (x["prompt"] for x in payoffs.told(records, edges, "reward"))
+    assert (text, turns[0]["content"]) == ("quality: 4/4\n\na", "quality: 2/4\n\nhi")
+    # Where most rewards are alike, the others are still told apart.
+    alike = payoffs.edges_of(np.array([0.0] * 9 + [1, 2, 3]), 3)
+    np.testing.assert_array_equal(alike, [1, 2])
+
+
 def test_what_cannot_be_drawn_is_refused(home, tmp_path, capsys):
     cases = {
         "none": ({}, ["payoff_field: record", "no finite number", "'reward'"]),

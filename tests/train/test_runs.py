@@ -445,7 +445,7 @@ def test_other_tokens_than_those_sampled_are_not_trained(home):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["otr", "f_sft", "ps_kd"])
+@pytest.mark.parametrize("objective", ["otr", "f_sft", "ps_kd", "steer"])
 def test_other_objectives_of_answers_train(home, tmp_path, objective):
     args = arguments(home, "supervised", "messages", tmp_path / "run")
     more = ("--past-every", "1") if objective == "ps_kd" else ()

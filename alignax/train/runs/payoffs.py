@@ -8,7 +8,89 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignax import targets
+from alignax.train.runs.teaching import with_text
 from alignax.types import InputError
+
+
+def rewards_of(records: Sequence[Mapping[str, Any]], field: str) -> np.ndarray:
+    """The answers' rewards.
+
+    Args:
+      records: with the field.
+      field: its name.
+
+    Returns:
+      ``[N]`` float64.
+
+    Raises:
+      InputError: a record has no finite number there.
+    """
+    rewards = np.zeros(len(records))
+    for number, record in enumerate(records):
+        value = record.get(field)
+        if not (isinstance(value, (int, float)) and np.isfinite(value)):
+            raise InputError(
+                f"payoff_field: record {number} has no finite number in the field "
+                f"{field!r}, got {value!r}; its fields are {', '.join(record)}"
+            )
+        rewards[number] = value
+    return rewards
+
+
+def edges_of(rewards: np.ndarray, bins: int) -> np.ndarray:
+    """Where bins of about equally many rewards begin, but for the first.
+
+    Args:
+      rewards: ``[N]``.
+      bins: how many; each value is one of its own where there are no more values.
+
+    Returns:
+      increasing numbers, one fewer than there are bins.
+
+    Raises:
+      InputError: all rewards are one.
+
+    Example:
+      >>> print(edges_of(np.arange(6.0), 3), edges_of(np.array([0, 1, 1]), 5))
+      [2. 4.] [1.]
+    """
+    values = np.unique(rewards)
+    if len(values) < 2:
+        raise InputError(
+            f"payoff_bins has nothing to tell apart: all {len(rewards)} answers have "
+            f"the reward {values[0]:g}"
+        )
+    ordered, edges = np.sort(np.asarray(rewards, np.float64)), []
+    for k in range(1, bins):
+        # Where many rewards are alike, the next bin begins with the next value.
+        larger = values[values > (edges[-1] if edges else values[0])]
+        if not len(larger):
+            break
+        edges.append(max(ordered[len(ordered) * k // bins], larger[0]))
+    return np.array(edges)
+
+
+def told(
+    records: Sequence[Mapping[str, Any]], edges: np.ndarray, field: str
+) -> list[dict[str, Any]]:
+    """Records whose prompts begin with the bin of their answer's reward.
+
+    Args:
+      records: of a prompt, a completion and the field's number.
+      edges: of ``edges_of``.
+      field: of the rewards.
+
+    Returns:
+      the records, ``quality: K/N`` and an empty line before each prompt.
+
+    Raises:
+      InputError: a record has no reward.
+    """
+    bins = 1 + np.searchsorted(edges, rewards_of(records, field), side="right")
+    return [
+        with_text(record, f"quality: {place}/{len(edges) + 1}")
+        for record, place in zip(records, bins, strict=True)
+    ]
 
 
 def repeats(law: np.ndarray, count: int, uniform: float) -> np.ndarray:
@@ -62,16 +144,8 @@ def resampled(
         that there is nothing to draw by.
     """
     groups: dict[str, list[int]] = {}
-    rewards = np.zeros(len(records))
+    rewards = rewards_of(records, field)
     for number, record in enumerate(records):
-        value = record.get(field)
-        real = isinstance(value, (int, float)) and np.isfinite(value)
-        if not real:
-            raise InputError(
-                f"payoff_field: record {number} has no finite number in the field "
-                f"{field!r}, got {value!r}; its fields are {', '.join(record)}"
-            )
-        rewards[number] = value
         groups.setdefault(json.dumps(record["prompt"]), []).append(number)
     if all(np.ptp(rewards[rows]) == 0 for rows in groups.values()):
         raise InputError(

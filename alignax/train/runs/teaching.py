@@ -187,6 +187,19 @@ def _told(record: Mapping[str, Any], field: str, number: int) -> dict[str, Any]:
             f"teacher_context: record {number} has no text in the field {field!r}; its "
             f"fields are {', '.join(record)}"
         )
+    return with_text(record, text)
+
+
+def with_text(record: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """A record whose prompt begins with a text and an empty line.
+
+    Args:
+      record: with a prompt, a text or messages; of messages the last one is changed.
+      text: to begin with.
+
+    Returns:
+      the record.
+    """
     prompt = record["prompt"]
     if isinstance(prompt, str):
         return {**record, "prompt": f"{text}\n\n{prompt}"}
