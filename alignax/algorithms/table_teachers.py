@@ -23,6 +23,7 @@ K1 = Regulariser(
 OPD = replace(
     m.token_mean, shape=s.no_rewards, advantage=s.raw, regulariser=K1, beta=1.0
 )
+OWN = replace(OPD, keep=s.told)
 # The official code's divergence and cap, each token's over all of the vocabulary.
 SUMMED = Regulariser(
     divergence=divergences.jensen_shannon(),
@@ -32,7 +33,7 @@ SUMMED = Regulariser(
     weight_cap=2.0,
 )
 SDPO = replace(
-    OPD,
+    OWN,
     regulariser=SUMMED,
     sampling=Sampling(taught="reference"),
     reference=references.moving_average(decay=0.95),
@@ -66,8 +67,8 @@ ROWS = {
         "2601.18734",
         "opd to the first policy shown the solution; k1 in place of all tokens'",
         "clip .2",
-        replace(OPD, sampling=Sampling(taught="reference")),
-        {"live teacher": replace(OPD, sampling=Sampling(taught="own"))},
+        replace(OWN, sampling=Sampling(taught="reference")),
+        {"live teacher": replace(OWN, sampling=Sampling(taught="own"))},
     ),
     "sdft": Method(
         "SDFT",
@@ -75,7 +76,7 @@ ROWS = {
         "opd to the moving average shown a demonstration; k1 in place of all tokens'",
         "decay .99, TRL's example",
         replace(
-            OPD,
+            OWN,
             sampling=Sampling(taught="reference"),
             reference=references.moving_average(decay=0.99),
         ),
