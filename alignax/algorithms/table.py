@@ -222,16 +222,16 @@ ROWS = {
     ),
     "ps_kd": Method(
         "PS-KD",
-        "2006.12000 eqs. 3, 6",
+        "2006.12000; official code",
         "cross-entropy to (1 − α_t) y + α_t p of the last pass",
         "α_T .8; the policy at the end of the pass",
         step="supervised",
     ),
     "raml": Method(
         "RAML",
-        "1609.00150 eq. 7",
+        "1609.00150",
         "likelihood of given answers drawn by e^{r/τ} (exponentiated_payoff)",
-        "τ .75-.95",
+        "τ required",
         step="supervised",
     ),
     "steer": Method(

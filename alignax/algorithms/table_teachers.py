@@ -24,7 +24,7 @@ OPD = replace(
     m.token_mean, shape=s.no_rewards, advantage=s.raw, regulariser=K1, beta=1.0
 )
 OWN = replace(OPD, keep=s.told)
-# The official code's divergence and cap, each token's over all of the vocabulary.
+# As ports say of the paper's scripts; its code's own defaults are other ones.
 SUMMED = Regulariser(
     divergence=divergences.jensen_shannon(),
     level="myopic",
@@ -83,7 +83,7 @@ ROWS = {
     ),
     "sdpo": Method(
         "SDPO",
-        "2601.20802 eq. 1",
+        "2601.20802; its ports' settings",
         "each token's divergence, over the vocabulary, from the moving average shown "
         "feedback · weights of the prefix · token mean",
         "Jensen-Shannon, cap 2, decay .95",

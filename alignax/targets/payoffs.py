@@ -33,7 +33,7 @@ def exponentiated_payoff(
 
     Reference:
       Norouzi et al., "Reward Augmented Maximum Likelihood for Neural Structured
-      Prediction", arXiv 1609.00150, eq. 4.
+      Prediction", arXiv 1609.00150.
 
     Example:
       >>> print(exponentiated_payoff(jnp.array([1.0, 0.0]), temperature=0.5).round(4))

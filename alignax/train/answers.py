@@ -110,7 +110,7 @@ def progressive(hidden_fn: HiddenFn, *, most: float, every: int, steps: int) -> 
 
     Reference:
       Kim et al., "Self-Knowledge Distillation with Progressive Refinement of Targets",
-      arXiv 2006.12000, eqs. 3 and 6.
+      arXiv 2006.12000, and its code.
     """
 
     def loss(params, past, rows, key, step):
