@@ -73,7 +73,13 @@ def several(algorithm, values):
 
 def fraction(algorithm, logp, entropy, rows):
     values = several(algorithm, rows.values_old)
-    parts = algorithms.losses(algorithm, logp, entropy, rows, values=values)
+    regulariser, over = algorithm.regulariser, None
+    if regulariser is not None and regulariser.over_vocabulary:
+        # No model is there to sum over: what a token's divergence might be.
+        over = jnp.square(reduce.log_ratio(logp, rows.logp_ref, rows.mask))
+    parts = algorithms.losses(
+        algorithm, logp, entropy, rows, values=values, over_vocabulary=over
+    )
     values = sum(parts.values())
     return algorithms.reduced(algorithm, values, rows)
 

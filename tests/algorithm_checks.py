@@ -104,6 +104,8 @@ CHECKS = {
     "copg": (TERMS, "test_pair_policy_has_its_optimum_for_any_pairs"),
     "otr": (TERMS, "test_one_token_rollout_is_dynamic_fine_tuning"),
     "cot2": (RATIOS, "test_continuous_tokens_worked_numbers"),
+    "ps_kd": ("train/test_supervised.py", "test_progressive_targets_by_hand"),
+    "raml": ("train/test_payoffs.py", "test_the_law_and_its_draws_by_hand"),
     "steer": (TERMS, "test_product_of_experts_is_a_tilted_law"),
     "b_coder": (TERMS, "test_conservative_operator_contracts_and_inverts"),
 }

@@ -119,6 +119,13 @@ ROWS = [
         grad=(0, 1),
     ),
     Row(
+        name="targets.exponentiated_payoff",
+        fn=partial(targets.exponentiated_payoff, temperature=0.5),
+        args=(REWARDS, SATISFIED),
+        mask=1,
+        masked=(0,),
+    ),
+    Row(
         name="targets.kl_to_posterior",
         fn=partial(targets.kl_to_posterior, beta=0.5),
         args=(LOGP, LOGQ, REWARDS, LOG_Z),

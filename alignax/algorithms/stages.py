@@ -186,6 +186,12 @@ def whole(scored: Scored, *, keep) -> Array:
     return keep(scored) & scored.rollout.finished[:, None]
 
 
+def told(scored: Scored) -> Array:
+    """Tokens of rows whose teacher was told something."""
+    rows = scored.rollout.told
+    return scored.mask if rows is None else scored.mask & rows[:, None]
+
+
 def no_rewards(scored: Scored) -> Array:
     """A teacher alone says what is good."""
     return jnp.zeros_like(scored.rewards)

@@ -220,11 +220,25 @@ ROWS = {
         "K 256, κ 1.3, other −.1",
         step="supervised",
     ),
+    "ps_kd": Method(
+        "PS-KD",
+        "2006.12000; official code",
+        "cross-entropy to (1 − α_t) y + α_t p of the last pass",
+        "α_T .8; the policy at the end of the pass",
+        step="supervised",
+    ),
+    "raml": Method(
+        "RAML",
+        "1609.00150",
+        "likelihood of given answers drawn by e^{r/τ} (exponentiated_payoff)",
+        "τ required",
+        step="supervised",
+    ),
     "steer": Method(
         "STEER, Quark",
         "2311.07167 eq. 1",
         "product_of_experts_logits for data · likelihood in reward bins · "
-        "rao_blackwell KL − η H",
+        "KL over the vocabulary − η H",
         "β .05, η .06",
         step="supervised",
     ),

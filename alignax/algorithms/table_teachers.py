@@ -23,7 +23,8 @@ K1 = Regulariser(
 OPD = replace(
     m.token_mean, shape=s.no_rewards, advantage=s.raw, regulariser=K1, beta=1.0
 )
-# The official code's divergence and cap, each token's over all of the vocabulary.
+OWN = replace(OPD, keep=s.told)
+# As ports say of the paper's scripts; its code's own defaults are other ones.
 SUMMED = Regulariser(
     divergence=divergences.jensen_shannon(),
     level="myopic",
@@ -32,7 +33,7 @@ SUMMED = Regulariser(
     weight_cap=2.0,
 )
 SDPO = replace(
-    OPD,
+    OWN,
     regulariser=SUMMED,
     sampling=Sampling(taught="reference"),
     reference=references.moving_average(decay=0.95),
@@ -66,8 +67,8 @@ ROWS = {
         "2601.18734",
         "opd to the first policy shown the solution; k1 in place of all tokens'",
         "clip .2",
-        replace(OPD, sampling=Sampling(taught="reference")),
-        {"live teacher": replace(OPD, sampling=Sampling(taught="own"))},
+        replace(OWN, sampling=Sampling(taught="reference")),
+        {"live teacher": replace(OWN, sampling=Sampling(taught="own"))},
     ),
     "sdft": Method(
         "SDFT",
@@ -75,14 +76,14 @@ ROWS = {
         "opd to the moving average shown a demonstration; k1 in place of all tokens'",
         "decay .99, TRL's example",
         replace(
-            OPD,
+            OWN,
             sampling=Sampling(taught="reference"),
             reference=references.moving_average(decay=0.99),
         ),
     ),
     "sdpo": Method(
         "SDPO",
-        "2601.20802 eq. 1",
+        "2601.20802; its ports' settings",
         "each token's divergence, over the vocabulary, from the moving average shown "
         "feedback · weights of the prefix · token mean",
         "Jensen-Shannon, cap 2, decay .95",

@@ -43,6 +43,7 @@ from alignax.targets.normalisers import (
     running_log_normaliser,
     windowed_mean,
 )
+from alignax.targets.payoffs import exponentiated_payoff
 from alignax.targets.samples import (
     importance_expectation,
     kl_to_posterior,
@@ -61,6 +62,7 @@ __all__ = [
     "conditioned",
     "constrained_optimum",
     "cumulants",
+    "exponentiated_payoff",
     "fdpg_surrogate",
     "filtered",
     "fit_multipliers",

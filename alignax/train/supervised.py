@@ -18,8 +18,12 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 
-from alignax import controllers, logprobs, preference, reduce, references, surrogates
-from alignax.divergences import Divergence
+from alignax import (
+    controllers,
+    logprobs,
+    reduce,
+    references,
+)
 from alignax.pipeline import update
 from alignax.types import (
     ApplyFn,
@@ -33,6 +37,9 @@ from alignax.types import (
 ScoreFn = Callable[[Params, Supervised], Float[Array, "N T"]]
 """``(params, rows [N, S]) -> [N, S - 1]``: log-probabilities of the tokens after the
 first, zero outside of the answers."""
+
+
+FIXED = references.fixed()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -195,79 +202,28 @@ def make_step(
     return jax.jit(step, donate_argnums=0)
 
 
-Loss = Callable[[Params, Params, Supervised, Any], reduce.Fraction]
-"""``(params, reference, rows, key) -> (numerator, denominator)``."""
-
-
-def one_token_rollouts(
-    apply_fn: ApplyFn,
-    *,
-    samples: int = 256,
-    temperature: float = 1.3,
-    other: float = -0.1,
-) -> Loss:
-    """Each answer's token as a one-step rollout (OTR, Ming et al., arXiv 2509.26313).
-
-    Args:
-      apply_fn: the model; the logits of all positions are held.
-      samples: drawn at each token.
-      temperature: of the draws.
-      other: the reward of a token that is not the answer's.
-
-    Returns:
-      the loss, a mean over tokens.
-    """
-
-    def loss(params, reference, rows, key):
-        del reference
-        logits, labels = answer_logits(apply_fn, params, rows), rows.tokens[:, 1:]
-        # Every part of a batch draws by its own records.
-        key = jax.random.fold_in(key, rows.index[0])
-        losses = surrogates.one_token_rollout_surrogate(
-            key, logits, labels, samples=samples, temperature=temperature, other=other
-        )
-        return reduce.token_mean(losses, rows.loss_mask[:, 1:])
-
-    return loss
-
-
-def implicit_reward(score: ScoreFn, div: Divergence, *, beta: float) -> Loss:
-    """Answers as demonstrations of an implicit reward (f-SFT, arXiv 2507.00018).
-
-    ``preference.divergence_sft`` of whole answers: what the policy has taken up since
-    the reference weighs less; total variation is plain likelihood.
-
-    Args:
-      score: of answers' tokens.
-      div: how demonstrations are matched.
-      beta: strength of the regularisation.
-
-    Returns:
-      the loss, a mean over answers, divided by beta: at the reference its gradient is
-      likelihood's.
-    """
-
-    def loss(params, reference, rows, key):
-        del key
-        logp, ref = (jnp.sum(score(p, rows), axis=-1) for p in (params, reference))
-        losses = preference.divergence_sft(div, logp, ref, beta=beta) / beta
-        return jnp.sum(losses), jnp.float32(len(losses))
-
-    return loss
+Loss = Callable[[Params, Params, Supervised, Any, Any], reduce.Fraction]
+"""``(params, reference, rows, key, step) -> (numerator, denominator)``: the parameters
+that it measures from, and how many updates there were."""
 
 
 def make_loss_step(
-    loss: Loss, tx: optax.GradientTransformation, *, microbatches: int = 1
+    loss: Loss,
+    tx: optax.GradientTransformation,
+    *,
+    microbatches: int = 1,
+    reference: references.Reference = FIXED,
 ) -> Callable[[TrainState, Supervised], tuple[TrainState, dict[str, jax.Array]]]:
     """``(state, rows) -> (state, metrics)`` by another loss than likelihood.
 
     Args:
-      loss: of ``one_token_rollouts`` or ``implicit_reward``.
+      loss: of ``alignax.train.answers``.
       tx: the optimiser.
       microbatches: how many parts the rows are scanned in.
+      reference: what becomes of the reference after a step.
 
     Returns:
-      the step; jitted, the state donated. ``state.reference`` is the reference.
+      the step; jitted, the state donated. ``state.reference`` is the reference's.
     """
 
     def step(state, rows):
@@ -276,9 +232,16 @@ def make_loss_step(
         def loss_fn(params, part):
             count = jnp.float32(len(part.tokens))
             tokens = jnp.sum(part.loss_mask[:, 1:], dtype=jnp.float32)
-            found = loss(params, state.reference, part, key)
+            held = state.reference
+            past = None if held is None else reference.params(held)
+            found = loss(params, past, part, key, state.step)
             return *found, {"tokens": (tokens, count)}
 
-        return update.make_update(loss_fn, tx, microbatches=microbatches)(state, rows)
+        one_update = update.make_update(loss_fn, tx, microbatches=microbatches)
+        new, metrics = one_update(state, rows)
+        if state.reference is not None:
+            held = reference.update(state.reference, new.params, new.step)
+            new = dataclasses.replace(new, reference=held)
+        return new, metrics
 
     return jax.jit(step, donate_argnums=0)

@@ -16,7 +16,7 @@ from alignax import algorithms
 from alignax.pipeline import data, hosts, rewards
 from alignax.train import dynamic
 from alignax.train.assembly import Parts
-from alignax.types import InputError, Params, Prompts, Rollout, TrainState
+from alignax.types import InputError, Params, Prompts, Rollout, Scored, TrainState
 
 Judge = Callable[[Rollout, np.ndarray], dict[str, Any]]
 """``(rollout, record numbers [N]) -> fields``: ``rewards [N]``, and what else a
@@ -194,6 +194,7 @@ def host_step(
     further: Callable[[int, int], Prompts] | None = None,
     rounds: int = 0,
     ahead: int = 0,
+    tell: Callable[[TrainState, Scored], tuple[Scored, dict[str, Any]]] | None = None,
 ) -> Callable[[TrainState, Any], tuple[TrainState, dict[str, Any]]]:
     """Sample, judge, update: a step for ``loop.train``.
 
@@ -209,6 +210,8 @@ def host_step(
       ahead: batches that are sampled before they are due, while the host judges: the
         tokens of a batch are as many steps behind the policy that they train, and no
         more. Then ``ahead.windows`` of the data are asked for in place of prompts.
+      tell: ``(state, scored) -> (scored, metrics)``, of teachers that are shown what
+        was right (``runs.siblings``).
 
     Returns:
       ``(state, prompts) -> (state, metrics)``; it waits for the samples, as the host
@@ -316,6 +319,9 @@ def host_step(
                 left = dynamic.without_spread(scored)
                 more["resampled"] += np.float32(groups)
                 more["replaced"] += np.float32(before - left)
+        if tell is not None:
+            scored, known = tell(state, scored)
+            more |= known
         state, metrics = parts.step(state, scored)
         held["state"] = state
         return state, metrics | more

@@ -459,9 +459,10 @@ def test_other_tokens_than_those_sampled_are_not_trained(home):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", ["otr", "f_sft"])
+@pytest.mark.parametrize("objective", ["otr", "f_sft", "ps_kd", "steer"])
 def test_other_objectives_of_answers_train(home, tmp_path, objective):
     args = arguments(home, "supervised", "messages", tmp_path / "run")
-    main([*args, "--objective", objective, "--learning-rate", "0.01"])
+    more = ("--past-every", "1") if objective == "ps_kd" else ()
+    main([*args, "--objective", objective, "--learning-rate", "0.01", *more])
     losses = metrics.column(metrics.read(tmp_path / "run"), "supervised/eval/loss")[1]
     assert losses[-1] < losses[0]

@@ -5,12 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy.special import softmax
 
-from alignax import divergences
+from alignax import divergences, references
 from alignax.models import decoder, functional
 from alignax.pipeline import data
-from alignax.train import supervised
-from alignax.types import InputError
+from alignax.train import answers, supervised
+from alignax.types import HiddenOutput, InputError, Supervised
 from tests.close import assert_close
 
 MODEL = decoder.DecoderConfig(
@@ -90,7 +91,7 @@ def test_f_sft_of_the_total_variation_is_likelihood_of_whole_answers():
         return -jnp.mean(jnp.sum(SCORE(params, ROWS), axis=-1))
 
     for div in (divergences.total_variation(), divergences.pearson()):
-        loss = supervised.implicit_reward(SCORE, div, beta=0.3)
+        loss = answers.implicit_reward(SCORE, div, beta=0.3)
         step = supervised.make_loss_step(loss, optax.sgd(1.0), microbatches=2)
         new, _ = step(jax.tree.map(jnp.copy, state), ROWS)
         moved = jax.tree.map(lambda a, b: a - b, PARAMS, new.params)
@@ -103,7 +104,7 @@ def test_f_sft_of_the_total_variation_is_likelihood_of_whole_answers():
 @pytest.mark.slow
 def test_one_token_rollouts_descend_the_expected_reward():
     """Many draws against the mean over the vocabulary, at temperature 1."""
-    loss = supervised.one_token_rollouts(APPLY, samples=200_000, temperature=1.0)
+    loss = answers.one_token_rollouts(APPLY, samples=200_000, temperature=1.0)
     step = supervised.make_loss_step(loss, optax.sgd(1.0))
     state = supervised.init_state(PARAMS, optax.sgd(1.0), jax.random.key(0))
     new, _ = step(jax.tree.map(jnp.copy, state), ROWS)
@@ -122,3 +123,65 @@ def test_one_token_rollouts_descend_the_expected_reward():
     exact = expected(PARAMS)
     norm = optax.tree.norm(jax.tree.map(lambda a, b: a - b, moved, exact))
     assert norm < 0.15 * optax.tree.norm(exact)
+
+
+def hidden_fn(params, tokens, *, mask=None, **more):
+    """Free logits of three tokens, the same at all places."""
+    hidden = jnp.broadcast_to(params, (*tokens.shape, 3))
+    return HiddenOutput(hidden, jnp.eye(3), None, None)
+
+
+def one_token():
+    row = jnp.array([[0, 1]])
+    index = jnp.zeros(1, jnp.int32)
+    return Supervised(tokens=row, mask=row >= 0, loss_mask=row > 0, index=index)
+
+
+def test_likelihood_under_a_kl_and_an_entropy_by_hand():
+    p, rho = np.array([[0.3, 0.4, 0.3], [0.2, 0.5, 0.3]])
+    loss = answers.regularised(hidden_fn, beta=0.5, entropy_bonus=0.2)
+    rows = one_token()
+
+    def mean(params):
+        return loss(params, jnp.log(jnp.array(rho)), rows, None, None)[0]
+
+    found, pull = jax.jit(jax.value_and_grad(mean))(jnp.log(jnp.array(p)))
+    kl, entropy = np.sum(p * np.log(p / rho)), -np.sum(p * np.log(p))
+    np.testing.assert_allclose(found, -np.log(0.4) + 0.5 * kl - 0.2 * entropy, 1e-5)
+    expected = p - np.eye(3)[1] + 0.5 * p * (np.log(p / rho) - kl)
+    expected = expected + 0.2 * p * (np.log(p) + entropy)
+    np.testing.assert_allclose(pull, expected, rtol=1e-5)
+
+
+def test_progressive_targets_by_hand():
+    """One token of three: CHECK of the paper's ratio, 2/3 of likelihood's pull; then
+    whole steps, of which the first pass has no past and the second the first's end."""
+
+    now, past = jnp.log(jnp.array([[0.3, 0.4, 0.3], [0.2, 0.5, 0.3]]))
+    rows = one_token()
+    loss = answers.progressive(hidden_fn, most=0.4, every=2, steps=4)
+
+    def mean(params, step):
+        return loss(params, past, rows, None, step)[0]
+
+    value = jax.jit(jax.value_and_grad(mean))
+    found, pull = value(now, 2)
+    np.testing.assert_allclose(pull, [0.22, -0.4, 0.18], rtol=1e-5)
+    target = np.array([0.08, 0.8, 0.12])
+    np.testing.assert_allclose(found, -target @ np.asarray(now), rtol=1e-5)
+    np.testing.assert_allclose(value(now, 1)[1], [0.3, -0.6, 0.3], rtol=1e-5)
+
+    tx = optax.sgd(0.5)
+    step = supervised.make_loss_step(
+        loss, tx, reference=references.periodic_reset(every=2)
+    )
+    state = supervised.init_state(now, tx, jax.random.key(0), reference=now)
+    params, past, one = np.float64(now), None, np.eye(3)[1]
+    for number in range(4):
+        if number == 2:
+            past = softmax(params)
+        goal = one if past is None else 0.6 * one + 0.4 * past
+        params = params - 0.5 * (softmax(params) - goal)
+        state, _ = step(state, rows)
+        np.testing.assert_allclose(state.params, params, rtol=1e-5)
+    np.testing.assert_allclose(state.reference, state.params)

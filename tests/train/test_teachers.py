@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import types
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +14,20 @@ from scipy.special import log_softmax, logsumexp
 from alignax import algorithms, exact
 from alignax.algorithms import METHODS
 from alignax.models import functional, hf
-from alignax.pipeline import decoding, metrics
+from alignax.pipeline import data, decoding, metrics
 from alignax.pipeline import rollout as rollouts
 from alignax.train import assembly, folders, policy_gradient, tasks, teachers
 from alignax.train.options import RL
-from alignax.types import HiddenOutput, Rollout, Scored
+from alignax.train.policy import Policy
+from alignax.train.runs import siblings, teaching
+from alignax.types import (
+    Counters,
+    HiddenOutput,
+    InputError,
+    Rollout,
+    Scored,
+    TrainState,
+)
 from tests.algorithm_batch import MASK, OLD, REF, scored
 from tests.close import assert_close
 from tests.pipeline.test_data_tokenizers import build_folder
@@ -243,6 +253,57 @@ def middle(a, b):
     return np.sum(np.exp(a) * (a - both) + np.exp(b) * (b - both), axis=-1) / 2
 
 
+NONE = Counters(skipped=0, skipped_in_row=0, no_signal=0)
+STATE = TrainState(step=0, params=0, opt_state=0, controller=0, counters=NONE, key=0)
+
+
+def test_completions_are_told_a_sibling_that_was_right():
+    """By bytes: who is told what, and who is not trained."""
+    tokenizer, read = data.byte_tokenizer(), {}
+    written = [["no", "yes", "YES"], ["a", "b", "c"], ["1", "22", "3"]]
+    ids = [tokenizer.encode(text) for group in written for text in group]
+    mask = jnp.arange(3)[None] < jnp.array([[len(x)] for x in ids])
+    tokens = jnp.array([x + [0] * (3 - len(x)) for x in ids])
+    rollout = Rollout(tokens=tokens, attended=mask, trained=mask)
+
+    def score(state, index, rollout, demonstrated, *, rescore, shown):
+        read["shown"] = shown
+        zeros = jnp.zeros(mask.shape)
+        return Scored(rollout=rollout, rewards=None, logp_old=zeros, logp_ref=zeros - 1)
+
+    records = [{"prompt": "x?"}, {"prompt": "longer?"}]
+    config = types.SimpleNamespace(
+        teaching=teaching.Teaching(teacher_sibling=True), right_at=0.5, max_tokens=3
+    )
+    size = types.SimpleNamespace(max_length=100)
+    policy = Policy(size, None, None, None, tokenizer)
+    parts = assembly.Parts(None, None, None, None, None, score, 3)
+    tell = siblings.teller(config, parts, records, policy)
+    before = Scored(
+        rollout=rollout,
+        rewards=jnp.array([[0.0, 1, 1], [0, 0, 0], [0, 1, 0]]),
+        logp_old=jnp.zeros(mask.shape) - 3,
+        index=jnp.array([1, 0, 0]),
+    )
+    scored, found = tell(STATE, before)
+    told = [True, False, True, False, False, False, True, False, True]
+    kept = METHODS["sdpo"].algorithm.keep(scored)
+    np.testing.assert_array_equal(kept, mask & np.array(told)[:, None])
+    np.testing.assert_array_equal(scored.mask, mask)
+    np.testing.assert_array_equal(scored.logp_ref, -1)
+    np.testing.assert_array_equal(scored.logp_old, -3)
+    assert found["told"] == np.float32(4 / 9)
+    shown = read["shown"]
+    for row, answer in ((0, "yes\n\nlonger?"), (2, "yes\n\nlonger?"), (8, "22\n\nx?")):
+        ids = np.asarray(shown.prompt_tokens[row])[np.asarray(shown.prompt_mask[row])]
+        # The first token is the beginning's.
+        text = tokenizer.decode([int(i) for i in ids[1:]])
+        assert text == f"Correct solution:\n\n{answer}"
+    size.max_length = 30
+    with pytest.raises(InputError, match=r"teacher_sibling: a prompt of"):
+        siblings.teller(config, parts, records, policy)
+
+
 def parts_of(method, **options):
     config = RL(method=method, prompts=N, completions=K, learning_rate=1e-2, steps=4)
     return assembly.make(
@@ -309,7 +370,7 @@ def test_a_divergence_over_the_vocabulary_is_from_the_teacher():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["opsd", "sdft", "opsd (live teacher)", "sdpo"])
+@pytest.mark.parametrize("method", ["sdpo", "sdft", "opsd (live teacher)"])
 def test_a_policy_is_taught_by_what_it_would_say(method):
     """Its own log-probabilities of its completions behind the other prompt."""
     parts = parts_of(method)
@@ -344,7 +405,7 @@ def test_a_policy_is_taught_by_what_it_would_say(method):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["g_opd (exopd)", "sdft"])
+@pytest.mark.parametrize("method", ["g_opd (exopd)", "sdft", "sdpo"])
 def test_teachers_by_the_command(home, tmp_path, method):
     config = folders.open_policy(home / "model").config
     config = dataclasses.replace(config, hidden_size=16)
@@ -359,11 +420,24 @@ def test_teachers_by_the_command(home, tmp_path, method):
     (home / "named.jsonl").write_text(named)
     if method == "sdft":
         more = ("--teacher-context", "answer")
-    data = "prompts" if method == "sdft" else "named"
-    args = arguments(home, "rl", data, tmp_path / "run", *more, "--method", method)
+    kind = "named" if "g_opd" in method else "prompts"
+    if method == "sdpo":
+        more = ("--teacher-sibling", "--right-at", "0.01")
+    args = arguments(home, "rl", kind, tmp_path / "run", *more, "--method", method)
     at = args.index("--reward")
-    main([*args[:at], *args[at + 2 :], "--lora.rank", "2"])
+    drop = 0 if method == "sdpo" else 2
+    main([*args[:at], *args[at + drop :], "--lora.rank", "2"])
     rows = metrics.read(tmp_path / "run")
+    if method == "sdpo":
+        told, long, norm = (
+            metrics.column(rows, f"rl/{name}")[1]
+            for name in ("told", "told_long", "grad_norm")
+        )
+        # One of two is told; random bytes make replacement characters, three each.
+        np.testing.assert_allclose(told, (1 - long) / 2)
+        np.testing.assert_array_equal(norm > 0, told > 0)
+        assert told.max() > 0
+        return
     assert len(metrics.column(rows, "rl/eval/kl")[1]) == 3
     assert metrics.column(rows, "rl/grad_norm")[1].min() > 0
     assert not any("rl/signal" in row for row in rows)
@@ -388,6 +462,11 @@ def test_what_a_teacher_lacks_is_refused(home, tmp_path, capsys):
             ("--method", "opsd", "--teacher-context", "answer", "--teacher", "x"),
             ["teacher must be left out"],
         ),
+        (
+            ("--method", "sdpo", "--teacher-context", "answer", "--teacher-sibling"),
+            ["teacher_context must be given, or else teacher_sibling"],
+        ),
+        (("--teacher-sibling",), ["is of methods whose teacher is the policy itself"]),
         (
             ("--method", "opd", "--teacher", "x", "y", "--teacher-weights", "1"),
             ["teacher_weights must be one for each of the 2 teachers", "got 1.0"],

@@ -21,7 +21,7 @@ from alignax.train import policy as policies
 from alignax.train.options import RL, algorithm_of
 from alignax.train.policy import Policy
 from alignax.train.runs import measure as measures
-from alignax.train.runs import rows, setting, teaching, watch, writing
+from alignax.train.runs import rows, setting, siblings, teaching, watch, writing
 from alignax.train.runs.options import Data, Flat, Model, Output
 from alignax.train.runs.setting import Result, Sets
 from alignax.train.runs.teaching import Teaching, reads_rewards
@@ -86,7 +86,8 @@ class Config:
     output: Annotated[Output, Flat] = Output(out=RUN_FOLDER)
 
     def __post_init__(self):
-        if not self.reward and reads_rewards(algorithm_of(self.rl)):
+        reads = reads_rewards(algorithm_of(self.rl)) or self.teaching.teacher_sibling
+        if not self.reward and reads:
             raise InputError(
                 "reward must be one or more, such as numeric or FILE.py:function"
             )
@@ -260,7 +261,9 @@ def trained(
     key = jax.random.key(out.seed)
     prompt_length, max_tokens = config.prompt_length or 1, config.max_tokens or 1
     writing.check_processes(config.writing, rounds=config.rounds)
-    tool = _tool(config, reward, tokenizer)
+    tool = writing.tool_of(
+        config.writing.tool, reward, tokenizer, right_at=config.right_at
+    )
     algorithm = algorithm_of(config.rl)
     parts = writing.make_parts(
         config.rl,
@@ -300,6 +303,7 @@ def trained(
         further=_further(config, train, ask, tokenizer),
         rounds=config.rounds,
         ahead=config.ahead,
+        tell=siblings.teller(config, parts, train, policy),
     )
 
     def saying(state, batch):
@@ -372,13 +376,6 @@ def trained(
             names = ("reward", "right", "kl")
             measures.draw(out.out / "curves.png", log, task.kind, names)
     return Result(state, policy._replace(params=state.params), out.out, log)
-
-
-def _tool(config: Config, reward: rewards.Reward, tokenizer: data.Tokenizer):
-    text = config.writing.tool
-    if text is None:
-        return None
-    return writing.tool_of(text, reward, tokenizer, right_at=config.right_at)
 
 
 def _further(config: Config, train: data.Records, ask, tokenizer: data.Tokenizer):

@@ -40,6 +40,9 @@ class Teaching:
     """Field of the records, such as solution, that the policy is shown before the
     prompt where it is its own teacher (opsd, sdft, sdpo), and does not see as it
     writes."""
+    teacher_sibling: bool = False
+    """In place of a field the policy is shown one of its own completions of the prompt
+    that was right, by the reward (sdpo); prompts without one teach nothing."""
 
     def __post_init__(self):
         weights, count = self.teacher_weights, len(self.teacher)
@@ -91,10 +94,17 @@ def open_teachers(
         teacher has another vocabulary.
     """
     itself = algorithm.sampling.taught is not None
-    if itself and teaching.teacher_context is None:
+    told = (teaching.teacher_context is not None) + teaching.teacher_sibling
+    if itself and told != 1:
         raise InputError(
-            "teacher_context must be given: the method's teacher is the policy itself, "
-            "shown a field of the record such as solution"
+            "teacher_context must be given, or else teacher_sibling: the method's "
+            "teacher is the policy itself, shown a field of the record such as "
+            "solution, or one of its own completions that was right"
+        )
+    if not itself and teaching.teacher_sibling:
+        raise InputError(
+            "teacher_sibling is of methods whose teacher is the policy itself, opsd, "
+            "sdft and sdpo"
         )
     if not itself and teaching.teacher_context is not None:
         raise InputError(
@@ -188,6 +198,19 @@ def _told(record: Mapping[str, Any], field: str, number: int) -> dict[str, Any]:
             f"teacher_context: record {number} has no text in the field {field!r}; its "
             f"fields are {', '.join(record)}"
         )
+    return with_text(record, text)
+
+
+def with_text(record: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """A record whose prompt begins with a text and an empty line.
+
+    Args:
+      record: with a prompt, a text or messages; of messages the last one is changed.
+      text: to begin with.
+
+    Returns:
+      the record.
+    """
     prompt = record["prompt"]
     if isinstance(prompt, str):
         return {**record, "prompt": f"{text}\n\n{prompt}"}
@@ -218,6 +241,11 @@ def guide_of(
       InputError: a record lacks the field, or the longest prompt with its context does
         not fit the model.
     """
+    if teaching.teacher_sibling:
+        # What was right is known when all is written: until then the prompt stands in.
+        return lambda prompts: dataclasses.replace(
+            prompts, guide=prompts.tokens, guide_mask=prompts.mask
+        )
     field, tokenizer = teaching.teacher_context or "", policy.tokenizer
     texts = [
         data.prompt_text(_told(records[i], field, i), tokenizer)

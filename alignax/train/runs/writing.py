@@ -66,8 +66,12 @@ class Writing:
 
 
 def tool_of(
-    text: str, reward: rewards.Reward, tokenizer: data.Tokenizer, *, right_at: float
-) -> Environment:
+    text: str | None,
+    reward: rewards.Reward,
+    tokenizer: data.Tokenizer,
+    *,
+    right_at: float,
+) -> Environment | None:
     """A tool from its spelling.
 
     Args:
@@ -77,11 +81,13 @@ def tool_of(
       right_at: the reward from which on nothing is left to try.
 
     Returns:
-      the environment.
+      the environment; None of none.
 
     Raises:
       InputError: there is none of that name, or the file's function cannot be called.
     """
+    if text is None:
+        return None
     if text in TOOLS:
         return TOOLS[text][0]
     if text.startswith("retry="):
