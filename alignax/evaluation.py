@@ -1,17 +1,12 @@
-"""What is reported of a policy: pass@k, and whether confidence is deserved."""
+"""What is reported of a policy: pass@k."""
 
-from collections.abc import Callable
-
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from alignax import reduce
 from alignax.numerics import as_float
 from alignax.types import InputError
 
 __all__ = [
-    "calibration_error_equal_mass",
     "pass_at_k",
 ]
 
@@ -62,67 +57,3 @@ def pass_at_k(
     logs = jnp.where(certain, -jnp.inf, jnp.log1p(-jnp.where(certain, 0, share)))
     value = as_float(-jnp.expm1(jnp.sum(logs, axis=-1)))
     return jnp.where(enough, value, jnp.nan)
-
-
-def calibration_error_equal_mass(
-    confidence: Float[Array, "*batch N"],
-    correct: Bool[Array, "*batch N"],
-    mask: Bool[Array, "*batch N"],
-    *,
-    bins: int,
-) -> Float[Array, "*batch"]:
-    """Expected calibration error over bins of equally many samples.
-
-    ``Σ_b (n_b/n) |mean correct − mean confidence|``, with bin ``⌊B · rank / n⌋`` by the
-    rank of the confidence among those that count, equal ones in their order. No bin is
-    nearly empty, as bins of equal width are.
-
-    Value: biased upwards by noise within bins, the more the fewer samples a bin has.
-    Gradient: in the confidences, almost everywhere, with the bins held fixed.
-
-    Args:
-      confidence: ``[..., N]``, probabilities.
-      correct: ``[..., N]``.
-      mask: ``[..., N]``, True where a sample counts.
-      bins: B, at least 1.
-
-    Returns:
-      ``[...]`` float32, 0 where nothing counts.
-
-    Raises:
-      InputError: ``bins`` is less than 1.
-
-    Reference:
-      Nixon et al., "Measuring calibration in deep learning", arXiv 1904.01685.
-
-    Example:
-      >>> confidence, correct = jnp.array([0.9, 0.8, 0.3]), jnp.arange(3) < 1
-      >>> everyone = jnp.ones(3, bool)
-      >>> error = calibration_error_equal_mass(confidence, correct, everyone, bins=3)
-      >>> print(f"{error:.4f}")
-      0.4000
-    """
-
-    def assign(confidence, mask):
-        # What does not count is ranked last.
-        order = jnp.argsort(jnp.where(mask, confidence, jnp.inf), axis=-1, stable=True)
-        rank = jnp.argsort(order, axis=-1, stable=True)
-        count = jnp.maximum(jnp.sum(mask, axis=-1, keepdims=True), 1)
-        return jnp.minimum(rank * bins // count, bins - 1)
-
-    return _calibration_error(confidence, correct, mask, bins, assign)
-
-
-def _calibration_error(
-    confidence: Array, correct: Array, mask: Array, bins: int, assign: Callable
-) -> Float[Array, "*batch"]:
-    if bins < 1:
-        raise InputError(f"bins must be at least 1, got {bins}")
-    confidence = reduce.masked(confidence, mask)
-    gap = jnp.where(mask, correct - confidence, 0)
-    index = assign(confidence, mask)
-    inside = jax.nn.one_hot(index, bins, dtype=bool)
-    per_bin = jnp.sum(jnp.where(inside, gap[..., None], 0), axis=-2)
-    count = jnp.maximum(jnp.sum(mask, axis=-1), 1)
-    # The sign, not abs: its gradient at 0 is 0.
-    return jnp.sum(jnp.sign(per_bin) * per_bin, axis=-1) / count

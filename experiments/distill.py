@@ -46,7 +46,7 @@ METHODS = {
     "SDPO, told the answer": "sdpo",
 }
 BEFORE = "the student before"
-LEVEL = 1.0
+LEVEL = 2.5
 """Nats a completion of reverse KL to the teacher, that tokens are counted to."""
 
 
@@ -63,7 +63,7 @@ class Config:
     """Write the page here, from all results that there are."""
     layers: int = 8
     """Layers of the student, evenly spread over the teacher's."""
-    warm: int = 100
+    warm: int = 20
     """Steps of the forward KL that all ways begin from."""
     steps: int = 60
     """Steps of each way."""

@@ -1,11 +1,11 @@
-"""Sample arguments for ``alignax.evaluation``."""
+"""Sample arguments for ``alignax.evaluation`` and ``alignax.diagnostics``."""
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 
-from alignax import evaluation
+from alignax import diagnostics, evaluation
 from tests.row import Row
 
 KEYS = jax.random.split(jax.random.key(3), 2)
@@ -31,11 +31,32 @@ ROWS = [
         estimator=True,
     ),
     Row(
-        name="evaluation.calibration_error_equal_mass",
-        fn=partial(evaluation.calibration_error_equal_mass, bins=3),
+        name="diagnostics.calibration_error_equal_mass",
+        fn=partial(diagnostics.calibration_error_equal_mass, bins=3),
         args=(CONFIDENCE, CORRECT, MASK),
         mask=2,
         masked=(0,),
         estimator=True,
+    ),
+    Row(
+        name="diagnostics.calibration_error_equal_width",
+        fn=partial(diagnostics.calibration_error_equal_width, bins=3),
+        args=(CONFIDENCE, CORRECT, MASK),
+        mask=2,
+        masked=(0,),
+        estimator=True,
+    ),
+    Row(
+        name="diagnostics.brier_score",
+        fn=diagnostics.brier_score,
+        args=(CONFIDENCE, CORRECT, MASK),
+        mask=2,
+        masked=(0,),
+        estimator=True,
+    ),
+    Row(
+        name="diagnostics.embedding_diversity",
+        fn=diagnostics.embedding_diversity,
+        args=(jax.random.normal(KEYS[0], (8, 4, 3)),),
     ),
 ]

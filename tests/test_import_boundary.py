@@ -30,6 +30,7 @@ HOMES = {
     "tokenizers": {"models/gguf_tokenizer.py"},
     "matplotlib": {"pipeline/plots.py"},
     "tensorboardX": {"pipeline/metrics.py"},
+    "sacrebleu": {"diagnostics/diversity.py"},
 }
 STANDARD = {"tensorflow", "torch"}
 

@@ -73,6 +73,8 @@ OF_VALUES = {
     ),
     "algorithms.pooled",
     "targets.refuse_unmet",
+    # Of texts and their tokens, on the host: tests/diagnostics.
+    *(f"diagnostics.{name}" for name in ("distinct", "self_bleu")),
     *(f"regularisers.k{n}" for n in ("1_in_reward", "2_in_loss", "3_in_loss")),
 }
 FUNCTIONS = {

@@ -1,29 +1,31 @@
 """Measure a model on data.
 
 Rewards, accuracy and pass@k; the win rate against another model or run; the KL to a
-reference, sampled and over the vocabulary; entropy, length, and diversity. Every mean
-has the half-width of its 95 % interval, over prompts.
+reference, sampled and over the vocabulary; entropy, length, diversity, and whether
+confidence is deserved. Every mean has the half-width of its 95 % interval, over
+prompts.
 """
 
 import contextlib
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from alignax import divergences, evaluation
+from alignax import diagnostics, divergences
 from alignax.models import functional
 from alignax.pipeline import data, metrics, rewards
 from alignax.pipeline import rollout as rollouts
-from alignax.train import evaluation as measures
 from alignax.train import folders, generation, reward_folders
+from alignax.train import measured as measures
 from alignax.train import policy as policies
 from alignax.train.generation import Law
+from alignax.train.measured import Measured
 from alignax.train.policy import Policy
 from alignax.types import InputError, Params
 
@@ -61,6 +63,8 @@ class Config:
     """Seconds for one completion's reward, with workers."""
     out: Path | None = None
     """A JSON file of all numbers."""
+    self_bleu: bool = False
+    """Measure self-BLEU too, which needs the extra text (sacrebleu)."""
     law: Annotated[Law, tyro.conf.arg(name="")] = Law(n=4)
     base: Path | None = None
     """The base of adapters or of a run, where it is not in the place that they name."""
@@ -74,25 +78,11 @@ class Config:
             raise InputError(f"limit must be at least 1, got {self.limit}")
         if self.against is not None and not self.reward:
             raise InputError("against must come with a reward, which says who wins")
-
-
-class Measured(NamedTuple):
-    """Of K completions for each of G prompts."""
-
-    tokens: np.ndarray
-    """``[G, K, T]``."""
-    mask: np.ndarray
-    """``[G, K, T]``."""
-    finished: np.ndarray
-    """``[G, K]``."""
-    entropy: np.ndarray
-    """``[G, K]``, nats a token."""
-    rewards: np.ndarray | None = None
-    """``[G, K]``, NaN where a reward failed."""
-    kl_sampled: np.ndarray | None = None
-    """``[G, K]``, the log-ratio of each completion, nats."""
-    kl_vocabulary: np.ndarray | None = None
-    """``[G, K]``, the tokens' KL at its prefixes, summed, nats."""
+        if self.self_bleu and self.law.n < 2:
+            raise InputError(
+                f"n must be at least 2 with self-bleu, which compares the completions "
+                f"of one prompt, got {self.law.n}"
+            )
 
 
 def main(config: Config) -> None:
@@ -104,6 +94,9 @@ def main(config: Config) -> None:
     Raises:
       InputError: data, rewards or a model cannot be read, or do not fit.
     """
+    if config.self_bleu:
+        # What is missing is said before anything is sampled.
+        diagnostics.self_bleu([])
     found = data.read_records(config.data, fields=config.fields, formats=("prompts",))
     count = len(found.records)
     count = count if config.limit is None else min(config.limit, count)
@@ -131,12 +124,15 @@ def main(config: Config) -> None:
         others = None
         if config.against is not None:
             others = measure(config, opened(config.against), records, reward, None)
-    table = summary(measured, others, right=config.right)
+    values = measures.values_of(measured, others, right=config.right)
+    table = measures.summary(values) | measures.calibration(
+        measured, right=config.right
+    )
     if measured.rewards is not None:
         failed = int(np.isnan(measured.rewards).sum())
         table |= {"rewards_failed": (failed, None)} if failed else {}
     print(f"{config.model}: {count} prompts, {config.law.n} completions each\n")
-    print(shown(table))
+    print(measures.shown(table))
     finished = table["finished"][0]
     if finished is not None and finished < 0.9:
         print(
@@ -144,7 +140,7 @@ def main(config: Config) -> None:
             f"{config.law.max_tokens} tokens (--max-tokens)"
         )
     if config.out is not None:
-        write(config, table, count)
+        write(config, table, values, count)
 
 
 def check_same(policy: Policy, other: Policy, path: Path) -> None:
@@ -200,16 +196,23 @@ def measure(
     @jax.jit
     def look(params, reference, rollout):
         scores = score(params, rollout)
-        found = {"entropy": scores.entropy}
+        found = {"entropy": scores.entropy, "confidence": jnp.exp(scores.logp)}
         if reference is not None:
             below = score(reference, rollout)
             found["kl_sampled"] = scores.logp - below.logp - below.log_mass
             found["kl_vocabulary"] = token_kl(params, reference, rollout)
+        # The same pass as the scores', which XLA does once.
+        hidden, _ = rollouts.completion_hidden(
+            hidden_fn, params, rollout, completions=n
+        )
         mask = rollout.trained
-        return {name: jnp.where(mask, x, 0).sum(-1) for name, x in found.items()}
+        sums = {name: jnp.where(mask, x, 0).sum(-1) for name, x in found.items()}
+        states = jnp.where(mask[..., None], hidden, 0)
+        return sums | {"embeddings": states.sum(1, dtype=jnp.float32)}
 
     params = policies.whole(policy, policy.params)
     parts: dict[str, list[np.ndarray]] = {}
+    said: list[list[str]] = []
     with metrics.progress(len(texts), description="prompts") as show:
         for batch in generation.batches(policy, texts, law=law):
             rollout = batch.rollout
@@ -222,9 +225,14 @@ def measure(
             values = {k: np.asarray(x)[: batch.rows] for k, x in values.items()}
             length = np.maximum(values["mask"].sum(-1), 1)
             values["entropy"] = values["entropy"] / length
+            values["confidence"] = values["confidence"] / length
+            values["embeddings"] = values["embeddings"] / length[:, None]
+            written = []
+            if reward is not None or config.self_bleu:
+                written = generation.texts_of(batch, policy.tokenizer)
+                said += [written[i : i + n] for i in range(0, len(written), n)]
             if reward is not None:
                 asked = [records[i] for i in batch.numbers for _ in range(n)]
-                written = generation.texts_of(batch, policy.tokenizer)
                 values["rewards"] = np.asarray(reward(written, asked))
             for name, x in values.items():
                 parts.setdefault(name, []).append(x)
@@ -234,97 +242,18 @@ def measure(
     if law.greedy:
         # The log-ratio of the likeliest tokens is no sample of anything.
         grouped.pop("kl_sampled", None)
-    return Measured(**grouped)
+    return Measured(**grouped, texts=said if config.self_bleu else None)
 
 
-Table = dict[str, tuple[float | None, float | None]]
-"""Means and half-widths by name; None where there is none."""
-
-
-def summary(measured: Measured, others: Measured | None, *, right: float) -> Table:
-    """Means with the half-widths of their intervals over prompts.
-
-    Args:
-      measured: of the model.
-      others: of the one that it is compared with.
-      right: the reward from which on a completion counts as right; one whose reward
-        failed does not.
-
-    Returns:
-      by name.
-    """
-    lengths = measured.mask.sum(-1)
-    values: dict[str, np.ndarray] = {}
-    if measured.rewards is not None:
-        hits = np.nan_to_num(measured.rewards, nan=-np.inf) >= right - 1e-6
-        values |= {"reward": measured.rewards, "accuracy": hits}
-        count, n = jnp.asarray(hits.sum(-1)), hits.shape[-1]
-        for k in sorted({2**i for i in range(1, n.bit_length())} | {n}):
-            if 1 < k <= n:
-                values[f"pass@{k}"] = np.asarray(evaluation.pass_at_k(count, n, k=k))
-    if others is not None and others.rewards is not None:
-        ours = values.get("reward", np.full_like(others.rewards, np.nan))
-        values["reward_against"] = others.rewards
-        values["win_rate"] = measures.win_rate(ours, others.rewards)
-    for name in ("kl_sampled", "kl_vocabulary", "entropy", "finished"):
-        found = getattr(measured, name)
-        values |= {} if found is None else {name: found}
-    values["length"] = lengths
-    for n in (1, 2, 3):
-        values[f"distinct_{n}"] = measures.distinct(measured.tokens, measured.mask, n=n)
-    return {name: _mean(np.asarray(x, np.float64)) for name, x in values.items()}
-
-
-def _mean(values: np.ndarray) -> tuple[float | None, float | None]:
-    """Over what is a number; completions of one prompt are dependent."""
-    prompts = np.broadcast_to(
-        np.arange(len(values)).reshape(-1, *[1] * (values.ndim - 1)), values.shape
-    )
-    known = np.isfinite(values)
-    if not known.any():
-        return None, None
-    mean, half = metrics.mean_and_interval(values[known], clusters=prompts[known])
-    return mean, half if np.isfinite(half) else None
-
-
-UNITS = {
-    "kl_sampled": "nats a completion, sampled (k1)",
-    "kl_vocabulary": "nats a completion, exact over the next token",
-    "entropy": "nats a token",
-    "length": "tokens",
-    "reward_against": "of the other",
-    "win_rate": "against the other, a tie counts half",
-    "finished": "share that was not cut",
-    "distinct_1": "different tokens over all, within a prompt",
-    "distinct_2": "different pairs",
-    "distinct_3": "different triples",
-    "rewards_failed": "completions",
-}
-
-
-def shown(table: Table) -> str:
-    """The table as it is printed.
-
-    Args:
-      table: of ``summary``.
-
-    Returns:
-      a line for each row.
-    """
-    lines = []
-    for name, (mean, half) in table.items():
-        number = "-" if mean is None else f"{mean:.4g}"
-        about = "" if half is None else f"± {half:.2g}"
-        lines.append(f"{name:15} {number:>9} {about:10} {UNITS.get(name, '')}".rstrip())
-    return "\n".join(lines)
-
-
-def write(config: Config, table: Table, prompts: int) -> None:
+def write(
+    config: Config, table: measures.Table, values: dict[str, np.ndarray], prompts: int
+) -> None:
     """The numbers and what they are of, as JSON.
 
     Args:
       config: the options; ``out`` is written.
       table: of ``summary``.
+      values: of ``values_of``; ``alignax forgetting`` pairs them prompt by prompt.
       prompts: how many.
     """
     asked = dataclasses.asdict(config)
@@ -332,7 +261,21 @@ def write(config: Config, table: Table, prompts: int) -> None:
     numbers = {
         name: {"mean": mean, "half_width": half} for name, (mean, half) in table.items()
     }
-    content = {"options": options, "prompts": prompts, "measured": numbers}
+    # Without rewards that failed, hence null where all of a prompt's did.
+    each = {
+        name: [
+            float(known.mean()) if (known := row[np.isfinite(row)]).size else None
+            for row in np.asarray(values[name], np.float64)
+        ]
+        for name in ("reward", "accuracy")
+        if name in values
+    }
+    content = {
+        "options": options,
+        "prompts": prompts,
+        "measured": numbers,
+        "per_prompt": each,
+    }
     if config.out is not None:
         config.out.parent.mkdir(parents=True, exist_ok=True)
         config.out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from alignax import evaluation, reduce
+from alignax import diagnostics, reduce
 from alignax._checks import Strength, not_negative
 from alignax.numerics import as_float
 
@@ -149,7 +149,7 @@ def agreement(
 
     # Confidence in the side that the model takes: labels alone are all "w".
     confidence = jax.nn.sigmoid(jnp.where(safe < 0, -safe, safe))
-    error = evaluation.calibration_error_equal_mass(
+    error = diagnostics.calibration_error_equal_mass(
         confidence, safe > 0, mask, bins=bins
     )
     return Agreement(

@@ -14,6 +14,7 @@ __getattr__, __dir__ = lazy(
         "critic",
         "evaluation",
         "loop",
+        "measured",
         "memory",
         "options",
         "policy",

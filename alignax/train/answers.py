@@ -131,7 +131,7 @@ def regularised(hidden_fn: HiddenFn, *, beta: float, entropy_bonus: float) -> Lo
 
     ``−log π(y_t) + β KL(π‖ρ) − η H(π)`` at each prefix of the answers (STEER, after
     Quark), where prompts say in which bin of rewards their answer is. The reference
-    reads the same prompt; in the official code it does not read the bin.
+    reads the same prompt, the bin among it.
 
     Args:
       hidden_fn: the model up to its head.

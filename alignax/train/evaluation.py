@@ -6,7 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
+from jaxtyping import Array, ArrayLike, Float, Key
 
 from alignax import divergences
 from alignax.pipeline import rollout as rollouts
@@ -101,31 +101,3 @@ def win_rate(
     won = np.where(known, (a > b) + 0.5 * (a == b), 0).sum((1, 2))
     pairs = known.sum((1, 2))
     return np.where(pairs > 0, won / np.maximum(pairs, 1), np.nan)
-
-
-def distinct(
-    tokens: Int[ArrayLike, "G K T"], mask: Bool[ArrayLike, "G K T"], *, n: int
-) -> Float[np.ndarray, " G"]:
-    """distinct-n of each prompt's completions: different n-grams over all of them.
-
-    Args:
-      tokens: ids.
-      mask: True on generated tokens, from the first on.
-      n: tokens of an n-gram.
-
-    Returns:
-      ``[G]`` in [0, 1], 1 where no n-gram comes twice; NaN where there is none.
-
-    Reference:
-      Li et al., "A Diversity-Promoting Objective Function for Neural Conversation
-      Models", arXiv 1510.03055, §5.
-    """
-    shares = []
-    for rows, kept in zip(np.asarray(tokens), np.asarray(mask), strict=True):
-        grams = [
-            tuple(row[: keep.sum()][i : i + n].tolist())
-            for row, keep in zip(rows, kept, strict=True)
-            for i in range(int(keep.sum()) - n + 1)
-        ]
-        shares.append(len(set(grams)) / len(grams) if grams else np.nan)
-    return np.array(shares)

@@ -1,5 +1,6 @@
 """``alignax sample`` and ``alignax evaluate`` on a tiny folder."""
 
+import importlib.util
 import json
 import math
 
@@ -128,6 +129,18 @@ def kl_by_forward_passes(folders, rows, tokenizer):
     return np.array(sampled), np.array(whole)
 
 
+def token_probabilities(folders, rows):
+    """Of each completion's tokens, from the logits of whole texts."""
+    apply_fn, params = jax.jit(functional.make_apply(TINY)), hf.load(folders / "a")[1]
+    found = []
+    for prompt, tokens in rows:
+        first, last = len(prompt) - 1, len(prompt) + len(tokens) - 1
+        ids = jnp.array([prompt + tokens + [0] * (63 - last)])
+        law = jax.nn.softmax(apply_fn(params, ids).logits[0])[first:last]
+        found.append(np.asarray(law)[np.arange(len(tokens)), tokens])
+    return found
+
+
 def test_an_evaluation_counts_what_was_sampled(folders, tmp_path, capsys, monkeypatch):
     prompts = ["ab", "the hell", "12 ab"]
     (tmp_path / "data.jsonl").write_text(
@@ -193,18 +206,30 @@ def test_an_evaluation_counts_what_was_sampled(folders, tmp_path, capsys, monkey
     sampled, whole = kl_by_forward_passes(folders, rows, tokenizer)
     np.testing.assert_allclose(ours.kl_sampled.ravel(), sampled, atol=2e-4)
     np.testing.assert_allclose(ours.kl_vocabulary.ravel(), whole, atol=2e-4)
+    each = json.loads(out.read_text())["per_prompt"]
+    np.testing.assert_allclose(each["accuracy"], rewards.mean(1))
+    probabilities = token_probabilities(folders, rows)
+    np.testing.assert_allclose(
+        ours.confidence.ravel(), [x.mean() for x in probabilities], rtol=2e-4
+    )
+    gap = ours.confidence - rewards
+    mean("confidence", ours.confidence)
+    mean("brier_score", gap**2)
+    order = np.argsort(ours.confidence.ravel(), kind="stable")
+    parts = [order[np.arange(12) * 10 // 12 == i] for i in range(10)]
+    error = sum(abs(gap.ravel()[part].sum()) for part in parts) / 12
+    assert table["ece_equal_mass"]["mean"] == pytest.approx(error, rel=1e-4)
+    parts = np.ceil(ours.confidence.ravel() * 10)
+    error = sum(abs(gap.ravel()[parts == i].sum()) for i in set(parts)) / 12
+    assert table["ece_equal_width"]["mean"] == pytest.approx(error, rel=1e-4)
+    assert 0 < table["embedding_diversity"]["mean"] < 1
     shown = capsys.readouterr().out
     for name in table:
         assert f"\n{name} " in shown
     assert "of the completions were cut at 6 tokens" in shown
 
 
-def test_diversity_and_wins_by_hand():
-    tokens = np.array([[[1, 2, 1, 2], [1, 2, 9, 9]], [[3, 0, 0, 0], [3, 0, 0, 0]]])
-    mask = np.array([[[1, 1, 1, 1], [1, 1, 0, 0]], [[1, 0, 0, 0], [1, 0, 0, 0]]])
-    one, two = (evaluation.distinct(tokens, mask > 0, n=n) for n in (1, 2))
-    np.testing.assert_allclose(one, [2 / 6, 1 / 2])
-    np.testing.assert_allclose(two, [2 / 4, np.nan])
+def test_wins_by_hand():
     nan = np.nan
     wins = evaluation.win_rate(
         np.array([[1.0, 0.0], [nan, nan]]), np.array([[0.0, nan], [1.0, 2.0]])
@@ -245,6 +270,9 @@ def test_what_cannot_be_evaluated_is_refused(folders, tmp_path, capsys):
     (tmp_path / "other/config.json").write_text(json.dumps(other))
     said = refused(capsys, *one, "--reference", tmp_path / "other")
     assert "has norm_eps = 0.5, the model 1e-05" in said
+    assert "n must be at least 2" in refused(capsys, *one, "--self-bleu", "--n", 1)
+    if importlib.util.find_spec("sacrebleu") is None:
+        assert '"alignax[text]"' in refused(capsys, *one, "--self-bleu")
     said = refused(capsys, *one, "--reward", "nothing")
     assert "reward: 'nothing' was given" in said
 
