@@ -88,6 +88,14 @@ class RunError(RuntimeError):
     """
 
 
+class Preempted(RuntimeError):
+    """A run was told to stop (SIGTERM, a preemption notice), and has saved itself.
+
+    Command lines print the message and exit with code 75, on which a launcher may
+    start the same command again with ``--resume``.
+    """
+
+
 class ModelOutput(NamedTuple):
     """What a model returns: float32 ``logits [B, S - logits_from, V]``, and the
     cache where one was given or asked for."""

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import alignax
-from alignax.types import InputError, RunError
+from alignax.types import InputError, Preempted, RunError
 
 Config = TypeVar("Config")
 
@@ -102,8 +102,9 @@ def run(
     """Parse the arguments into ``config``, call ``main`` with it, and exit.
 
     Bad input, a run that cannot go on, and what the operating system refuses exit with
-    code 2 and one paragraph on standard error, an interrupt with 130, a closed pipe
-    quietly with 141; any other exception is a defect and keeps its traceback.
+    code 2 and one paragraph on standard error, a run that was told to stop and has
+    saved itself with 75, an interrupt with 130, a closed pipe quietly with 141; any
+    other exception is a defect and keeps its traceback.
 
     Args:
       main: the experiment.
@@ -132,6 +133,9 @@ def run(
     except (InputError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except Preempted as stop:
+        print(f"stopped: {stop}", file=sys.stderr)
+        sys.exit(75)
     except BrokenPipeError:
         # Whoever reads has enough, as `head` does; what Python flushes at the end
         # must find somebody.

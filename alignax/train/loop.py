@@ -3,7 +3,9 @@
 import contextlib
 import dataclasses
 import fcntl
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -14,7 +16,7 @@ import numpy as np
 
 from alignax.pipeline import checkpoint, metrics, seals
 from alignax.train import diagnosis
-from alignax.types import InputError, RunError, TrainState
+from alignax.types import InputError, Preempted, RunError, TrainState
 
 Step = Callable[[TrainState, Any], tuple[TrainState, dict[str, Any]]]
 
@@ -197,6 +199,7 @@ def train(
     Raises:
       RunError: as many updates in a row were skipped, or a parameter is not finite
         where a checkpoint is due. Checkpoints hold the parameters before that.
+      Preempted: SIGTERM came; the step that was under way is saved.
     """
 
     prefix = f"{phase.name}/"
@@ -213,6 +216,7 @@ def train(
         checkpoint.save(checkpoints, done, state, data_state=position, config=config)
 
     with (
+        contextlib.ExitStack() as stack,
         checkpoint.open_run(out / phase.name) as checkpoints,
         metrics.progress(
             phase.steps,
@@ -228,6 +232,7 @@ def train(
         else:
             state, position = checkpoint.restore(checkpoints, state, config=config)
             data.set_state(position)
+        told = stack.enter_context(_told_to_stop())
         watch = _watch(state, phase=phase, stop_after_skips=stop_after_skips)
         for done in range(int(state.step) + 1, phase.steps + 1):
             state, values = step(state, next(data))
@@ -238,10 +243,37 @@ def train(
             due = evaluate_every and done % evaluate_every == 0
             if evaluate is not None and (last or due):
                 log(done, evaluate(state), "eval/")
-            if last or done % save_every == 0:
+            stop = not last and told(done)
+            if last or stop or done % save_every == 0:
                 save(done, state)
+            if stop:
+                raise Preempted(
+                    f"{phase.name} was told to stop and did, at step {done} of "
+                    f"{phase.steps}, which is saved; the same command goes on with "
+                    "--resume"
+                )
         watch(phase.steps, None, {}, {})
     return state
+
+
+@contextlib.contextmanager
+def _told_to_stop():
+    """``step -> truth``: SIGTERM came, for all processes at the same step."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        # JAX's own service hears the signal and agrees on the step.
+        yield multihost_utils.reached_preemption_sync_point
+        return
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda done: False
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    try:
+        yield lambda done: bool(came)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _watch(state: TrainState, *, phase: Phase, stop_after_skips: int):

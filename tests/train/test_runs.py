@@ -41,12 +41,15 @@ MODEL = {
 }
 REWARD = """
 import os
+import signal
 calls = []
 
 def vowels(completions, records):
     calls.append(1)
     if len(calls) == int(os.environ.get("KILL_AT", "0")):
         raise KeyboardInterrupt
+    if len(calls) == int(os.environ.get("TERM_AT", "0")):
+        os.kill(os.getpid(), signal.SIGTERM)
     assert all(record["answer"] for record in records)
     return [sum(c in "aeiou" for c in text) + len(text) / 100 for text in completions]
 
@@ -155,8 +158,9 @@ def test_rl_writes_a_run_that_opens(home, trained):
     jax.tree.map(np.testing.assert_array_equal, *(end.params for end in ends))
 
 
-# Completions over several steps: what is open is the checkpoint's, too.
-OPEN = ("--part-tokens", "2", "--save-every", "1")
+# Completions over several steps: what is open is the checkpoint's, too. Told to stop,
+# a run saves the step that it is in.
+OPEN = ("--part-tokens", "2", "--save-every", "9")
 
 
 @pytest.mark.slow
@@ -173,11 +177,14 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(
 
     # Before the first step there is one call for the evaluation.
     loading._module.cache_clear()
-    monkeypatch.setenv("KILL_AT", "3")
+    monkeypatch.setenv("TERM_AT" if more else "KILL_AT", "3")
     with pytest.raises(SystemExit) as stop:
         main(args)
-    assert stop.value.code == 130
-    monkeypatch.delenv("KILL_AT")
+    assert stop.value.code == (75 if more else 130)
+    assert ("told to stop and did, at step 2 of 3" in capsys.readouterr().err) == bool(
+        more
+    )
+    monkeypatch.undo()
     assert 1 < len(rows_of(out)) < len(rows_of(trained))
     assert "--resume" in refused(capsys, args)
     main([*args, "--resume"])
