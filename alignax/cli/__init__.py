@@ -73,6 +73,7 @@ EXPERIMENTS = {
     "frontier": "its sentiment against KL by divergence, with a gold reward held back",
     "constraints": "that its sentences exclaim, or name their thing, by divergence",
     "prefer": "nine preference losses on pairs that it wrote, judged by a verifier",
+    "distill": "the model teaches a student of its own layers: GKD, OPD, SDPO and more",
     "speculate": "speculative sampling by a draft of its own layers, aligned or not",
     "nash": "preference games: every solver, then language models that play one",
 }

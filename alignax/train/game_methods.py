@@ -76,18 +76,17 @@ def _whole(sides: Sides) -> tuple[dict[str, Array], dict[str, Array]]:
     return summed(True, **first), summed(False, **second)
 
 
+def _compared(sides: Sides) -> tuple[Array, ...]:
+    """Both sides of all pairs, under the policy and the reference, and the verdicts."""
+    own, other = _whole(sides)
+    logps = own["logp"], other["logp"], own["ref"], other["ref"]
+    return *logps, sides.preferences
+
+
 def squared_loss(sides: Sides, beta: Any) -> Float[Array, "G K"]:
     """``games.online_ipo_loss`` over all pairs, times β/4: its gradient then has the
     size of the preference's own."""
-    own, other = _whole(sides)
-    losses = games.online_ipo_loss(
-        own["logp"],
-        other["logp"],
-        own["ref"],
-        other["ref"],
-        sides.preferences,
-        beta=beta,
-    )
+    losses = games.online_ipo_loss(*_compared(sides), beta=beta)
     return beta / 4 * jnp.mean(losses, axis=-1)
 
 
@@ -181,16 +180,7 @@ def xpo(*, alpha: float) -> Method:
     completions, over β; ``alpha`` is the weight of its bonus."""
 
     def loss(sides, beta):
-        own, other = _whole(sides)
-        losses = games.xpo_loss(
-            own["logp"],
-            other["logp"],
-            own["ref"],
-            other["ref"],
-            sides.preferences,
-            beta=beta,
-            alpha=alpha,
-        )
+        losses = games.xpo_loss(*_compared(sides), beta=beta, alpha=alpha)
         return jnp.mean(losses, axis=-1) / beta
 
     return Method(loss=loss, mixture=1.0)

@@ -9,7 +9,7 @@ import pytest
 
 from alignax.models import decoder, functional, hf
 from alignax.types import InputError
-from experiments import frontier, prefer, prefer_report, reason, speculate
+from experiments import distill, frontier, prefer, prefer_report, reason, speculate
 from experiments import real_model as real
 from tests.pipeline.test_data_tokenizers import TEMPLATE, build_folder
 
@@ -321,3 +321,30 @@ def test_drafts_go_on_and_are_reported(folder, tmp_path):
     page = config.report.read_text()
     assert "| kl | 0.123 |" in page
     assert "| tvd++ |" in page
+
+
+def test_report_of_a_student(tmp_path):
+    """What is told apart from the start, of the same sums, and what is not."""
+    start = {"reverse": [2.0, 1.0, 3.0], "forward": [1.0] * 3, "solved": [0.5] * 3}
+    start |= {"pass@K": [1.0] * 3, "step": 4, "tokens": 90}
+    nearer = start | {"reverse": [1.0, 0.0, 2.0]}
+    run = {"code": "abc", "machine": {"device": "CPU", "cores": 2, "load": 1.0}}
+    run |= {"seconds": 60.0, "cpu_seconds": 60.0}
+    runs = {
+        distill.BEFORE: run | {"untaught": start, "curve": [start]},
+        "OPD": run | {"curve": [nearer]},
+        "ExOPD, scale 1.25": run | {"curve": [start]},
+    }
+    config = distill.Config(report=tmp_path / "r.md", warm=4)
+    but = ("out", "report", "model")
+    settings = {k: v for k, v in dataclasses.asdict(config).items() if k not in but}
+    settings = json.loads(json.dumps(settings))
+    distill.write_report(config, {"settings": settings, "runs": runs})
+    text = config.report.read_text()
+    assert "--report docs/distill.md --warm 4\n" in text
+    assert "- OPD: reverse KL -1.00 ± 0.00; solved" in text
+    assert "- ExOPD, scale 1.25: reverse KL +0.00 ± 0.00, not told apart" in text
+    assert "90: 2.00" in text
+    assert "Not run yet: forward KL" in text
+    with pytest.raises(InputError, match="multiple of 4, got 6"):
+        distill.Config(prompts=6)
