@@ -252,6 +252,7 @@ BAD = {
     "initializer_range": 0.0,
     "param_dtype": "float8",
     "dtype": "float64",
+    "attention": "flash",
 }
 
 

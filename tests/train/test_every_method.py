@@ -36,7 +36,7 @@ NAMES = [
 # Sampled by other means than tokens.
 ELSEWHERE = ("cot2",)
 # One of each kind; the rest are slow.
-ALWAYS = {"unbiased", "ppo", "remix"}
+ALWAYS = {"unbiased", "ppo"}
 PROMPTS = Prompts(
     tokens=jax.random.randint(jax.random.key(1), (N, P), 2, V),
     mask=jnp.ones((N, P), bool),

@@ -81,7 +81,7 @@ def test_folders_without_one_are_refused(folder, tmp_path):
             pass
 
 
-@pytest.mark.parametrize("rank", [0, 2])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 2])
 def test_a_body_with_adapters_and_less_memory_is_the_model(rank):
     """The values of ``heads.make_reward`` of the parameters merged, and gradients of
     the adapters and the head alone."""
