@@ -64,6 +64,10 @@ VERBS: dict[tuple[str, ...], tuple[str, str]] = {
         "alignax.cli.evaluate",
         "rewards, pass@k, win rate, KL, entropy and more, on data",
     ),
+    ("forgetting",): (
+        "alignax.cli.forgetting",
+        "what was lost on several tasks, from evaluations before and after",
+    ),
     ("info",): ("alignax.cli.info", "versions and devices, for a bug report"),
 }
 EXPERIMENTS = {

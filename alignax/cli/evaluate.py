@@ -21,7 +21,7 @@ from alignax import diagnostics, divergences
 from alignax.models import functional
 from alignax.pipeline import data, metrics, rewards
 from alignax.pipeline import rollout as rollouts
-from alignax.train import folders, generation, reward_folders
+from alignax.train import critique, folders, generation, reward_folders
 from alignax.train import measured as measures
 from alignax.train import policy as policies
 from alignax.train.generation import Law
@@ -65,6 +65,9 @@ class Config:
     """A JSON file of all numbers."""
     self_bleu: bool = False
     """Measure self-BLEU too, which needs the extra text (sacrebleu)."""
+    self_critique: bool = False
+    """Measure Self-Critique's score too, from two more answers to each prompt, both
+    greedy: high where reinforcement learning has seen the question."""
     law: Annotated[Law, tyro.conf.arg(name="")] = Law(n=4)
     base: Path | None = None
     """The base of adapters or of a run, where it is not in the place that they name."""
@@ -125,6 +128,10 @@ def main(config: Config) -> None:
         if config.against is not None:
             others = measure(config, opened(config.against), records, reward, None)
     values = measures.values_of(measured, others, right=config.right)
+    if config.self_critique:
+        values["self_critique"] = critique.scores(
+            policy, records, law=config.law, plain=config.plain, system=config.system
+        )
     table = measures.summary(values) | measures.calibration(
         measured, right=config.right
     )

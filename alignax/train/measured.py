@@ -174,6 +174,7 @@ UNITS = {
     "distinct_2": "different pairs",
     "distinct_3": "different triples",
     "embedding_diversity": "1 − cosine of the mean last hidden states",
+    "self_critique": "alike entropies of two answers: high says contaminated",
     "self_bleu": "of one against the others: high is alike",
     "confidence": "mean probability of a token",
     "brier_score": "(confidence − right)², lower is better",
