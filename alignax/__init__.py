@@ -8,6 +8,7 @@ need heavier packages, when they are first read.
 """
 
 from alignax import (
+    adjacent,
     advantages,
     algorithms,
     controllers,
@@ -37,6 +38,7 @@ from alignax._lazy import lazy
 __version__ = "0.1.0"
 
 __all__ = [
+    "adjacent",
     "advantages",
     "algorithms",
     "controllers",

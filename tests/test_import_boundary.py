@@ -12,6 +12,7 @@ ROOT = Path(__file__).parent.parent / "alignax"
 FLOORS = {
     "__init__": 1,
     "exact": 1,
+    "adjacent": 1,
     "testing": 1,
     "pipeline": 2,
     "models": 2,

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 OUTSIDE = {"types", "cli", "models", "pipeline", "train"}
 WAITING = [
     # Teachers, targets and decoding: their train steps are to come.
-    ("divergences", "score_weight sinkd"),
+    ("divergences", "sinkd"),
     (
         "preference",
         "plackett_luce rejection_sample reward_relabelled seppo",

@@ -1,0 +1,111 @@
+"""Sample arguments for ``alignax.adjacent``."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from alignax import adjacent as ad
+from alignax import divergences as dv
+from alignax.numerics import as_float
+from tests.row import Row
+
+KEYS = jax.random.split(jax.random.key(5), 6)
+A, B, C, D = (jax.random.normal(key, (8, 3)) for key in KEYS[:4])
+SPREAD = 0.5 + jax.random.uniform(KEYS[4], (8, 3))
+TIMES = jax.random.uniform(KEYS[5], (8,))
+MIXTURE = (A, B, SPREAD)
+
+
+def of(fn, **options):
+    """A function of a mixture and points, by arrays."""
+    return lambda *args: fn(ad.Mixture(*args[:3]), *args[3:], **options)
+
+
+def of_two(fn, **options):
+    """A function of two mixtures, which differ in their means."""
+
+    def call(log_weights, means, variances, means_ref, *args):
+        p, q = (ad.Mixture(log_weights, m, variances) for m in (means, means_ref))
+        return fn(p, q, *args, **options)
+
+    return call
+
+
+def law(x):
+    return jax.nn.log_softmax(as_float(x))
+
+
+def square(x):
+    """Laws of three states from each, for a world of three steps."""
+    return law(as_float(x[:3, None]) + as_float(x[None, 3:6]))
+
+
+ROWS = [
+    Row(name="adjacent.diffused", fn=of(ad.diffused), args=(*MIXTURE, TIMES)),
+    Row(
+        name="adjacent.log_density",
+        fn=of(ad.log_density),
+        args=(*MIXTURE, C),
+        grad=(0, 1, 2, 3),
+    ),
+    Row(name="adjacent.score", fn=of(ad.score), args=(*MIXTURE, C), grad=(0, 1, 2, 3)),
+    Row(
+        name="adjacent.quadrature",
+        fn=of(ad.quadrature, order=4),
+        args=MIXTURE,
+        grad=(0, 1, 2),
+    ),
+    Row(
+        name="adjacent.mixture_divergence",
+        fn=of_two(partial(ad.mixture_divergence, dv.jensen_shannon()), order=4),
+        args=(*MIXTURE, C),
+        grad=(0, 1, 2, 3),
+    ),
+    Row(
+        name="adjacent.score_divergence",
+        fn=lambda *args: of_two(ad.score_divergence, order=4)(
+            *args, jnp.array([0.1, 0.5]), jnp.ones(2)
+        ),
+        args=(*MIXTURE, C),
+        grad=(0, 1, 2, 3),
+    ),
+    Row(
+        name="adjacent.entropic_objective",
+        fn=of_two(ad.entropic_objective, entropy_weight=0.4, order=4),
+        args=(*MIXTURE, C),
+        grad=(0, 1, 2, 3),
+    ),
+    Row(
+        name="adjacent.pseudo_huber", fn=partial(ad.pseudo_huber, width=0.7), args=(A,)
+    ),
+    Row(name="adjacent.half_square", fn=ad.half_square, args=(A,)),
+    Row(
+        name="adjacent.distribution_matching",
+        fn=partial(ad.distribution_matching, dv.jensen_shannon()),
+        args=(A, B, C),
+        grad=(),
+        estimator=True,
+    ),
+    Row(
+        name="adjacent.entropic_score",
+        fn=partial(ad.entropic_score, entropy_weight=0.4),
+        args=(A, B, C),
+        grad=(),
+        estimator=True,
+    ),
+    Row(
+        name="adjacent.soft_optimal_chain",
+        fn=lambda a, b, c: ad.soft_optimal_chain(law(a[0]), square(b), c[0], beta=0.5),
+        args=(A, B, C),
+        rowwise=False,
+        grad=(0, 1, 2),
+    ),
+    Row(
+        name="adjacent.last_state",
+        fn=lambda a, b: ad.last_state(law(a[0]), square(b)),
+        args=(A, B),
+        rowwise=False,
+        grad=(0, 1),
+    ),
+]
