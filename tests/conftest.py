@@ -16,6 +16,8 @@ os.environ["XLA_FLAGS"] = f"{QUICKLY} {os.environ.get('XLA_FLAGS', '')}"
 # Eight virtual devices, so that sharding is tested on any machine.
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Programs that a command keeps would outlive its test's folder.
+jax.config.update("jax_enable_compilation_cache", False)
 # Traces make many small objects that live: to look through them less often is a
 # fifteenth of the tests' time.
 gc.set_threshold(50_000, 20, 100)

@@ -208,3 +208,33 @@ def test_the_installed_command():
         check=True,
     )
     assert done.stdout == f"alignax {alignax.__version__}\n"
+
+
+KEPT = """
+import sys, jax
+from pathlib import Path
+from alignax.cli import programs
+hits = []
+jax.monitoring.register_event_listener(lambda name, **_: hits.append(name))
+programs.LEAST = 0.0
+programs.keep(Path(sys.argv[1]))
+jax.jit(lambda x: x + 1)(1.0)
+print(hits.count("/jax/compilation_cache/cache_hits"))
+"""
+
+
+def test_a_run_finds_what_was_compiled_in_its_folder(tmp_path, monkeypatch):
+    """Nothing the first time, the program the second; a user's own place goes first."""
+
+    def hits(folder):
+        command = [sys.executable, "-c", KEPT, str(tmp_path / folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    monkeypatch.delenv("JAX_COMPILATION_CACHE_DIR", raising=False)
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert [hits("run"), hits("run") > 0] == [0, True]
+    assert list((tmp_path / "run" / "compiled").glob("*/jit_*"))
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "own"))
+    hits("other")
+    assert not (tmp_path / "other").exists()

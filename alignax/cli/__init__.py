@@ -282,13 +282,21 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(2)
     # Of a package that nothing here needs.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    module = importlib.import_module(VERBS[words][0])
+    module, trains = importlib.import_module(VERBS[words][0]), words[0] == "train"
+
+    def begin(config):
+        from alignax.cli import programs
+
+        if hasattr(config, "output"):
+            programs.keep(config.output.out)
+        module.main(config)
+
     run(
-        module.main,
+        begin,
         module.Config,
         args=args[len(words) :],
         description=module.__doc__,
         prog=f"alignax {' '.join(words)}",
-        resumes=words[0] == "train",
-        files=words[0] == "train",
+        resumes=trains,
+        files=trains,
     )

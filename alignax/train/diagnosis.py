@@ -105,9 +105,11 @@ def split(metrics: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     Returns:
       the two.
     """
-    own = {name for name in metrics if name.startswith((ROW, RECORD))}
-    rest = {name: x for name, x in metrics.items() if name not in own}
-    return rest, {name: metrics[name] for name in own}
+    rest: dict[str, Any] = {}
+    own: dict[str, Any] = {}
+    for name, value in metrics.items():
+        (own if name.startswith((ROW, RECORD)) else rest)[name] = value
+    return rest, own
 
 
 def said(found: Mapping[str, Any]) -> str:

@@ -140,3 +140,11 @@ def test_what_is_finite_or_masked_is_not_named():
 
 def test_other_steps_have_nothing_to_say():
     assert diagnosis.said({}) == ""
+
+
+def test_order_is_that_of_the_metrics():
+    """A set's order is another in each process: no two would have one program."""
+    names = [f"{diagnosis.ROW}{letter}" for letter in "hgfedcba"]
+    rest, own = diagnosis.split(dict.fromkeys(["loss", *names, "kl"], 0.0))
+    assert list(own) == names
+    assert list(rest) == ["loss", "kl"]
