@@ -19,10 +19,8 @@ def keep(folder: Path) -> None:
     Args:
       folder: the run's.
     """
-    if (
-        jax.config.jax_compilation_cache_dir
-        or not jax.config.jax_enable_compilation_cache
-    ):
+    kept = jax.config.values
+    if kept["jax_compilation_cache_dir"] or not kept["jax_enable_compilation_cache"]:
         return
     place = folder.resolve() / "compiled" / _processor()
     jax.config.update("jax_compilation_cache_dir", str(place))

@@ -256,6 +256,8 @@ def accumulate(
     if microbatches == 1:
         return sums(batch)
     parts = _split(batch, microbatches, group)
+    # Of a jitted function the second use is not traced again.
+    sums = jax.jit(sums)
     shapes = jax.eval_shape(sums, jax.tree.map(lambda x: x[0], parts))
     zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
