@@ -108,4 +108,44 @@ ROWS = [
         rowwise=False,
         grad=(0, 1),
     ),
+    Row(
+        name="adjacent.occupancy",
+        fn=lambda a, b, c: ad.occupancy(law(a[0]), square(b), law(c[:3]), discount=0.9),
+        args=(A, B, C),
+        rowwise=False,
+        grad=(0, 1, 2),
+    ),
+    Row(
+        name="adjacent.correlation",
+        fn=lambda a, b, c: ad.correlation(a, b, jnp.exp(law(c))),
+        args=(A, B, C),
+        grad=(0, 1, 2),
+    ),
+    Row(
+        name="adjacent.proxy_bound",
+        fn=lambda a, b, c: ad.proxy_bound(
+            a, jnp.exp(law(b)), jnp.exp(law(c)), correlation=0.6
+        ),
+        args=(A, B, C),
+        grad=(0, 1, 2),
+    ),
+    Row(
+        name="adjacent.step_penalties",
+        fn=partial(ad.step_penalties, dv.pearson()),
+        args=(A,),
+        grad=(),
+        estimator=True,
+    ),
+    Row(
+        name="adjacent.root_step_penalties",
+        fn=partial(ad.root_step_penalties, dv.pearson(), least=1e-4),
+        args=(A, SPREAD),
+        grad=(),
+        estimator=True,
+    ),
+    Row(
+        name="adjacent.discriminator_losses",
+        fn=ad.discriminator_losses,
+        args=(A, B > 0),
+    ),
 ]

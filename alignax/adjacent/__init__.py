@@ -19,11 +19,21 @@ from alignax.adjacent.diffusion import (
     score,
     score_divergence,
 )
+from alignax.adjacent.occupancies import (
+    correlation,
+    discriminator_losses,
+    occupancy,
+    proxy_bound,
+    root_step_penalties,
+    step_penalties,
+)
 
 __all__ = [
     "Mixture",
     "SoftOptimalChain",
+    "correlation",
     "diffused",
+    "discriminator_losses",
     "distribution_matching",
     "entropic_objective",
     "entropic_score",
@@ -31,9 +41,13 @@ __all__ = [
     "last_state",
     "log_density",
     "mixture_divergence",
+    "occupancy",
+    "proxy_bound",
     "pseudo_huber",
     "quadrature",
+    "root_step_penalties",
     "score",
     "score_divergence",
     "soft_optimal_chain",
+    "step_penalties",
 ]
