@@ -83,7 +83,7 @@ def correlation(
 
     Reference:
       Laidlaw, Singhal and Dragan, "Correlated proxies: a new definition and improved
-      mitigation for reward hacking", arXiv 2403.03185, definition 4.1.
+      mitigation for reward hacking", arXiv 2403.03185.
 
     Example:
       >>> half = jnp.array([0.5, 0.5, 0.0])
@@ -128,7 +128,8 @@ def proxy_bound(
 
     Example:
       >>> half, other = jnp.array([0.5, 0.5]), jnp.array([0.75, 0.25])
-      >>> print(proxy_bound(jnp.array([1.0, -1.0]), other, half, correlation=0.8))
+      >>> bound = proxy_bound(jnp.array([1.0, -1.0]), other, half, correlation=0.8)
+      >>> print(bound.round(4))
       0.25
     """
     if isinstance(correlation, (int, float)) and not 0 < correlation <= 1:
@@ -168,7 +169,7 @@ def step_penalties(
       ``[...]`` without a gradient.
 
     Reference:
-      arXiv 2403.03185, §6; the rule for any f is derived in the tests.
+      arXiv 2403.03185; the rule for any f is derived in the tests.
 
     Example:
       >>> from alignax import divergences as dv
@@ -205,7 +206,7 @@ def root_step_penalties(
       InputError: ``least`` is not positive.
 
     Reference:
-      arXiv 2403.03185, §6 (``sqrt_chi2`` of its code, which trims the mean by 1%).
+      arXiv 2403.03185 (``sqrt_chi2`` of its code, which trims the mean by 1%).
 
     Example:
       >>> from alignax import divergences as dv
@@ -234,7 +235,7 @@ def discriminator_losses(
       ``softplus(−d)`` and ``softplus(d)``, ``[...]`` nats.
 
     Reference:
-      arXiv 2403.03185, §6.
+      arXiv 2403.03185.
 
     Example:
       >>> print(discriminator_losses(jnp.zeros(2), jnp.array([True, False])).round(4))
