@@ -190,16 +190,17 @@ def control() -> str:
     )
 
 
-def zoomed(objective, arguments=()):
+def zoomed(objective):
     """Where a function of two numbers is largest, by grids ever finer."""
-    value = jax.jit(jax.vmap(objective, (0, *[None] * len(arguments))))
-    centre, width = jnp.array([0.0, -4.0]), jnp.array([7.0, 12.0])
-    for _ in range(9):
-        axes = centre[:, None] + width[:, None] * jnp.linspace(-1, 1, 41)[None]
-        points = jnp.stack(jnp.meshgrid(*axes), axis=-1).reshape(-1, 2)
-        centre = points[jnp.nanargmax(value(points, *arguments))]
-        width = width / 4
-    return centre
+    cells = jnp.stack(jnp.meshgrid(*[jnp.linspace(-1, 1, 25)] * 2), -1).reshape(-1, 2)
+
+    def finer(_, carry):
+        centre, width = carry
+        points = centre[None] + width[None] * cells
+        return points[jnp.nanargmax(jax.vmap(objective)(points))], width / 3
+
+    start = jnp.array([0.0, -4.0]), jnp.array([7.0, 12.0])
+    return jax.lax.fori_loop(0, 12, finer, start)[0]
 
 
 def occupancies() -> str:
@@ -244,6 +245,7 @@ def occupancies() -> str:
         return (name, beta, *(f"{x + 1e-9:.3f}" for x in numbers))
 
     kl, chi2 = dv.reverse_kl(), dv.pearson()
+    betas = jnp.array([0.03, 0.1, 0.3, 1, 3, 10, 100])
     rows = [row("(the reference)", "", ref)]
     for name, penalty in (
         ("KL of actions", of_actions(kl)),
@@ -259,14 +261,13 @@ def occupancies() -> str:
             mu = visited(policy(x))
             return mu.reshape(-1) @ proxy - beta * penalty(policy(x), mu)
 
-        best = None
-        for beta in (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0):
-            mu = visited(policy(zoomed(objective, (jnp.asarray(beta),))))
-            gained = float(mu.reshape(-1) @ true)
-            if best is None or gained > best[0]:
-                best = gained, beta, mu
-        rows.append(row(name, *best[1:]))
-    mu = visited(policy(zoomed(lambda x: bound(visited(policy(x))))))
+        def optimum(beta, objective=objective):
+            return visited(policy(zoomed(lambda x: objective(x, beta))))
+
+        laws = jax.jit(lambda optimum=optimum: jax.lax.map(optimum, betas))()
+        best = int(jnp.argmax(laws.reshape(len(betas), -1) @ true))
+        rows.append(row(name, betas[best], laws[best]))
+    mu = jax.jit(lambda: visited(policy(zoomed(lambda x: bound(visited(policy(x)))))))()
     rows.append(row("the bound itself", "", mu))
     return (
         "\n## Occupancies and correlated proxies\n\nA proxy of correlation r with the "
@@ -282,7 +283,7 @@ def occupancies() -> str:
         "return, the β of seven (0.03 to 100) whose optimum has the most true reward:\n"
         + table(("penalty", "β", "time in the glitch", "proxy", "true", "bound"), *rows)
         + "\nThrowing the switch costs the actions' KL little and once, and pays for good: "
-        "no β gives more than the reference has. Divergences of what is visited see the "
+        "none of these β gives more than the reference has. Divergences of what is visited see the "
         "glitch. The bound knows neither the true reward nor a β to choose. The states' "
         "divergences are best here because in this world the actions' own part, work or "
         "rest, is not what goes wrong.\n"
@@ -348,7 +349,8 @@ def adversary() -> str:
         "a reward is known, so that the worst reward minimises "
         "`adversarial_reward_loss`, and its policy is that of DPO with an SFT term, "
         "`preference.rpo`. Four completions, the last of them bad (true rewards 1, .5, "
-        ".5, −1) but winner of two of its three comparisons; β = .2:\n"
+        ".5, −1) but winner of two of its three comparisons; β = .2, and the constant "
+        "ηβ E log ρ is added to DPO + SFT:\n"
         + table(
             (
                 "η",
@@ -382,26 +384,24 @@ def constrained() -> list[tuple]:
         return ad.nearest_actions(none, actions, none, data, state_weight=2.0)[0]
 
     rows = []
-    for name, alpha, targets in (
-        ("none", 2.5, lambda _: (data, nowhere)),
-        ("TD3+BC: the data's actions", 2.5, lambda _: (data, everywhere)),
-        ("PRDC: the nearest one", 2.5, lambda x: (nearest(x), everywhere)),
+    for name, targets in (
+        ("none", lambda _: (data, nowhere)),
+        ("TD3+BC: the data's actions", lambda _: (data, everywhere)),
+        ("PRDC: the nearest one", lambda x: (nearest(x), everywhere)),
         (
             "A2PR: the better of two",
-            2.5,
             lambda _: ad.advantage_guided_targets(
                 data, best, q, critic(best[:, 0]), jnp.full(3, q.mean())
             ),
         ),
     ):
 
-        def loss(a, alpha=alpha, targets=targets):
+        def loss(a, targets=targets):
             actions = jnp.broadcast_to(a, (3, 1))
             values = critic(actions[:, 0])
-            weight = alpha / 25
             return jnp.mean(
                 ad.constrained_actor_losses(
-                    values, actions, *targets(actions), alpha=weight
+                    values, actions, *targets(actions), alpha=0.1
                 )
             )
 
@@ -422,9 +422,10 @@ def offline() -> str:
     steps = jax.nn.log_softmax(2 * jax.random.normal(keys[1], (4, 3, 4)))
     initial = jax.nn.log_softmax(jax.random.normal(keys[2], (4,)))
     logp = jax.nn.log_softmax(rewards)
-    backup = functools.partial(
-        ad.policy_backup, rewards=rewards, log_steps=steps, logp=logp, discount=0.9
-    )
+
+    @jax.jit
+    def backup(values):
+        return ad.policy_backup(values, rewards, steps, logp, discount=0.9)
 
     def visited(logp):
         return ad.occupancy(initial, steps, logp, discount=0.9)
@@ -443,6 +444,21 @@ def offline() -> str:
         q = backup(q)
     expert = visited(jax.nn.log_softmax(jax.random.normal(keys[4], (4, 3))))
     flat = expert.reshape(-1)
+
+    def greedy(values):
+        return jax.nn.log_softmax(
+            jnp.where(values == values.max(1, keepdims=True), 0.0, -jnp.inf)
+        )
+
+    @jax.jit
+    def reply(rewards):
+        def sweep(_, values):
+            return ad.policy_backup(
+                values, rewards, steps, greedy(values), discount=0.9
+            )
+
+        return visited(greedy(jax.lax.fori_loop(0, 200, sweep, jnp.zeros((4, 3)))))
+
     boosted = []
     for alpha in (0.3, 0.1):
         mixture, laws, found = visited(jnp.full((4, 3), -jnp.log(3.0))), [], []
@@ -460,13 +476,7 @@ def offline() -> str:
                         dv.reverse_kl(), log_ratio, whole.reshape(-1), flat
                     )
                 )
-            rewards_now = -jnp.log(mixture / expert)
-            best = jnp.zeros((4, 3))
-            for _ in range(200):
-                greedy = jnp.where(best == best.max(1, keepdims=True), 0.0, -jnp.inf)
-                greedy = jax.nn.log_softmax(greedy)
-                best = ad.policy_backup(best, rewards_now, steps, greedy, discount=0.9)
-            laws.append(visited(greedy))
+            laws.append(reply(-jnp.log(mixture / expert)))
             mixture = (1 - alpha) * mixture + alpha * laws[-1]
         boosted.append((alpha, *(f"{x:.4f}" for x in found)))
     return (
@@ -474,14 +484,15 @@ def offline() -> str:
         "a square to a target, and Q with its scale taken out. Targets are the data's "
         "actions (TD3+BC, arXiv 2106.06860), that of the nearest point "
         "(`nearest_actions`, PRDC, arXiv 2306.06569), or the better of the data's and a "
-        "generated one (`advantage_guided_targets`, A2PR, arXiv 2405.19909). One state, "
+        "generated one (`advantage_guided_targets`, A2PR, arXiv 2405.19909; generated is "
+        "here the data's best). One state, "
         "data at −.4, .1 and .5, a true Q with its top at .6, and a critic that is right "
         "at the data and ever more wrong beyond .5; from 0, within ±1, α = .1:\n"
         + table(("target", "action", "critic", "true Q"), *constrained())
         + "\nWSRL (arXiv 2412.07762) plays the pretrained policy, frozen, before the first "
         "update, so that the critic is right where the policy goes: sweeps of "
-        "`policy_backup` before one step `π e^Q`, four states, a critic that is off by 4 "
-        "in deviation. (Its critics: `subset_minimum`.)\n"
+        "`policy_backup` over every pair before one step `π e^Q`, four states, a critic "
+        "that is off by 4 in deviation. (Its critics: `subset_minimum`.)\n"
         + table(
             (
                 "sweeps",
@@ -493,7 +504,7 @@ def offline() -> str:
         + "\nAILBoost (arXiv 2404.08513) adds to a mixture of policies, weights "
         "`age_weights`, the best reply to a critic of the whole mixture "
         "(`variational_bound`). With exact critics and replies KL(mixture‖expert) of "
-        "occupancies, four states, falls to a floor that the step sets:\n"
+        "occupancies, four states, falls, not at every round, and further with a smaller step:\n"
         + table(("α", *(f"{n} rounds" for n in (0, 1, 5, 10, 40))), *boosted)
     )
 

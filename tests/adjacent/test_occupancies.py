@@ -148,7 +148,7 @@ def test_discriminator_ends_at_the_log_ratio():
 
 def test_the_bound_avoids_a_hack_that_no_kl_of_actions_does():
     """A switch that is hardly ever thrown, to a state that the proxy likes. The soft
-    optimum of every β by value iteration; the bound's by a grid."""
+    optimum of five β by value iteration; the bound's by a grid."""
     discount = 0.99
     steps = jnp.log(jnp.array([[[1.0, 0], [1, 0], [0, 1]], [[0, 1.0]] * 3]))
     start = jnp.array([0.0, -jnp.inf])

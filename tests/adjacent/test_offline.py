@@ -51,6 +51,19 @@ def test_nearest_point_of_the_data(weight, target, distance):
         np.testing.assert_array_equal(found[i, j], data[1][np.argmin(apart)])
 
 
+def test_gradients_are_finite_where_roots_and_scales_are_zero():
+    """On a point of the data, and where every Q is 0."""
+    data, none = jnp.array([[0.1], [0.9]]), jnp.zeros((2, 1))
+    slope = jax.grad(
+        lambda x: ad.nearest_actions(none[0], x, none, data, state_weight=2.0)[1]
+    )(data[0])
+    np.testing.assert_array_equal(slope, 0)
+    slope = jax.grad(
+        lambda q: jnp.sum(ad.constrained_actor_losses(q, data, none, q < 1, alpha=2.5))
+    )(jnp.zeros(2))
+    assert np.isfinite(slope).all()
+
+
 def test_guided_targets_by_cases():
     """All orders of Q(a), Q(made) and V."""
     q, made, v = jnp.array(list(itertools.permutations([0.0, 1.0, 2.0]))).T
