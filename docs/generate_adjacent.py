@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from alignax import adjacent as ad
 from alignax import divergences as dv
-from alignax import exact
+from alignax import exact, preference
 
 FOLDER = Path(__file__).parent
 HEAD = """# Beside the subject
@@ -28,11 +28,8 @@ Diff-Instruct*'s own gradient formula: the autodiff of `score_divergence` is exa
 it could be checked. The clamps and running means of f-distill's code: they are practice,
 with no exact answer. Rules induced from preferences (inverse constitutional AI) and
 edits learned from users: what they give is pairs, for `alignax.preference`; the rest is
-prompts to a language model, of which nothing is exact.
-
-Not done yet: occupancies and correlated proxies in a multi-step world, adversarial
-rewards (RPO), offline regularisers (PRDC, A2PR, WSRL, AILBoost), bilevel penalties, the
-collapse of a linear VAE's posterior.
+prompts to a language model, of which nothing is exact. Of the offline methods their
+networks: A2PR's autoencoder of good actions, PRDC's search tree, WSRL's replay buffer.
 """
 
 
@@ -193,8 +190,405 @@ def control() -> str:
     )
 
 
+def zoomed(objective):
+    """Where a function of two numbers is largest, by grids ever finer."""
+    cells = jnp.stack(jnp.meshgrid(*[jnp.linspace(-1, 1, 25)] * 2), -1).reshape(-1, 2)
+
+    def finer(_, carry):
+        centre, width = carry
+        points = centre[None] + width[None] * cells
+        return points[jnp.nanargmax(jax.vmap(objective)(points))], width / 3
+
+    start = jnp.array([0.0, -4.0]), jnp.array([7.0, 12.0])
+    return jax.lax.fori_loop(0, 12, finer, start)[0]
+
+
+def occupancies() -> str:
+    """A switch that is hardly ever thrown, to a state that the proxy likes."""
+    steps = jnp.log(jnp.array([[[1.0, 0], [1, 0], [0, 1]], [[0, 1.0]] * 3]))
+    start = jnp.array([0.0, -jnp.inf])
+    true = jnp.array([1.0, 0, 0, -1, -1, -1])
+    proxy = jnp.array([1.0, 0, 0, 3, 3, 3])
+    third = jnp.full(3, 1 / 3)
+    logp_ref = jnp.log(jnp.stack([jnp.array([0.3, 0.6999, 0.0001]), third]))
+
+    def visited(logp):
+        return ad.occupancy(start, steps, logp, discount=0.99)
+
+    def policy(x):
+        logits = jnp.stack([x[0], jnp.zeros_like(x[0]), x[1]])
+        return jax.nn.log_softmax(jnp.stack([logits, jnp.zeros(3)]))
+
+    ref = visited(logp_ref)
+    r = ad.correlation(proxy, true, ref.reshape(-1))
+
+    def of_actions(div):
+        return lambda logp, mu: jnp.sum(mu.sum(1) * dv.exact(div, logp, logp_ref))
+
+    def of_pairs(div):
+        return lambda _, mu: dv.exact(
+            div, jnp.log(mu).reshape(-1), jnp.log(ref).reshape(-1)
+        )
+
+    def of_states(div):
+        return lambda _, mu: dv.exact(div, jnp.log(mu.sum(1)), jnp.log(ref.sum(1)))
+
+    def root(penalty):
+        return lambda logp, mu: jnp.sqrt(jnp.maximum(penalty(logp, mu), 1e-12))
+
+    def bound(mu):
+        return ad.proxy_bound(proxy, mu.reshape(-1), ref.reshape(-1), correlation=r)
+
+    def row(name, beta, mu):
+        law = mu.reshape(-1)
+        numbers = mu[1].sum(), law @ proxy, law @ true, bound(mu)
+        return (name, beta, *(f"{x + 1e-9:.3f}" for x in numbers))
+
+    kl, chi2 = dv.reverse_kl(), dv.pearson()
+    betas = jnp.array([0.03, 0.1, 0.3, 1, 3, 10, 100])
+    rows = [row("(the reference)", "", ref)]
+    for name, penalty in (
+        ("KL of actions", of_actions(kl)),
+        ("χ² of actions", of_actions(chi2)),
+        ("KL of pairs", of_pairs(kl)),
+        ("χ² of pairs", of_pairs(chi2)),
+        ("√χ² of pairs", root(of_pairs(chi2))),
+        ("KL of states", of_states(kl)),
+        ("χ² of states", of_states(chi2)),
+    ):
+
+        def objective(x, beta, penalty=penalty):
+            mu = visited(policy(x))
+            return mu.reshape(-1) @ proxy - beta * penalty(policy(x), mu)
+
+        def optimum(beta, objective=objective):
+            return visited(policy(zoomed(lambda x: objective(x, beta))))
+
+        laws = jax.jit(lambda optimum=optimum: jax.lax.map(optimum, betas))()
+        best = int(jnp.argmax(laws.reshape(len(betas), -1) @ true))
+        rows.append(row(name, betas[best], laws[best]))
+    mu = jax.jit(lambda: visited(policy(zoomed(lambda x: bound(visited(policy(x)))))))()
+    rows.append(row("the bound itself", "", mu))
+    return (
+        "\n## Occupancies and correlated proxies\n\nA proxy of correlation r with the "
+        "reward where the reference goes (`correlation` over its `occupancy`) gives the "
+        "policy at least `proxy_bound` of the true reward, in its deviations "
+        "(arXiv 2403.03185, theorem 5.1); the term that it subtracts is √χ² of what the "
+        "two policies visit. `step_penalties` and `root_step_penalties` make rewards of a "
+        "discriminator's logit (`discriminator_losses`) whose policy gradient is the "
+        "divergence's own, for every divergence of the core. A world of two states: work "
+        "(action 1 pays 1, action 2 nothing, action 3 throws a switch for good) and a "
+        "glitch, which the proxy counts as 3 and the truth as −1. The reference throws "
+        f"the switch with .0001; γ = .99, r = {r:.3f}. For each penalty of the proxy's "
+        "return, the β of seven (0.03 to 100) whose optimum has the most true reward:\n"
+        + table(("penalty", "β", "time in the glitch", "proxy", "true", "bound"), *rows)
+        + "\nThrowing the switch costs the actions' KL little and once, and pays for good: "
+        "none of these β gives more than the reference has. Divergences of what is visited see the "
+        "glitch. The bound knows neither the true reward nor a β to choose. The states' "
+        "divergences are best here because in this world the actions' own part, work or "
+        "rest, is not what goes wrong.\n"
+    )
+
+
+def newton(loss, x):
+    """A minimum of a convex loss."""
+    slope, curve = jax.grad(loss), jax.hessian(loss)
+    step = jax.jit(lambda x: x - jnp.linalg.solve(curve(x), slope(x)))
+    for _ in range(25):
+        x = step(x)
+    return x
+
+
+def adversary() -> str:
+    """RPO where one completion was compared three times and won twice by luck."""
+    beta = 0.2
+    ref = jnp.log(jnp.array([0.2, 0.4, 0.3, 0.1]))
+    wins = jnp.array([[0.0, 7, 5, 1], [3, 0, 4, 0], [3, 6, 0, 0], [2, 0, 0, 0]]) / 31
+    true = jnp.array([1.0, 0.5, 0.5, -1.0])
+    base = jnp.log(wins.sum(1))
+    w, l = (x.reshape(-1) for x in jnp.indices((4, 4)))
+
+    def shifted(x):
+        return jnp.concatenate([jnp.zeros(1), x])
+
+    rows = []
+    for eta in (0.0, 0.1, 0.3, 1.0):
+
+        def worst(x, eta=eta):
+            return ad.adversarial_reward_loss(
+                shifted(x), ref, base, wins, beta=beta, eta=eta
+            )
+
+        def rpo(x, eta=eta):
+            logp, none = jax.nn.log_softmax(shifted(x)), jnp.zeros(16)
+            pair = preference.Pair(logp[w], logp[l], ref[w], ref[l], none, none)
+            return wins.reshape(-1) @ preference.rpo(pair, beta=beta, eta=eta)
+
+        rewards = newton(worst, jnp.zeros(3))
+        logp = jax.nn.log_softmax(ref + shifted(rewards) / beta)
+        value = ad.adversarial_payoff(
+            logp, shifted(rewards), ref, base, wins, beta=beta, eta=eta
+        )
+        other = newton(rpo, ref[1:] - ref[0])
+        least = rpo(other) + eta * beta * jnp.exp(base) @ ref
+        law = jax.nn.log_softmax(shifted(other))
+        rows.append(
+            (
+                eta,
+                ", ".join(f"{p:.3f}" for p in jnp.exp(logp)),
+                ", ".join(f"{p:.3f}" for p in jnp.exp(law)),
+                f"{value:.4f}",
+                f"{least:.4f}",
+                f"{jnp.exp(logp) @ true:.3f}",
+            )
+        )
+    return (
+        "\n## Adversarial rewards\n\nRPO (arXiv 2405.16436) seeks the best policy against "
+        "the worst reward that comparisons allow: `adversarial_payoff`, η times the "
+        "regularised reward above a base's, and the comparisons' loss. The best reply to "
+        "a reward is known, so that the worst reward minimises "
+        "`adversarial_reward_loss`, and its policy is that of DPO with an SFT term, "
+        "`preference.rpo`. Four completions, the last of them bad (true rewards 1, .5, "
+        ".5, −1) but winner of two of its three comparisons; β = .2, and the constant "
+        "ηβ E log ρ is added to DPO + SFT:\n"
+        + table(
+            (
+                "η",
+                "policy of the worst reward",
+                "policy of DPO + SFT",
+                "the game's value",
+                "least DPO + SFT",
+                "true reward",
+            ),
+            *rows,
+        )
+    )
+
+
+def constrained() -> list[tuple]:
+    """One state, a critic that is right at the data and wrong beyond."""
+    data = jnp.array([[-0.4], [0.1], [0.5]])
+
+    def truth(a):
+        return 1 - jnp.square(a - 0.6)
+
+    def critic(a):
+        return truth(a) + 4 * jnp.square(jnp.maximum(jnp.abs(a) - 0.5, 0))
+
+    q = critic(data[:, 0])
+    best = jnp.broadcast_to(data[jnp.argmax(q)], data.shape)
+    everywhere, nowhere = jnp.ones(3, bool), jnp.zeros(3, bool)
+
+    def nearest(actions):
+        none = jnp.zeros((3, 1))
+        return ad.nearest_actions(none, actions, none, data, state_weight=2.0)[0]
+
+    rows = []
+    for name, targets in (
+        ("none", lambda _: (data, nowhere)),
+        ("TD3+BC: the data's actions", lambda _: (data, everywhere)),
+        ("PRDC: the nearest one", lambda x: (nearest(x), everywhere)),
+        (
+            "A2PR: the better of two",
+            lambda _: ad.advantage_guided_targets(
+                data, best, q, critic(best[:, 0]), jnp.full(3, q.mean())
+            ),
+        ),
+    ):
+
+        def loss(a, targets=targets):
+            actions = jnp.broadcast_to(a, (3, 1))
+            values = critic(actions[:, 0])
+            return jnp.mean(
+                ad.constrained_actor_losses(
+                    values, actions, *targets(actions), alpha=0.1
+                )
+            )
+
+        a = jax.lax.fori_loop(
+            0,
+            3000,
+            lambda _, a, loss=loss: jnp.clip(a - 0.02 * jax.grad(loss)(a), -1, 1),
+            jnp.zeros(()),
+        )
+        rows.append((name, f"{a:.3f}", f"{critic(a):.3f}", f"{truth(a):.3f}"))
+    return rows
+
+
+def offline() -> str:
+    """Targets in the data, a critic's warm-up, and boosting towards an expert."""
+    keys = jax.random.split(jax.random.key(3), 6)
+    rewards = jax.random.normal(keys[0], (4, 3))
+    steps = jax.nn.log_softmax(2 * jax.random.normal(keys[1], (4, 3, 4)))
+    initial = jax.nn.log_softmax(jax.random.normal(keys[2], (4,)))
+    logp = jax.nn.log_softmax(rewards)
+
+    @jax.jit
+    def backup(values):
+        return ad.policy_backup(values, rewards, steps, logp, discount=0.9)
+
+    def visited(logp):
+        return ad.occupancy(initial, steps, logp, discount=0.9)
+
+    exact_q = jnp.zeros((4, 3))
+    for _ in range(400):
+        exact_q = backup(exact_q)
+    q = exact_q + 4 * jax.random.normal(keys[3], (4, 3))
+    warm = [("(before)", "", f"{jnp.sum(visited(logp) * rewards):.3f}")]
+    for sweep in range(31):
+        if sweep in (0, 1, 3, 10, 30):
+            better = jax.nn.log_softmax(logp + q)
+            error = jnp.max(jnp.abs(q - q.mean() - exact_q + exact_q.mean()))
+            value = jnp.sum(visited(better) * rewards)
+            warm.append((sweep, f"{error:.3f}", f"{value:.3f}"))
+        q = backup(q)
+    expert = visited(jax.nn.log_softmax(jax.random.normal(keys[4], (4, 3))))
+    flat = expert.reshape(-1)
+
+    def greedy(values):
+        return jax.nn.log_softmax(
+            jnp.where(values == values.max(1, keepdims=True), 0.0, -jnp.inf)
+        )
+
+    @jax.jit
+    def reply(rewards):
+        def sweep(_, values):
+            return ad.policy_backup(
+                values, rewards, steps, greedy(values), discount=0.9
+            )
+
+        return visited(greedy(jax.lax.fori_loop(0, 200, sweep, jnp.zeros((4, 3)))))
+
+    boosted = []
+    for alpha in (0.3, 0.1):
+        mixture, laws, found = visited(jnp.full((4, 3), -jnp.log(3.0))), [], []
+        first = mixture
+        for rounds in range(41):
+            if rounds in (0, 1, 5, 10, 40):
+                ages = jnp.arange(len(laws) - 1, -1, -1)
+                shares = ad.age_weights(ages, alpha=alpha)
+                whole = first * (1 - alpha) ** rounds
+                for share, law in zip(shares, laws, strict=True):
+                    whole = whole + share * law
+                log_ratio = jnp.log(whole.reshape(-1) / flat)
+                found.append(
+                    ad.variational_bound(
+                        dv.reverse_kl(), log_ratio, whole.reshape(-1), flat
+                    )
+                )
+            laws.append(reply(-jnp.log(mixture / expert)))
+            mixture = (1 - alpha) * mixture + alpha * laws[-1]
+        boosted.append((alpha, *(f"{x:.4f}" for x in found)))
+    return (
+        "\n## Offline data\n\nWhat holds a policy near data, `constrained_actor_losses`: "
+        "a square to a target, and Q with its scale taken out. Targets are the data's "
+        "actions (TD3+BC, arXiv 2106.06860), that of the nearest point "
+        "(`nearest_actions`, PRDC, arXiv 2306.06569), or the better of the data's and a "
+        "generated one (`advantage_guided_targets`, A2PR, arXiv 2405.19909; generated is "
+        "here the data's best). One state, "
+        "data at −.4, .1 and .5, a true Q with its top at .6, and a critic that is right "
+        "at the data and ever more wrong beyond .5; from 0, within ±1, α = .1:\n"
+        + table(("target", "action", "critic", "true Q"), *constrained())
+        + "\nWSRL (arXiv 2412.07762) plays the pretrained policy, frozen, before the first "
+        "update, so that the critic is right where the policy goes: sweeps of "
+        "`policy_backup` over every pair before one step `π e^Q`, four states, a critic "
+        "that is off by 4 in deviation. (Its critics: `subset_minimum`.)\n"
+        + table(
+            (
+                "sweeps",
+                "largest error of Q, but for a constant",
+                "reward after the step",
+            ),
+            *warm,
+        )
+        + "\nAILBoost (arXiv 2404.08513) adds to a mixture of policies, weights "
+        "`age_weights`, the best reply to a critic of the whole mixture "
+        "(`variational_bound`). With exact critics and replies KL(mixture‖expert) of "
+        "occupancies, four states, falls, not at every round, and further with a smaller step:\n"
+        + table(("α", *(f"{n} rounds" for n in (0, 1, 5, 10, 40))), *boosted)
+    )
+
+
+def bilevel() -> str:
+    """The reference's quadratic world."""
+
+    def outer(x, y):
+        return (jnp.sum(jnp.square(y - 1)) + 0.2 * jnp.sum(jnp.square(x))) / 2
+
+    def inner(x, y):
+        return jnp.sum(jnp.square(y - 2 * x)) / 2
+
+    x = jnp.array([0.8])
+    exact_slope = ad.hypergradient(outer, inner, x, 2 * x)[0]
+    rows = []
+    for sigma in (1.0, 0.1, 0.01, 0.001):
+        near = (sigma + 2 * x) / (1 + sigma)
+        value, slope = jax.value_and_grad(
+            lambda x, near=near, sigma=sigma: ad.penalised_value(
+                outer, inner, x, near, jnp.array([1.6]), sigma=sigma
+            )
+        )(x)
+        bias = exact_slope - slope[0]
+        rows.append((sigma, f"{value:.4f}", f"{slope[0]:.4f}", f"{bias / sigma:.3f}"))
+    return (
+        "\n## Bilevel penalties\n\nA loss at the minimum of another, as a reward that is "
+        "judged by the policy trained on it: its exact slope (`hypergradient`) solves "
+        "with the inner Hessian; `penalised_value` (arXiv 2309.01753) takes two inner "
+        "minima and first derivatives alone, at a bias of the order of σ. "
+        "`f = ½(y − 1)² + .1x²`, `g = ½(y − 2x)²` at x = .8, where "
+        f"f(x, y*) = {outer(x, 2 * x):.4f} and its slope is {exact_slope:.4f}:\n"
+        + table(("σ", "ψ_σ", "its slope", "bias/σ"), *rows)
+        + "\nThe tests have the same order where the inner problem is a policy with a KL "
+        "and x its rewards.\n"
+    )
+
+
+def collapse() -> str:
+    """A linear autoencoder at several β."""
+    eigenvalues = jnp.array([3.0, 1.2, 0.7, 0.3])
+    rows = []
+    for beta in (0.5, 1.0, 2.0, 3.0):
+        best = ad.linear_vae(eigenvalues, latents=3, noise=0.5, beta=beta)
+        basis = jnp.eye(4)[:, :3]
+        gain = jnp.sqrt(best.decoder)
+        loss = ad.linear_vae_loss(
+            basis * gain[None],
+            (basis * (gain / (best.decoder + beta * 0.5))[None]).T,
+            jnp.log(best.variance),
+            jnp.diag(eigenvalues),
+            noise=0.5,
+            beta=beta,
+        )
+        rows.append(
+            (
+                beta,
+                ", ".join(f"{x:.2f}" for x in best.decoder),
+                ", ".join(f"{x:.2f}" for x in best.variance),
+                ", ".join(f"{x:.3f}" for x in best.kl),
+                f"{best.loss:.4f}",
+                f"{loss:.4f}",
+            )
+        )
+    return (
+        "\n## Collapse of a posterior\n\nA linear β-VAE's best decoder gives a direction of "
+        "variance λ the length `w² = (λ − βσ²)_+` and `½ log(λ/βσ²)` nats, none if "
+        "λ ≤ βσ²: its posterior collapses at the optimum, whatever the optimiser "
+        "(`linear_vae`; arXiv 1911.02469 for β = 1, where the loss is probabilistic "
+        "PCA's likelihood). Variances 3, 1.2, .7 and .3, three latents, σ² = .5; the "
+        "last column is `linear_vae_loss` at that point, and the tests find no lower "
+        "one:\n"
+        + table(
+            ("β", "w²", "posterior's variance", "nats", "loss", "at the point"), *rows
+        )
+        + "\nWith β = 1 the best σ² is the mean of the variances that have no latent, and "
+        "nothing above it collapses.\n"
+    )
+
+
 def text() -> str:
-    return HEAD + distillation() + scores() + control() + LEFT_OUT
+    with jax.enable_x64(True):
+        later = occupancies() + adversary() + offline() + bilevel() + collapse()
+    return HEAD + distillation() + scores() + control() + later + LEFT_OUT
 
 
 if __name__ == "__main__":

@@ -41,6 +41,29 @@ def square(x):
     return law(as_float(x[:3, None]) + as_float(x[None, 3:6]))
 
 
+def pairs(x, y):
+    """Shares of wins of three completions."""
+    return jnp.exp(law(x))[..., None] * jnp.exp(law(y))[..., None, :]
+
+
+def outer_product(x):
+    """A covariance."""
+    return as_float(x)[..., None] * as_float(x)[..., None, :]
+
+
+def inner(x, y):
+    """Least at ``y = x / 2``."""
+    return jnp.sum(jnp.square(2 * y - x))
+
+
+def outer(x, y):
+    return jnp.sum(jnp.sin(y) + jnp.square(x))
+
+
+def inner_minimum(x):
+    return as_float(x[0]) / 2
+
+
 ROWS = [
     Row(name="adjacent.diffused", fn=of(ad.diffused), args=(*MIXTURE, TIMES)),
     Row(
@@ -107,5 +130,141 @@ ROWS = [
         args=(A, B),
         rowwise=False,
         grad=(0, 1),
+    ),
+    Row(
+        name="adjacent.occupancy",
+        fn=lambda a, b, c: ad.occupancy(law(a[0]), square(b), law(c[:3]), discount=0.9),
+        args=(A, B, C),
+        rowwise=False,
+        grad=(0, 1, 2),
+    ),
+    Row(
+        name="adjacent.correlation",
+        fn=lambda a, b, c: ad.correlation(a, b, jnp.exp(law(c))),
+        args=(A, B, C),
+        grad=(0, 1, 2),
+    ),
+    Row(
+        name="adjacent.proxy_bound",
+        fn=lambda a, b, c: ad.proxy_bound(
+            a, jnp.exp(law(b)), jnp.exp(law(c)), correlation=0.6
+        ),
+        args=(A, B, C),
+        grad=(0, 1, 2),
+    ),
+    Row(
+        name="adjacent.step_penalties",
+        fn=partial(ad.step_penalties, dv.pearson()),
+        args=(A,),
+        grad=(),
+        estimator=True,
+    ),
+    Row(
+        name="adjacent.root_step_penalties",
+        fn=partial(ad.root_step_penalties, dv.pearson(), least=1e-4),
+        args=(A, SPREAD),
+        grad=(),
+        estimator=True,
+    ),
+    Row(
+        name="adjacent.discriminator_losses",
+        fn=ad.discriminator_losses,
+        args=(A, B > 0),
+    ),
+    Row(
+        name="adjacent.adversarial_payoff",
+        fn=lambda a, b, c, d: ad.adversarial_payoff(
+            law(a), b, law(c), law(d), pairs(a, b), beta=0.7, eta=0.3
+        ),
+        args=(A, B, C, D),
+        grad=(0, 1, 2, 3),
+    ),
+    Row(
+        name="adjacent.adversarial_reward_loss",
+        fn=lambda a, b, c: ad.adversarial_reward_loss(
+            a, law(b), law(c), pairs(b, c), beta=0.7, eta=0.3
+        ),
+        args=(A, B, C),
+        grad=(0, 1, 2),
+    ),
+    Row(
+        name="adjacent.hypergradient",
+        fn=lambda x: ad.hypergradient(outer, inner, as_float(x[0]), inner_minimum(x)),
+        args=(A,),
+        rowwise=False,
+        grad=(0,),
+    ),
+    Row(
+        name="adjacent.penalised_value",
+        fn=lambda x, y: ad.penalised_value(
+            outer, inner, as_float(x[0]), y[0], inner_minimum(x), sigma=0.1
+        ),
+        args=(A, B),
+        rowwise=False,
+        estimator=True,
+    ),
+    Row(
+        name="adjacent.linear_vae",
+        fn=partial(ad.linear_vae, latents=2, noise=0.6, beta=1.2),
+        args=(SPREAD,),
+    ),
+    Row(
+        name="adjacent.linear_vae_loss",
+        fn=lambda a, b, c: ad.linear_vae_loss(
+            a[..., None], b[..., None, :], c[..., :1], outer_product(c), noise=0.6
+        ),
+        args=(A, B, C),
+        grad=(0, 1, 2),
+    ),
+    Row(
+        name="adjacent.nearest_actions",
+        fn=partial(ad.nearest_actions, data_states=C, data_actions=D, state_weight=2.0),
+        args=(A, B),
+        grad=(0, 1),
+    ),
+    Row(
+        name="adjacent.advantage_guided_targets",
+        fn=ad.advantage_guided_targets,
+        args=(A, B, C[:, 0], D[:, 0], C[:, 1]),
+        grad=(),
+    ),
+    Row(
+        name="adjacent.constrained_actor_losses",
+        fn=lambda q, a, b, c: ad.constrained_actor_losses(q, a, b, c > 0, alpha=2.5),
+        args=(A[:, 0], B, C, D[:, 0]),
+        rowwise=False,
+        grad=(0, 1),
+    ),
+    Row(
+        name="adjacent.subset_minimum",
+        fn=lambda x: ad.subset_minimum(jax.random.key(0), x, size=2),
+        args=(A,),
+        rowwise=False,
+    ),
+    Row(
+        name="adjacent.policy_backup",
+        fn=lambda a, b, c, d: ad.policy_backup(
+            a[:3], b[:3], square(c), law(d[:3]), discount=0.9
+        ),
+        args=(A, B, C, D),
+        rowwise=False,
+        grad=(0, 1, 2, 3),
+    ),
+    Row(
+        name="adjacent.age_weights",
+        fn=partial(ad.age_weights, alpha=0.3),
+        args=(jnp.arange(8),),
+        grad=(),
+    ),
+    Row(
+        name="adjacent.variational_bound",
+        fn=lambda a, b, c: ad.variational_bound(
+            dv.jensen_shannon(),
+            jnp.tanh(as_float(a)) / 4,
+            jnp.exp(law(b)),
+            jnp.exp(law(c)),
+        ),
+        args=(A, B, C),
+        grad=(0, 1, 2),
     ),
 ]
