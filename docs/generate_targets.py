@@ -34,13 +34,14 @@ each prompt. f-DPG (Go et al., arXiv 2302.08215) descends any divergence to any 
 | KL-RL's posterior | `tilted(logp_ref, rewards, beta=β)` | `train target --target posterior`, `train rl --method f_dpg` |
 | a filter: every completion satisfies b | `filtered(logp_ref, b)` | `--target filter` |
 | constraints in expectation (GDC), distributional or hybrid | `tilted(logp_ref, φ·λ, beta=1)`, λ of `fit_multipliers` | `--target constraints --feature … --moment …` |
-| a product of experts | `product_of_experts` | `train rl --method "f_dpg (product)"`, the expert's log-probabilities by the task |
-| a mixture of experts | `mixture_of_experts` | `algorithms.Target(density=…)` |
+| a product of experts | `product_of_experts` | `--target experts --expert A B --expert-weight 1 -0.5` |
+| a mixture of experts | `mixture_of_experts` | `--target experts --expert A B --combine mixture` |
+| experts with a reward | `tilted(product_of_experts(…), rewards, beta=β)` | `--target posterior --reward … --expert A B` |
 
 The functions are those of `alignax.targets`, on log-probabilities of whole completions;
 they take one another's results. A run keeps the normaliser of each record's prompt in
 its train state (`running_log_normaliser`: the mean weight `P/b` of all its samples, or
-with `decay` a moving average) and logs its mean error with `kl_to_target`,
+with `--normaliser-decay` a moving average) and logs its mean error with `kl_to_target`,
 `kl_from_target`, `target_samples` (the effective sample size of a prompt's
 completions), `excluded` and `massless` (shares of completions and of prompts without
 target mass, which are counted and are no NaN).

@@ -30,6 +30,12 @@ ROWS = {
             "constraints": replace(
                 f_dpg, target=t.Target(density=t.filtered_posterior), beta=1.0
             ),
+            "experts": replace(
+                f_dpg,
+                shape=s.no_rewards,
+                target=t.Target(density=t.base),
+                beta=0.0,
+            ),
             "product": replace(
                 f_dpg,
                 target=t.Target(density=partial(t.product, weight=0.5)),

@@ -39,23 +39,19 @@ def filtered_posterior(scored: Scored, logp_ref: Array, beta: Strength) -> Array
     return targets.filtered(tilted, correct(scored))
 
 
-def _experts(scored: Scored, logp_ref: Array) -> Array:
-    other = whole(needed(scored, "logp_teacher"), scored)
-    return jnp.stack([logp_ref, other], axis=-1)
+def base(scored: Scored, logp_ref: Array, beta: Strength) -> Array:
+    """``ρ``, where experts stand for it: their product or mixture."""
+    del scored, beta
+    return logp_ref
 
 
 def product(scored: Scored, logp_ref: Array, beta: Strength, *, weight: float) -> Array:
     """``ρ^{1−w} q^w`` with another policy q, whose log-probabilities the task gives."""
     del beta
-    weights = jnp.array([1 - weight, weight])
-    return targets.product_of_experts(_experts(scored, logp_ref), weights)
-
-
-def mixture(scored: Scored, logp_ref: Array, beta: Strength, *, weight: float) -> Array:
-    """``(1 − w) ρ + w q`` with another policy q."""
-    del beta
-    weights = jnp.array([1 - weight, weight])
-    return targets.mixture_of_experts(_experts(scored, logp_ref), weights)
+    other = whole(needed(scored, "logp_teacher"), scored)
+    return targets.product_of_experts(
+        jnp.stack([logp_ref, other], axis=-1), jnp.array([1 - weight, weight])
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, repr=False)

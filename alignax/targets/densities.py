@@ -72,13 +72,14 @@ def filtered(
 
 
 def product_of_experts(
-    logps: Float[Array, "*batch M"], weights: Float[Array, " M"]
+    logps: Float[Array, "*batch M"], weights: Float[Array, "*#batch M"]
 ) -> Float[Array, "*batch"]:
     """``log Π p_m^{w_m}``: what all experts find likely, or less so if w is negative.
 
     Args:
       logps: ``[..., M]``, each expert's of the same completions.
-      weights: ``[M]``; an expert of weight 0 excludes nothing.
+      weights: ``[M]``, or of each, ``[..., M]``; an expert of weight 0 excludes
+        nothing.
 
     Returns:
       ``[...]``, unnormalised; ``-inf`` where an expert of positive weight excludes.
@@ -98,7 +99,7 @@ def product_of_experts(
 
 
 def mixture_of_experts(
-    logps: Float[Array, "*batch M"], weights: Float[Array, " M"]
+    logps: Float[Array, "*batch M"], weights: Float[Array, "*#batch M"]
 ) -> Float[Array, "*batch"]:
     """``log Σ w_m p_m``: a completion of one of several experts.
 
@@ -107,7 +108,7 @@ def mixture_of_experts(
 
     Args:
       logps: ``[..., M]``, each expert's of the same completions.
-      weights: ``[M]``, not negative.
+      weights: ``[M]``, or of each, ``[..., M]``, not negative.
 
     Returns:
       ``[...]``.

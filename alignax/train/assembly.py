@@ -68,6 +68,7 @@ def make(
     prefix: Sequence[int] = (),
     teacher: tuple[HiddenFn, Params] | Teachers | None = None,
     teacher_weights: Float[Array, "*R N"] | None = None,
+    teacher_mixture: bool = False,
     shared_prompts: bool = True,
     shardings: TrainState | None = None,
     jit: bool = True,
@@ -89,7 +90,9 @@ def make(
         parameters, or several. It gives the log-probabilities of a teacher where the
         method asks for them, and stands for the reference where it does not.
       teacher_weights: of several teachers, of each record ``[R, N]`` or of all ``[N]``;
-        by default equal.
+        by default equal. They need not sum to 1 but for a mixture.
+      teacher_mixture: whether several are a mixture of whole completions and not a
+        product.
       shared_prompts: a group's prompt is encoded once for all of its rows where they
         are scored; False encodes each row whole, as ``attention: cudnn`` needs it.
       shardings: of the train state.
@@ -115,7 +118,7 @@ def make(
     if taught:
         if roles:
             raise InputError("teacher must be None where two roles are sampled")
-        teaches = teachers.score(taught, completions=group)
+        teaches = teachers.score(taught, completions=group, mixture=teacher_mixture)
         if len(taught) > 1 and teacher_weights is None:
             teacher_weights = jnp.full(len(taught), 1 / len(taught))
     divergence, regulariser = None, algorithm.regulariser

@@ -174,6 +174,9 @@ class RL:
     """Sample from this many likeliest tokens only."""
     top_p: float | None = None
     """Sample from the likeliest tokens of this mass only."""
+    normaliser_decay: float | None = None
+    """What the estimate of a prompt's normaliser keeps of earlier samples at each
+    visit, of methods with a target; by default all, which counts every sample alike."""
     mask_truncated: bool = False
     """Do not train on completions that were cut before their end; their rewards still
     count in their group."""
@@ -214,8 +217,10 @@ class RL:
                 f"microbatches must divide the {self.prompts} prompts, got "
                 f"{self.microbatches}"
             )
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise InputError(f"top_p must be in (0, 1], got {self.top_p}")
+        for name in ("top_p", "normaliser_decay"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= 1:
+                raise InputError(f"{name} must be in (0, 1], got {value}")
         for name in ("beta", "target_kl", "kl_horizon"):
             value = getattr(self, name)
             low = -1e-30 if name == "beta" else 0
@@ -292,6 +297,8 @@ def algorithm_of(config: RL) -> Algorithm:
             regulariser=dataclasses.replace(base, **chosen),
             beta=algorithm.beta or 0.1,
         )
+    if config.normaliser_decay is not None:
+        algorithm = _with_decay(algorithm, config, config.normaliser_decay)
     if config.divergence_weight_cap is not None:
         algorithm = _with_weight_cap(algorithm, config)
     for name in ("beta", "target_kl"):
@@ -336,6 +343,17 @@ def _towards(target: Target, chosen: dict[str, Any], config: RL) -> Target:
             f"{config.method} descends a divergence of whole completions from a target"
         )
     return dataclasses.replace(target, divergence=chosen["divergence"])
+
+
+def _with_decay(algorithm: Algorithm, config: RL, decay: float) -> Algorithm:
+    target = algorithm.target
+    if target is None:
+        raise InputError(
+            f"normaliser_decay has nothing to act on, got {decay}: the method "
+            f"{config.method} has no target; f_dpg has"
+        )
+    target = dataclasses.replace(target, decay=decay)
+    return dataclasses.replace(algorithm, target=target)
 
 
 def _with_weight_cap(algorithm: Algorithm, config: RL) -> Algorithm:

@@ -11,6 +11,7 @@ from functools import partial
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from alignax import targets
 from alignax.pipeline import rollout as rollouts
 from alignax.pipeline.rollout import Scores, TokenDivergence
 from alignax.regularisers import Regulariser
@@ -45,15 +46,28 @@ def with_weights(
 
 def _summed(rollout: Rollout, found: Sequence[Array]) -> Array:
     """``[B, T]``, the weighted sum; a teacher without weight has no say, NaN or not."""
-    if len(found) == 1:
+    if rollout.teachers is None:
         return found[0]
     shares = jnp.moveaxis(rollout.teachers, 1, 0)[..., None]
     parts = [jnp.where(w == 0, 0, w * x) for w, x in zip(shares, found, strict=True)]
     return sum(parts[1:], parts[0])
 
 
+def _mixed(rollout: Rollout, each: Sequence[Scores]) -> Scores:
+    """What each token adds to the log-probability of the mixture."""
+    logps = jnp.stack([scores.logp + scores.log_mass for scores in each], axis=-1)
+    logps = jnp.where(rollout.trained[..., None], logps, 0)
+    so_far = targets.mixture_of_experts(
+        jnp.cumsum(logps, axis=1), rollout.teachers[:, None]
+    )
+    before = jnp.pad(so_far[:, :-1], ((0, 0), (1, 0)))
+    excluded = jnp.isneginf(so_far)
+    logp = so_far - jnp.where(excluded, 0, before)
+    return Scores(logp, jnp.full_like(logp, jnp.nan), jnp.zeros_like(logp))
+
+
 def score(
-    teachers: Teachers, *, completions: int = 1
+    teachers: Teachers, *, completions: int = 1, mixture: bool = False
 ) -> Callable[[Rollout], rollouts.Scores]:
     """``rollout -> scores`` of the teachers' weighted geometric mean, not normalised.
 
@@ -64,9 +78,12 @@ def score(
     Args:
       teachers: the models.
       completions: K, how many adjacent rows have one prompt.
+      mixture: of whole completions in place of the product, ``Σ_n w_n π_n``: each
+        token has the log-probability that the mixture gives it behind those before,
+        where the teachers that found these likely count for more.
 
     Returns:
-      the function.
+      the function; a mixture has no entropy of its tokens, which is NaN.
 
     Reference:
       Heskes, "Selecting Weighting Factors in Logarithmic Opinion Pools", 1997.
@@ -78,6 +95,8 @@ def score(
 
     def scored(rollout):
         each = [of(rollout) for of in read]
+        if mixture:
+            return _mixed(rollout, each)
         return Scores(*(_summed(rollout, x) for x in zip(*each, strict=True)))
 
     return scored

@@ -1,11 +1,14 @@
 """`alignax train target` on a tiny folder: its laws, and what it refuses."""
 
 import json
+import shutil
 
+import jax
 import numpy as np
 import pytest
 
 from alignax.cli import main
+from alignax.models import hf
 from alignax.train import folders
 from tests.train.test_runs import arguments, home, refused, rows_of
 
@@ -83,7 +86,62 @@ def test_filter_and_posterior_train(home, tmp_path):
     assert saved["config"]["beta"] == 0.5
 
 
+@pytest.mark.slow
+def test_experts_train(home, tmp_path):
+    """A mixture, a product with an anti-expert, and one under a reward; of the model
+    alone nothing is left to learn, but for the normaliser's noise."""
+    other = home / "other"
+    if not other.exists():
+        shutil.copytree(home / "model", other)
+        policy = folders.open_policy(other)
+        params = jax.tree.map(lambda x: 1.5 * x, policy.params)
+        hf.save(other, policy.config, params)
+    both = ("--expert", str(home / "model"), str(other))
+    for name, more in {
+        "mixture": ("--target", "experts", *both, "--combine", "mixture"),
+        "product": ("--target", "experts", *both, "--expert-weight", "1.5", "-0.5"),
+        "tilted": ("--reward", f"{home / 'my.py'}:vowels", *both),
+        "same": ("--target", "experts", *both[:2], "--normaliser-decay", "0.5"),
+    }.items():
+        out = tmp_path / name
+        main(target(home, out, *more))
+        rows = [row for row in rows_of(out) if "target/kl_to_target" in row]
+        assert len(rows) == 3
+        assert all(np.isfinite(row["target/log_z"]) for row in rows)
+        if name == "same":
+            assert abs(rows[0]["target/kl_to_target"]) < 1e-4
+            assert abs(rows[0]["target/log_z"]) < 1e-4
+        else:
+            assert abs(rows[0]["target/kl_to_target"]) > 1e-3
+
+
 REFUSED = {
+    "no expert": (("--target", "experts"), ["expert must be one folder or more"]),
+    "expert of constraints": (
+        (
+            *("--target", "constraints", "--feature", "exact", "--moment", "1"),
+            "--expert",
+            "x",
+        ),
+        ["expert must be left out for constraints"],
+    ),
+    "weights": (
+        ("--target", "experts", "--expert", "x", "y", "--expert-weight", "1"),
+        ["expert_weight must be one for each of the 2"],
+    ),
+    "weights of a mixture": (
+        (
+            *("--target", "experts", "--expert", "x", "y", "--combine", "mixture"),
+            "--expert-weight",
+            "0.5",
+            "0.6",
+        ),
+        ["sum to 1", "1.1"],
+    ),
+    "decay": (
+        ("--reward", "exact", "--normaliser-decay", "1.5"),
+        ["normaliser_decay must be in (0, 1]"],
+    ),
     "no feature": (("--target", "constraints"), ["feature and moment"]),
     "no reward": ((), ["reward", "posterior"]),
     "method": (("--reward", "exact", "--method", "grpo"), ["method", "f_dpg"]),

@@ -159,6 +159,23 @@ def test_filter_excludes_without_nan(name):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["forward_kl", "jensen_shannon"])
+def test_experts_stand_for_the_reference(name):
+    """A product that sums to no 1, of exponents that do neither."""
+    records, weights = records_of(OLD)
+    other = rollouts.score_by_logits(APPLY)
+    tokens = jax.vmap(lambda scored: other(OLD, scored.rollout).logp)(records)
+    product = 1.4 * records.logp_ref + 0.3 * jnp.where(records.mask, tokens, 0)
+    records = dataclasses.replace(records, logp_ref=product)
+    law = 1.4 * logp_of(REF) + 0.3 * logp_of(OLD)
+    log_z = jax.nn.logsumexp(law)
+    assert abs(log_z) > 0.1
+    target = Target(density=towards.base, divergence=ALL[name])
+    change, _ = expected_change(target, records, weights, log_z=log_z)
+    assert apart(change, descent(ALL[name], law - log_z)) < 1e-4
+
+
+@pytest.mark.slow
 def test_said_of_the_target():
     """The metrics' expectations are the two divergences and the normaliser."""
     records, weights = records_of(PARAMS)

@@ -220,14 +220,19 @@ def test_several_teachers_weigh_or_take_turns():
         pairs = tuple(zip(functions, heads, strict=True))
         token = teachers.divergence(own_fn, form, pairs)
         found = teachers.score(pairs)(rollout).logp, token(own, None, rollout)
+        found += (teachers.score(pairs, mixture=True)(rollout).logp,)
         return [jnp.where(rollout.trained, x, 0) for x in found]
 
     mixed = teachers.with_weights(rollout, jnp.array([0.25, 0.75]), one)
-    found, token = run(heads, mixed)
+    found, token, behind = run(heads, mixed)
     assert_close(found, (0.25 * each[0] + 0.75 * each[1]) * mask, rel=1e-6)
     policy = log_softmax(seen @ np.asarray(own), axis=-1)
     by_hand = 0.25 * middle(policy, laws[0]) + 0.75 * middle(policy, laws[1])
     assert_close(token, by_hand * mask, rel=1e-5)
+    # Of the mixture of whole completions each token behind those before.
+    so_far = np.exp(np.cumsum(np.stack(each) * mask, axis=-1))
+    so_far = np.log(0.25 * so_far[0] + 0.75 * so_far[1])
+    assert_close(np.cumsum(behind, axis=-1), so_far, rel=1e-5)
     # At the product of experts each prefix's advantages are its log Z: nothing pulls.
     product = 0.25 * laws[0] + 0.75 * laws[1]
     batch = Scored(

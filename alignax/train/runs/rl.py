@@ -2,11 +2,12 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from alignax.pipeline import data, metrics, rewards
@@ -24,7 +25,7 @@ from alignax.train.runs import measure as measures
 from alignax.train.runs import rows, setting, siblings, teaching, watch, writing
 from alignax.train.runs.options import Data, Flat, Model, Output
 from alignax.train.runs.setting import Result, Sets
-from alignax.train.runs.teaching import Teaching, reads_rewards
+from alignax.train.runs.teaching import Teaching, reads_rewards, worthless
 from alignax.train.runs.writing import Writing
 from alignax.types import InputError, Prompts
 
@@ -144,7 +145,7 @@ def run(config: Config) -> Result:
     out = config.output
     setting.check(out, config.model)
     with contextlib.ExitStack() as stack:
-        reward = _worthless
+        reward = worthless
         if config.reward:
             reward = stack.enter_context(
                 reward_folders.open_rewards(
@@ -178,11 +179,6 @@ def opened(config: Config) -> tuple[Sets, Policy, Config]:
     length = (config.prompt_length or 0) + (config.max_tokens or 0)
     policy = setting.checkpointed(policy, config.model, tokens=count * length)
     return sets, policy, config
-
-
-def _worthless(completions: Sequence[str], records: Any) -> np.ndarray:
-    """Where a teacher alone says what is good."""
-    return np.zeros(len(completions), np.float32)
 
 
 def settled(config: Config, sets: Sets, policy: Policy) -> Config:
@@ -233,6 +229,10 @@ class Task(NamedTuple):
     """What says the rewards of training, where not the reward that is measured."""
     said: Callable[[], dict[str, Any]] = dict
     """More metrics of the step that was judged last."""
+    weights: tuple[float, ...] = ()
+    """Of the teachers, where these are experts, and their options do not say."""
+    mixture: bool = False
+    """Whether experts are a mixture and not a product."""
 
 
 PLAIN = Task()
@@ -271,7 +271,10 @@ def trained(
         config.writing,
         max_tokens=max_tokens,
         teacher=teaching.open_teachers(config.teaching, algorithm, policy),
-        teacher_weights=teaching.weights_of(config.teaching, algorithm, train),
+        teacher_weights=jnp.asarray(task.weights, jnp.float32)
+        if task.weights
+        else teaching.weights_of(config.teaching, algorithm, train),
+        teacher_mixture=task.mixture,
     )
     parts = writing.sampled(
         parts, config.writing, tool, train, tokenizer, max_tokens=max_tokens
@@ -308,7 +311,7 @@ def trained(
 
     def saying(state, batch):
         state, found = plain(state, batch)
-        if reward is _worthless:
+        if reward is worthless:
             # Of rewards, which there are none of.
             del found["signal"]
         return state, found | task.said()

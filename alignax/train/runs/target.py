@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import json
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,10 +21,12 @@ from alignax.train.policy import Policy
 from alignax.train.runs import rl, setting, writing
 from alignax.train.runs.options import Data, Flat, Model, Output
 from alignax.train.runs.setting import Result, Sets
+from alignax.train.runs.teaching import Teaching, worthless
 from alignax.types import InputError
 
 FITTED = "multipliers.json"
 METHODS = {
+    "experts": "f_dpg (experts)",
     "posterior": "f_dpg",
     "filter": "f_dpg (filter)",
     "constraints": "f_dpg (constraints)",
@@ -40,10 +43,21 @@ class Config:
 
     model: Annotated[Model, Flat]
     data: Annotated[Data, Flat]
-    target: Literal["posterior", "filter", "constraints"] = "posterior"
+    target: Literal["posterior", "filter", "constraints", "experts"] = "posterior"
     """The law: the posterior of the model and a reward over beta, what KL-regularised
-    RL ends at; a filter, the model's completions whose reward is at least right_at; or
-    constraints, the nearest law to the model in which features have given means."""
+    RL ends at; a filter, the model's completions whose reward is at least right_at;
+    constraints, the nearest law to the model in which features have given means; or
+    experts, what they have together."""
+    expert: tuple[Path, ...] = ()
+    """Folders of models with the model's vocabulary: of experts all that the target is
+    made of, of the posterior and of the filter what stands for the model in it. The
+    model itself is among them if its folder is."""
+    expert_weight: tuple[float, ...] = ()
+    """One for each expert; by default 1 over their number. Of a product they are
+    exponents: below 0 for what is to be avoided, above 1 to go beyond; of a mixture
+    they sum to 1."""
+    combine: Literal["product", "mixture"] = "product"
+    """Whether experts must all find a completion likely, or one of them."""
     reward: tuple[str, ...] = ()
     """What a completion is worth, of the posterior and of the filter: spelled as those
     of train rl."""
@@ -79,12 +93,14 @@ class Config:
 
     def __post_init__(self):
         constrained = self.target == "constraints"
-        if constrained == bool(self.reward):
-            asked = "feature and moment" if constrained else "reward"
+        if (self.target in ("posterior", "filter")) != bool(self.reward):
+            made = {"constraints": "feature and moment", "experts": "expert"}
             raise InputError(
-                f"reward: the target {self.target} is made of {asked}, got "
+                f"reward: the target {self.target} is made of "
+                f"{made.get(self.target, 'reward')}, got "
                 f"{', '.join(self.reward) or 'none'}"
             )
+        self._check_experts()
         if constrained != bool(self.feature) or len(self.feature) != len(self.moment):
             raise InputError(
                 "feature and moment must be given for the target constraints, as many "
@@ -106,6 +122,29 @@ class Config:
                     f"{name} must be at least {least}, got {getattr(self, name)}"
                 )
 
+    def _check_experts(self):
+        weights, count = self.expert_weight, len(self.expert)
+        if self.target == "experts" and not count:
+            raise InputError("expert must be one folder or more for the target experts")
+        if self.target == "constraints" and count:
+            raise InputError(
+                "expert must be left out for constraints, which are fitted on the "
+                f"model's own completions, got {self.expert[0]}"
+            )
+        if weights and len(weights) != count:
+            raise InputError(
+                f"expert_weight must be one for each of the {count} experts, got "
+                f"{', '.join(map(str, weights))}"
+            )
+        if not all(math.isfinite(weight) for weight in weights):
+            raise InputError(f"expert_weight must be finite, got {weights}")
+        bad = weights and (min(weights) <= 0 or abs(sum(weights) - 1) > 1e-6)
+        if self.combine == "mixture" and bad:
+            raise InputError(
+                "expert_weight must be positive and sum to 1 for a mixture, got "
+                f"{', '.join(map(str, weights))}, which sum to {sum(weights):g}"
+            )
+
 
 def _as_rl(config: Config) -> rl.Config:
     """The policy gradient that it is."""
@@ -122,6 +161,7 @@ def _as_rl(config: Config) -> rl.Config:
         data=config.data,
         reward=config.reward or config.feature,
         right_at=config.right_at,
+        teaching=Teaching(teacher=config.expert),
         prompt_length=config.prompt_length,
         max_tokens=config.max_tokens,
         rl=dataclasses.replace(config.rl, method=METHODS[config.target], beta=beta),
@@ -149,7 +189,9 @@ def run(config: Config) -> Result:
     with contextlib.ExitStack() as stack:
         spelled = [(x,) for x in config.feature] or [config.reward]
         opened = [
-            stack.enter_context(reward_folders.open_rewards(texts)) for texts in spelled
+            stack.enter_context(reward_folders.open_rewards(texts))
+            for texts in spelled
+            if texts
         ]
         sets, policy, inner = rl.opened(inner)
         recorded = dataclasses.replace(
@@ -160,9 +202,17 @@ def run(config: Config) -> Result:
                 config.rl, learning_rate=inner.rl.learning_rate, beta=inner.rl.beta
             ),
         )
-        task = rl.Task("target", SHOWN, recorded)
+        count = len(config.expert)
+        task = rl.Task(
+            "target",
+            SHOWN,
+            recorded,
+            weights=config.expert_weight or (1 / count,) * count if count else (),
+            mixture=config.combine == "mixture",
+        )
         if config.target != "constraints":
-            return rl.trained(inner, sets, policy, opened[0], task)
+            reward = opened[0] if opened else worthless
+            return rl.trained(inner, sets, policy, reward, task)
         fitted = _fitted(config, inner, sets, policy, opened)
         reward = rewards.weighted_sum([(1 / len(opened), x) for x in opened])
         judged, said = _constrained(fitted, sets, policy, opened)

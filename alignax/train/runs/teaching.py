@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,19 @@ class Teaching:
 def reads_rewards(algorithm: Algorithm) -> bool:
     """Whether a method learns from rewards, and not from a teacher alone."""
     return algorithm.shape is not stages.no_rewards
+
+
+def worthless(completions: Sequence[str], records: Any) -> np.ndarray:
+    """The reward where a teacher alone says what is good.
+
+    Args:
+      completions: any.
+      records: theirs.
+
+    Returns:
+      zeros.
+    """
+    return np.zeros(len(completions), np.float32)
 
 
 def open_teachers(
