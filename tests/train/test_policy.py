@@ -10,7 +10,7 @@ import pytest
 from alignax.models import functional
 from alignax.models.lora import LoRA
 from alignax.pipeline import data
-from alignax.train import assembly, evaluation
+from alignax.train import assembly, compiling, evaluation
 from alignax.train import policy as policies
 from alignax.train.options import RL
 from tests.close import assert_close
@@ -63,6 +63,32 @@ def test_no_compiled_function_of_adapters_holds_the_base(policy):
     # What the check would find.
     held = constants(closures(policy).sample, state, PROMPTS)
     assert max(held) > LARGE
+
+
+@pytest.mark.slow
+def test_the_step_is_compiled_once_and_beside_the_sampler(policy, caplog):
+    parts = compiling.beside(assembly.of_policy(CONFIG, policy, **SIZES))
+    state = parts.init(policy.params, jax.random.key(2))
+    jax.config.update("jax_log_compiles", True)
+    try:
+        for _ in range(2):
+            samples = parts.sample(state, PROMPTS)
+            rewards = np.sum(np.asarray(samples.rollout.tokens) % 3 == 0, axis=1)
+            fields = {"rewards": rewards.astype(np.float32), "right": rewards > 0}
+            state, _ = parts.step(state, samples.rewarded(**fields))
+    finally:
+        jax.config.update("jax_log_compiles", False)
+    threads = {
+        name: [
+            record.threadName
+            for record in caplog.records
+            if f"Finished XLA compilation of jit({name})" in record.getMessage()
+        ]
+        for name in ("sample", "step")
+    }
+    assert threads["sample"] == ["MainThread"]
+    assert len(threads["step"]) == 1
+    assert threads["step"] != ["MainThread"]
 
 
 @pytest.mark.slow

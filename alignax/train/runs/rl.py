@@ -13,6 +13,7 @@ import numpy as np
 from alignax.pipeline import data, metrics, rewards
 from alignax.train import (
     ahead,
+    compiling,
     dynamic,
     loop,
     reward_folders,
@@ -300,7 +301,7 @@ def trained(
         return {"right": values >= config.right_at} | fields
 
     plain = tasks.host_step(
-        watch.same_tokens(parts),
+        watch.same_tokens(compiling.beside(parts)),
         judge,
         guide=guide,
         further=_further(config, train, ask, tokenizer),
