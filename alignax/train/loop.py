@@ -189,7 +189,8 @@ def train(
       evaluate: ``state -> metrics``, called at the start, every ``evaluate_every``
         steps and at the end.
       evaluate_every: 0 for the start and the end alone.
-      save_every: steps from checkpoint to checkpoint; the end is always saved.
+      save_every: steps from checkpoint to checkpoint; the end is always saved, and the
+        beginning never: a run that has no checkpoint begins again.
       stop_after_skips: updates in a row that may be skipped because a number was not
         finite; each one is said on standard error.
 
@@ -209,8 +210,11 @@ def train(
         row = writer.log(number + done, named)
         return {name.removeprefix(prefix): value for name, value in row.items()}
 
-    def save(done, state):
+    def refuse_nonfinite(done, state):
         _refuse_nonfinite(done, {"params": state.params, "critic": state.critic}, phase)
+
+    def save(done, state):
+        refuse_nonfinite(done, state)
         writer.flush()
         position = data.get_state()
         checkpoint.save(checkpoints, done, state, data_state=position, config=config)
@@ -228,7 +232,9 @@ def train(
         if checkpoint.latest_step(checkpoints) is None:
             if evaluate is not None:
                 log(0, evaluate(state), "eval/")
-            save(0, state)
+            # Its checkpoint would be the beginning, which a run without one has.
+            refuse_nonfinite(0, state)
+            writer.flush()
         else:
             state, position = checkpoint.restore(checkpoints, state, config=config)
             data.set_state(position)
