@@ -7,7 +7,7 @@ ever runs. What a family has that the decoder lacks is refused by its key.
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +264,23 @@ def load(
     return config, jax.tree.unflatten(treedef, leaves)
 
 
+def named(config: DecoderConfig, params: Params) -> Iterator[tuple[str, np.ndarray]]:
+    """The tensors of a folder, one by one.
+
+    Args:
+      config: the architecture of one of the families.
+      params: of it.
+
+    Yields:
+      each name of ``tensors(config)`` with its value, in a folder's layout.
+    """
+    flat = by_path(params)
+    for name, tensor in tensors(config).items():
+        parts = [np.asarray(jax.device_get(flat[path])) for path in tensor.paths]
+        value = np.concatenate(parts, axis=-1)
+        yield name, value.T if tensor.transposed else value
+
+
 def save(
     folder: str | os.PathLike[str],
     config: DecoderConfig,
@@ -287,15 +304,7 @@ def save(
     ids = dict.fromkeys(TOKEN_IDS)
     if source is not None:
         ids = {name: getattr(_hf_config(Path(source)), name) for name in TOKEN_IDS}
-    flat = by_path(params)
-
-    def named() -> Iterable[tuple[str, np.ndarray]]:
-        for name, tensor in tensors(config).items():
-            parts = [np.asarray(jax.device_get(flat[path])) for path in tensor.paths]
-            value = np.concatenate(parts, axis=-1)
-            yield name, value.T if tensor.transposed else value
-
-    write(folder, config, named(), token_ids=ids)
+    write(folder, config, named(config, params), token_ids=ids)
     if source is not None and Path(source).resolve() != Path(folder).resolve():
         for name in COMPANIONS:
             if (Path(source) / name).is_file():

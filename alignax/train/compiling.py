@@ -39,6 +39,7 @@ def beside(parts: Parts) -> Parts:
     step = parts.step
     if not isinstance(step, partial):
         return parts
+    jitted: Any = step.func
     thread: list[threading.Thread] = []
 
     def scored(state: TrainState, prompts: Prompts) -> Any:
@@ -51,7 +52,7 @@ def beside(parts: Parts) -> Parts:
     def compiled(shapes: Any) -> None:
         # What cannot be compiled says so where it is called.
         try:
-            step.func.lower(*step.args, *shapes).compile()
+            jitted.lower(*step.args, *shapes).compile()
         except Exception:
             return
 
