@@ -1,8 +1,8 @@
 """Completions by an engine of another library, such as vLLM, for a policy of ours.
 
 The engine is handed the weights before each rollout, writes tokens, and says with
-which log-probability it drew each. Those are ``logp_behaviour``; ``logp_old`` is our own
-score of the same tokens, so that a ratio is of the policy to itself, and what the two
+which log-probability it drew each. Those are ``logp_behaviour``; ``logp_old`` is our
+own score of these tokens, so that a ratio is of the policy to itself, and what the two
 disagree about is in the metrics ``sampler_kl``, ``sampler_ratio`` and
 ``sampler_largest``, and in the weights of methods that correct for it (``tis``).
 """
