@@ -34,6 +34,19 @@ SMALL = DecoderConfig(
 )
 
 
+# SmolLM2-135M's shape, which two cores of a CPU hold.
+SMOLLM2 = DecoderConfig(
+    vocab_size=49_152,
+    hidden_size=576,
+    num_layers=30,
+    num_heads=9,
+    num_kv_heads=3,
+    head_dim=64,
+    mlp_size=1536,
+    max_length=1024,
+    rope_theta=1e5,
+)
+
 # Qwen2.5-0.5B's shape, for machines with an accelerator.
 HALF_BILLION = DecoderConfig(
     vocab_size=151_936,
@@ -83,11 +96,12 @@ def products(config: DecoderConfig, params, rows: int, steps: int):
 def peer_model(config: DecoderConfig):
     """The same shape in torch, random."""
     import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
+    import transformers
 
     torch.manual_seed(0)
-    return Qwen3ForCausalLM(
-        Qwen3Config(
+    family = "Qwen3" if config.qk_norm else "Llama"
+    return getattr(transformers, f"{family}ForCausalLM")(
+        getattr(transformers, f"{family}Config")(
             vocab_size=config.vocab_size,
             hidden_size=config.hidden_size,
             num_hidden_layers=config.num_layers,

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from alignax.models import functional
+from alignax.models.config import DecoderConfig
 from alignax.pipeline import rollout as rollouts
 from alignax.train import options, policy_gradient
 from alignax.train.options import RL
@@ -33,14 +34,21 @@ from benchmarks.decode import SMALL, peer_model
 CLIP, BETA = 0.2, 0.05
 
 
-def batch_of(*, groups: int, completions: int, prompt: int, tokens: int) -> Scored:
+def batch_of(
+    *,
+    groups: int,
+    completions: int,
+    prompt: int,
+    tokens: int,
+    config: DecoderConfig = SMALL,
+) -> Scored:
     rng = np.random.default_rng(0)
     rows = groups * completions
 
     def draw(*shape):
-        return jnp.asarray(rng.integers(0, SMALL.vocab_size, shape), jnp.int32)
+        return jnp.asarray(rng.integers(0, config.vocab_size, shape), jnp.int32)
 
-    logp = jnp.full((rows, tokens), -np.log(SMALL.vocab_size), jnp.float32)
+    logp = jnp.full((rows, tokens), -np.log(config.vocab_size), jnp.float32)
     rollout = Rollout(
         prompt_tokens=jnp.repeat(draw(groups, prompt), completions, axis=0),
         prompt_mask=jnp.ones((rows, prompt), bool),
@@ -57,10 +65,10 @@ def batch_of(*, groups: int, completions: int, prompt: int, tokens: int) -> Scor
 def by_alignax(
     batch: Scored,
     *,
-    groups: int,
     shared: bool,
     microbatches: int = 1,
     frugal: bool = False,
+    config: DecoderConfig = SMALL,
 ) -> Callable[[], object]:
     """The GRPO row of the table by the one train step.
 
@@ -70,13 +78,13 @@ def by_alignax(
     completions = batch.rewards.shape[1]
     algorithm, tx = options.method_of("grpo"), options.optimiser(RL())
     hidden_fn = functional.make_hidden(
-        SMALL, remat="block" if frugal else "none", scan=frugal
+        config, remat="block" if frugal else "none", scan=frugal
     )
     score = rollouts.score_by_hidden(
         hidden_fn, completions=completions if shared else 1
     )
     key = jax.random.key(0)
-    params = functional.init(SMALL, key)
+    params = functional.init(config, key)
     state = policy_gradient.init_state(algorithm, params, tx, key, beta=BETA)
     step = policy_gradient.make_step(algorithm, score, tx, microbatches=microbatches)
     if frugal:
@@ -91,18 +99,25 @@ def by_alignax(
     return run
 
 
-def products(*, groups: int, completions: int, prompt: int, tokens: int):
+def products(
+    *,
+    groups: int,
+    completions: int,
+    prompt: int,
+    tokens: int,
+    config: DecoderConfig = SMALL,
+):
     """Only the three products with each matrix that values and gradients need."""
     rows = groups * completions
     body, head = groups * prompt + rows * (tokens - 1), rows * tokens
-    params = functional.init(SMALL, jax.random.key(0))
+    params = functional.init(config, jax.random.key(0))
     matrices = [x for x in jax.tree.leaves(params) if x.ndim == 2]
 
     @jax.jit
     def run(matrices):
         total = []
         for matrix in matrices:
-            wide = matrix.shape[0] == SMALL.vocab_size
+            wide = matrix.shape[0] == config.vocab_size
             matrix = matrix.T if wide else matrix
             count = head if wide else body
             x = jnp.full((count, matrix.shape[0]), 0.01)
@@ -113,12 +128,21 @@ def products(*, groups: int, completions: int, prompt: int, tokens: int):
     return lambda: run(matrices)
 
 
-def by_trl(batch: Scored, groups: int) -> Callable[[], object]:
+def by_trl(
+    batch: Scored, groups: int, *, config: DecoderConfig = SMALL, rank: int = 0
+) -> Callable[[], object]:
+    """TRL's loss on transformers' model, or on PEFT's adapters of it."""
     import torch
     from trl.trainer.utils import selective_log_softmax
 
-    model = peer_model(SMALL)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-6)
+    model = peer_model(config)
+    if rank:
+        import peft
+
+        how = peft.LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear")
+        model = peft.get_peft_model(model, how)
+    trained = [x for x in model.parameters() if x.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=1e-6)
     rollout = batch.rollout
     prompt = torch.tensor(np.asarray(rollout.prompt_tokens), dtype=torch.long)
     tokens = torch.tensor(np.asarray(rollout.tokens), dtype=torch.long)
@@ -139,7 +163,7 @@ def by_trl(batch: Scored, groups: int) -> Callable[[], object]:
         loss = (loss + BETA * (torch.exp(ref - logp) - (ref - logp) - 1)).mean()
         optimiser.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimiser.step()
 
     return run
@@ -149,15 +173,13 @@ PEER = "transformers + TRL"
 STEP = {"groups": 2, "completions": 8, "prompt": 64, "tokens": 128}
 SHARED = {"groups": 4, "completions": 8, "prompt": 256, "tokens": 64}
 PROGRAMS: dict[str, Callable[[], Callable[[], object]]] = {
-    "alignax": lambda: by_alignax(batch_of(**STEP), groups=2, shared=True),
-    "alignax, prompts repeated": lambda: by_alignax(
-        batch_of(**STEP), groups=2, shared=False
-    ),
+    "alignax": lambda: by_alignax(batch_of(**STEP), shared=True),
+    "alignax, prompts repeated": lambda: by_alignax(batch_of(**STEP), shared=False),
     "alignax, 2 microbatches": lambda: by_alignax(
-        batch_of(**STEP), groups=2, shared=True, microbatches=2
+        batch_of(**STEP), shared=True, microbatches=2
     ),
     "alignax, frugal": lambda: by_alignax(
-        batch_of(**STEP), groups=2, shared=True, microbatches=2, frugal=True
+        batch_of(**STEP), shared=True, microbatches=2, frugal=True
     ),
     PEER: lambda: by_trl(batch_of(**STEP), 2),
     tunix_peer.NAME: lambda: tunix_child(),
@@ -207,7 +229,7 @@ def report_memory(name: str) -> None:
     """The peak of this process before and after two steps."""
     if name == PEER:
         import torch  # noqa: F401
-        from transformers import Qwen3ForCausalLM  # noqa: F401
+        import transformers  # noqa: F401
         from trl.trainer.utils import selective_log_softmax  # noqa: F401
     before = peak()
     run = PROGRAMS[name]()
@@ -258,7 +280,7 @@ def main(*, repeats: int = 5) -> tuple[str, timing.Seconds]:
     forms = {"shared": True, "repeated": False}
     steps = timing.interleaved(
         {
-            name: by_alignax(batch_of(**SHARED), groups=4, shared=shared)
+            name: by_alignax(batch_of(**SHARED), shared=shared)
             for name, shared in forms.items()
         },
         repeats=repeats,

@@ -45,13 +45,12 @@ def test_tables_of_a_small_model():
 
 
 @pytest.mark.slow
-def test_a_step_and_its_limit(monkeypatch):
+def test_a_step_and_its_limit():
     small = dataclasses.replace(CONFIGS["qwen3"], max_length=16)
-    monkeypatch.setattr(grpo_step, "SMALL", small)
-    shape = {"groups": 2, "completions": 2, "prompt": 3, "tokens": 4}
+    shape = {"groups": 2, "completions": 2, "prompt": 3, "tokens": 4, "config": small}
     batch = grpo_step.batch_of(**shape)
     plain, frugal = (
-        grpo_step.by_alignax(batch, groups=2, shared=True, frugal=frugal)()
+        grpo_step.by_alignax(batch, shared=True, frugal=frugal, config=small)()
         for frugal in (False, True)
     )
     for name in ("loss", "grad_norm", "entropy"):
