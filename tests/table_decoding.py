@@ -67,5 +67,15 @@ ROWS = [
         args=(large, base, tuned),
         grad=(),
     ),
+    *(
+        Row(
+            name="decoding.entropic_steering",
+            fn=partial(decoding.entropic_steering, centred=centred),
+            args=(large, bits[:, 0]),
+            rowwise=False,
+            grad=(0, 1),
+        )
+        for centred in (True, False)
+    ),
     Row(name="decoding.fused", fn=decoding.fused, args=(large, base, tuned)),
 ]

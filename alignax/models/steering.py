@@ -4,9 +4,9 @@ So whatever samples, scores or differentiates a model does so with them: a cache
 prompts and slots know nothing of it.
 """
 
-import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from alignax._checks import Strength
 from alignax.models import functional, students
 from alignax.models.config import DecoderConfig
 from alignax.types import InputError, Params
@@ -18,7 +18,7 @@ def steered(
     vector: Float[Array, " d"],
     *,
     layer: int,
-    strength: float = 1.0,
+    strength: Strength = 1.0,
 ) -> Params:
     """Parameters of the model whose stream has a vector added behind a layer.
 
@@ -54,7 +54,7 @@ def steered(
       >>> list(steered(config, params, jnp.ones(8), layer=1)["steering"])
       ['1']
     """
-    _check_layer(config, layer)
+    check_layer(config, layer)
     if vector.shape != (config.hidden_size,):
         raise InputError(
             f"vector must have the hidden size, {config.hidden_size}, got "
@@ -89,13 +89,14 @@ def residual(
     Raises:
       InputError: there is no such layer.
     """
-    _check_layer(config, layer)
+    check_layer(config, layer)
     config, params = students.from_layers(config, params, tuple(range(layer + 1)))
     options = {"mask": mask, "logits_from": logits_from, "final_norm": False}
     return functional.run(config, params, tokens, **options)[1]
 
 
-def _check_layer(config: DecoderConfig, layer: int) -> None:
+def check_layer(config: DecoderConfig, layer: int) -> None:
+    """Raise ``InputError`` where there is no such layer."""
     if not 0 <= layer < config.num_layers:
         raise InputError(
             f"layer must be one of the model's {config.num_layers}, from 0, got {layer}"

@@ -18,7 +18,7 @@ from alignax.train import stops
 from alignax.train.combined import Combined
 from alignax.train.policy import Policy
 from alignax.train.vocabularies import check_same
-from alignax.types import InputError, Rollout
+from alignax.types import InputError, Params, Rollout
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -125,6 +125,7 @@ def batches(
     texts: Sequence[str],
     *,
     law: Law,
+    params: Params | None = None,
     combined: Combined | None = None,
     draft: Draft | None = None,
 ) -> Iterator[Batch]:
@@ -134,6 +135,7 @@ def batches(
       policy: adapters are merged first.
       texts: the prompts.
       law: how.
+      params: the decoder's, such as steered ones; None for the policy's own.
       combined: a rule over this model's and other models' logits.
       draft: sample speculatively, in the same law: with fewer passes of the policy, and
         other completions than without, except for greedy ones.
@@ -158,7 +160,8 @@ def batches(
             f"{f', and {ahead} for a draft' if ahead else ''}"
         )
     apply_fn = functional.make_apply(policy.config)
-    params = policies.whole(policy, policy.params)
+    if params is None:
+        params = policies.whole(policy, policy.params)
     if combined is not None:
         apply_fn, params = combined.joined(apply_fn, params)
     generate, kept = rollouts.generate, lambda out: (out, None)

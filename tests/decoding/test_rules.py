@@ -132,6 +132,26 @@ def test_switch_is_its_rule_and_goes_on_from_its_state():
     assert np.all(decoding.switch(large, small, jnp.asarray(mask), **never)[0])
 
 
+def test_steering_is_the_entropys_mean():
+    """The reference's numbers (C6), and numpy's covariance: centred it is
+    ``cov(H, z) / mean(H)``."""
+    worked = jnp.array([[1.0, 0], [0, 1], [1, 1]]), jnp.array([0.1, 0.9, 0.5])
+    found = decoding.entropic_steering(*worked, centred=False)
+    np.testing.assert_allclose(found, [0.4, 14 / 15], rtol=1e-6)
+    found = decoding.entropic_steering(*worked)
+    np.testing.assert_allclose(found, [-4 / 15, 4 / 15], rtol=1e-6)
+    states, entropy = RNG.normal(size=(20, 3)) + 5, np.abs(RNG.normal(size=20))
+    joint = np.cov(np.column_stack([entropy, states]), rowvar=False, bias=True)[0, 1:]
+    with jax.enable_x64(True):
+        given = jnp.asarray(states), jnp.asarray(entropy)
+        found = decoding.entropic_steering(*given)
+        equal = decoding.entropic_steering(given[0], jnp.full(20, 0.3))
+        none = decoding.entropic_steering(given[0], jnp.zeros(20))
+    np.testing.assert_allclose(found, joint / entropy.mean(), rtol=1e-12)
+    np.testing.assert_allclose(equal, 0, atol=1e-14)
+    np.testing.assert_array_equal(none, 0)
+
+
 def flat(params, tokens, **_):
     logits = jnp.broadcast_to(params, (*tokens.shape, 8))
     return decoding.models.ModelOutput(logits, None)
