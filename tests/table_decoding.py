@@ -53,13 +53,13 @@ ROWS = [
     *(
         Row(
             name="decoding.contrastive",
-            fn=lambda x, y, gate=gate: jax.nn.softmax(
-                decoding.contrastive(x, y, strength=0.5, gate=gate)
+            fn=lambda x, y, gate=gate, deviation=deviation: jax.nn.softmax(
+                decoding.contrastive(x, y, strength=0.5, gate=gate, deviation=deviation)
             ),
             args=(large, base),
             grad=(0, 1),
         )
-        for gate in (0.0, 0.3)
+        for gate, deviation in ((0.0, None), (0.3, None), (0.1, 0.2))
     ),
     Row(
         name="decoding.fusion_weight",

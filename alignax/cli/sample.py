@@ -51,8 +51,8 @@ class Config:
     the model's by --rule."""
     rule: str | None = None
     """How they are combined: product,weight=W; mixture,mixture=M;
-    contrastive,strength=S[,alpha=A,gate=G]; fused[,most=M] of a small model and a tuned
-    one; switch,threshold=BITS[,window=N,least=N]. See docs/decoding.md."""
+    contrastive,strength=S[,alpha=A,gate=G,deviation=D]; fused[,most=M] of a small model
+    and a tuned one; switch,threshold=BITS[,window=N,least=N]. See docs/decoding.md."""
     draft: Path | None = None
     """The folder of a small model of the same vocabulary that drafts what the model
     then accepts or replaces: the same law, with fewer passes of the model. What it took

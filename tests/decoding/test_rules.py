@@ -90,6 +90,29 @@ def test_contrast_is_its_definition():
     np.testing.assert_allclose(jax.nn.softmax(same), p, atol=1e-6)
 
 
+def test_contrast_waits_until_the_expert_is_unsure():
+    """USCD's gate: torch's std of the probabilities, V − 1 below, above the bound
+    leaves the law alone; and as the collision probability that it is."""
+    logits = 3 * RNG.normal(size=(2, 40, 9))
+    p, _ = map(softmax, logits)
+    spread = np.sqrt(np.sum((p - p.mean(-1, keepdims=True)) ** 2, -1) / 8)
+    bound = float(np.median(spread))
+    collision = np.sum(p**2, axis=-1)
+    np.testing.assert_array_equal(spread > bound, collision > 8 * bound**2 + 1 / 9)
+    given, options = map(jnp.asarray, logits), {"strength": 0.7, "alpha": 0.2}
+    expert, amateur = given
+    always = decoding.contrastive(expert, amateur, **options)
+    found = decoding.contrastive(expert, amateur, deviation=bound, **options)
+    sure = (spread > bound)[:, None]
+    assert 10 < np.sum(sure) < 30
+    expected = np.where(sure, p, jax.nn.softmax(always))
+    np.testing.assert_allclose(jax.nn.softmax(found), expected, atol=2e-6)
+    # Never surer than a certain token, at 1 / √V.
+    bound = 1 / 3 + 1e-6
+    found = decoding.contrastive(expert, amateur, deviation=bound, **options)
+    np.testing.assert_array_equal(found, always)
+
+
 def test_product_is_its_definition():
     base, one, two = RNG.normal(size=(3, 5, 6))
     raw = softmax(base) * softmax(one) ** 0.5 / softmax(two) ** 0.25
@@ -175,6 +198,10 @@ def test_entropy_is_in_bits():
         (lambda x: decoding.product(x, x, weights=(1.0, 2.0)), "weights"),
         (lambda x: decoding.contrastive(x, x, strength=-1.0), "strength"),
         (lambda x: decoding.contrastive(x, x, strength=1.0, alpha=0.0), "alpha"),
+        (
+            lambda x: decoding.contrastive(x, x, strength=1.0, deviation=-0.1),
+            "deviation",
+        ),
         (lambda x: decoding.fusion_weight(x, x, x, most=0.0), "most"),
         (lambda x: decoding.combine(lambda y: y), "apply_fns"),
         (
