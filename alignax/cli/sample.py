@@ -18,7 +18,7 @@ import numpy as np
 import tyro
 
 from alignax.pipeline import data, speculative
-from alignax.train import combined, folders, generation, steering
+from alignax.train import combined, drafts, folders, generation, steering
 from alignax.train.generation import Law
 from alignax.train.steering import Steering
 from alignax.types import InputError
@@ -134,7 +134,7 @@ def completed(config: Config, records: list[dict]) -> Iterator[dict[str, Any]]:
     draft = None
     if config.draft is not None:
         small = folders.open_policy(config.draft, **dtypes)
-        draft = generation.Draft(small, config.draft_tokens, config.draft)
+        draft = drafts.Draft(small, config.draft_tokens, config.draft)
     took = []
     for batch in generation.batches(
         policy,

@@ -72,6 +72,7 @@ def generate(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    restricted: bool = False,
     stops: decoding.Stops = None,
     version: int | Int[Array, ""] = 0,
 ) -> tuple[Rollout, Speculation]:
@@ -100,6 +101,7 @@ def generate(
       temperature: of the sampling law; 0 is greedy.
       top_k: keep only this many likeliest tokens; None for all.
       top_p: keep the likeliest tokens of this mass; None for all.
+      restricted: as in ``rollout.generate``.
       stops: an automaton over tokens, as ``train.stops.table`` makes of texts.
       version: of the policy, such as its step; written on every token.
 
@@ -180,7 +182,8 @@ def generate(
 
     def fields(tokens, logp):
         found = {"tokens": tokens, "logp_behaviour": pick(logp, tokens)}
-        truncated = temperature > 0 and not (top_k is None and top_p is None)
+        cut = restricted or not (top_k is None and top_p is None)
+        truncated = temperature > 0 and cut
         return found | ({"support": sampling.support_bits(logp)} if truncated else {})
 
     def put(old, new, start, alive):

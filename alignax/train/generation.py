@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +15,7 @@ from alignax.pipeline import rollout as rollouts
 from alignax.train import policy as policies
 from alignax.train import stops
 from alignax.train.combined import Combined
+from alignax.train.drafts import Draft
 from alignax.train.policy import Policy
 from alignax.train.vocabularies import check_same
 from alignax.types import InputError, Params, Rollout
@@ -110,14 +110,6 @@ class Batch(NamedTuple):
     rows: int
     rollout: Rollout
     spent: speculative.Speculation | None = None
-
-
-class Draft(NamedTuple):
-    """A small model that proposes so many ``tokens`` at a time."""
-
-    policy: Policy
-    tokens: int
-    folder: Path
 
 
 def batches(

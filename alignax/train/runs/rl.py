@@ -100,6 +100,11 @@ class Config:
                 raise InputError(
                     f"{name} must not be negative, got {getattr(self, name)}"
                 )
+        if self.writing.draft is not None and self.rl.slots is not None:
+            raise InputError(
+                f"slots must be left out with a draft, got {self.rl.slots}: it decodes "
+                "all rows at once"
+            )
         parts = self.writing.tool is None and self.writing.part_tokens is not None
         if parts and (self.ahead or self.rounds):
             raise InputError(
@@ -214,7 +219,7 @@ def settled(config: Config, sets: Sets, policy: Policy) -> Config:
     asked = {"prompt_length": prompt_length, "max_tokens": max_tokens}
     beyond = config.writing.beyond(max_tokens)
     if beyond:
-        asked["part_tokens"] = beyond
+        asked["draft_tokens" if config.writing.draft else "part_tokens"] = beyond
     setting.fits(policy, asked, config.model.folder)
     rl = dataclasses.replace(config.rl, learning_rate=learning_rate(config))
     return dataclasses.replace(
@@ -272,6 +277,9 @@ def trained(
         max_tokens=max_tokens,
         teacher=teaching.open_teachers(config.teaching, algorithm, policy),
         teacher_weights=teaching.weights_of(config.teaching, algorithm, train),
+        draft=writing.open_draft(
+            config.writing, policy, length=prompt_length + max_tokens
+        ),
     )
     parts = writing.sampled(
         parts, config.writing, tool, train, tokenizer, max_tokens=max_tokens
