@@ -10,7 +10,7 @@ from jaxtyping import Array, Key
 from alignax.models import functional
 from alignax.pipeline import speculative
 from alignax.train.policy import Policy
-from alignax.types import ApplyFn, InputError, Params, Prompts, Rollout
+from alignax.types import ApplyFn, Params, Prompts, Rollout
 
 
 class Draft(NamedTuple):
@@ -31,8 +31,8 @@ def writer(draft: ApplyFn, params: Params, *, tokens: int) -> Callable[..., Roll
 
     Returns:
       the function; its rollouts have ``spent``. Its samples are others than
-      ``rollout.generate``'s from the same key, except for greedy ones. It raises
-      ``InputError`` for ``slots``, and what ``speculative.generate`` raises.
+      ``rollout.generate``'s from the same key, except for greedy ones. It raises what
+      ``speculative.generate`` raises.
     """
 
     def generate(
@@ -42,14 +42,8 @@ def writer(draft: ApplyFn, params: Params, *, tokens: int) -> Callable[..., Roll
         prompts: Prompts,
         *,
         max_tokens: int,
-        slots: int | None = None,
         **options: Any,
     ) -> Rollout:
-        if slots is not None:
-            raise InputError(
-                f"slots must be left out with a draft, got {slots}: speculative "
-                "sampling decodes all rows at once"
-            )
         rollout, spent = speculative.generate(
             apply_fn,
             (own, params),

@@ -219,9 +219,10 @@ def host_step(
       reward of their own; with ``further``, ``resampled`` is the number of further
       prompts that were sampled, ``replaced`` of those that took a place; with a draft,
       those of ``drafts.metrics``. A reward that is not finite is named by its record in
-      a warning, and the step leaves the parameters as they were. Samples that are behind have their own policy's
-      ``logp_old``, to which the method's ratios are; where its weights are of
-      ``logp_old`` to the sampler's (TIS and its kin), they are scored again.
+      a warning, and the step leaves the parameters as they were. Samples that are
+      behind have their own policy's ``logp_old``, to which the method's ratios are;
+      where its weights are of ``logp_old`` to the sampler's (TIS and its kin), they are
+      scored again.
 
     Raises:
       InputError: ``rounds`` without ``further``, or ``ahead`` with a method that holds

@@ -7,7 +7,6 @@ import pytest
 from alignax.models import functional
 from alignax.pipeline import rollout as rollouts
 from alignax.train import assembly, drafts, options
-from alignax.types import InputError
 from tests.train.test_sharded import EOS, MODEL, PARAMS, PROMPTS, SMALL, K, T
 
 APPLY = functional.make_apply(MODEL)
@@ -52,9 +51,3 @@ def test_what_is_recorded_is_the_policys(method):
             PARAMS, jax.random.key(0), PROMPTS, completions=1, temperature=0.0
         )
         np.testing.assert_array_equal(samples.greedy.tokens, plain.tokens)
-
-
-def test_slots_are_refused():
-    write = drafts.writer(*DRAFT[:2], tokens=3)
-    with pytest.raises(InputError, match="slots must be left out with a draft, got 2"):
-        write(APPLY, PARAMS, jax.random.key(0), PROMPTS, max_tokens=4, slots=2)

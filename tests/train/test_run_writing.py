@@ -58,10 +58,11 @@ def test_a_tool_answers_in_training_and_on_what_is_held_out(home, tool, tmp_path
 def test_a_draft_that_is_the_policy_is_believed_until_it_learns(home, tmp_path):
     """Adapters are nothing at first: all is accepted, three tokens a pass where there
     are three to write. What is trained is what the policy would have sampled: the first
-    update's ratio is 1, at a temperature and a truncation too."""
+    update's ratio is 1, at a temperature and a truncation and in slots too."""
     more = ("--draft", str(home / "model"), "--draft-tokens", "2", "--lora.rank", "2")
     more += ("--temperature", "0.9", "--top-k", "50", "--learning-rate", "0.1")
     more += ("--max-tokens", "8", "--prompt-length", "16", "--chat=False")
+    more += ("--slots", "3")
     main(arguments(home, "rl", "prompts", tmp_path / "run", *more))
     rows = metrics.read(tmp_path / "run")
     np.testing.assert_allclose(metrics.column(rows, "rl/ratio")[1], 1, atol=1e-5)
@@ -120,7 +121,6 @@ def test_a_retry_is_asked_for_below_the_reward(home):
         (("--tool", "{}:two"), ["(texts, records, turn)"]),
         (("--part-tokens", "2", "--ahead", "1"), ["part_tokens must be left out"]),
         (("--draft", "x", "--part-tokens", "2"), ["draft must be left out with tool"]),
-        (("--draft", "x", "--slots", "2"), ["slots must be left out with a draft"]),
         (("--draft", "x", "--draft-tokens", "0"), ["draft_tokens must be at least 1"]),
         (
             ("--draft", "x", "--prompt-length", "80", "--max-tokens", "14"),

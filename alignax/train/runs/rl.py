@@ -100,11 +100,6 @@ class Config:
                 raise InputError(
                     f"{name} must not be negative, got {getattr(self, name)}"
                 )
-        if self.writing.draft is not None and self.rl.slots is not None:
-            raise InputError(
-                f"slots must be left out with a draft, got {self.rl.slots}: it decodes "
-                "all rows at once"
-            )
         parts = self.writing.tool is None and self.writing.part_tokens is not None
         if parts and (self.ahead or self.rounds):
             raise InputError(
