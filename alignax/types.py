@@ -211,6 +211,7 @@ class Rollout:
     shown_mask: Leaf = None  # bool [B, L]
     told: Leaf = None  # bool [B], rows whose teacher was, None for all
     teachers: Leaf = None  # float32 [B, N], weights of several that teach the row
+    spent: Any = None  # speculative.Speculation, what it took with a draft
 
 
 @jax.tree_util.register_dataclass

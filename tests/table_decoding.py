@@ -53,19 +53,29 @@ ROWS = [
     *(
         Row(
             name="decoding.contrastive",
-            fn=lambda x, y, gate=gate: jax.nn.softmax(
-                decoding.contrastive(x, y, strength=0.5, gate=gate)
+            fn=lambda x, y, gate=gate, deviation=deviation: jax.nn.softmax(
+                decoding.contrastive(x, y, strength=0.5, gate=gate, deviation=deviation)
             ),
             args=(large, base),
             grad=(0, 1),
         )
-        for gate in (0.0, 0.3)
+        for gate, deviation in ((0.0, None), (0.3, None), (0.1, 0.2))
     ),
     Row(
         name="decoding.fusion_weight",
         fn=decoding.fusion_weight,
         args=(large, base, tuned),
         grad=(),
+    ),
+    *(
+        Row(
+            name="decoding.entropic_steering",
+            fn=partial(decoding.entropic_steering, centred=centred),
+            args=(large, bits[:, 0]),
+            rowwise=False,
+            grad=(0, 1),
+        )
+        for centred in (True, False)
     ),
     Row(name="decoding.fused", fn=decoding.fused, args=(large, base, tuned)),
 ]

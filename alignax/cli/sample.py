@@ -8,6 +8,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,8 +18,9 @@ import numpy as np
 import tyro
 
 from alignax.pipeline import data, speculative
-from alignax.train import combined, folders, generation
+from alignax.train import combined, drafts, folders, generation, steering
 from alignax.train.generation import Law
+from alignax.train.steering import Steering
 from alignax.types import InputError
 
 
@@ -49,14 +51,16 @@ class Config:
     the model's by --rule."""
     rule: str | None = None
     """How they are combined: product,weight=W; mixture,mixture=M;
-    contrastive,strength=S[,alpha=A,gate=G]; fused[,most=M] of a small model and a tuned
-    one; switch,threshold=BITS[,window=N,least=N]. See docs/decoding.md."""
+    contrastive,strength=S[,alpha=A,gate=G,deviation=D]; fused[,most=M] of a small model
+    and a tuned one; switch,threshold=BITS[,window=N,least=N]. See docs/decoding.md."""
     draft: Path | None = None
     """The folder of a small model of the same vocabulary that drafts what the model
     then accepts or replaces: the same law, with fewer passes of the model. What it took
     is said on standard error."""
     draft_tokens: int = 4
     """How many tokens are drafted at a time."""
+    steer: Steering = Steering()
+    """A vector in the residual stream, from how uncertain decisions were."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the parameters and of the computation."""
 
@@ -76,8 +80,7 @@ def main(config: Config) -> None:
         )
     records: Any = [{"prompt": text} for text in config.prompt]
     if config.prompts is not None:
-        found = data.read_records(config.prompts, formats=("prompts",)).records
-        records = [found[i] for i in range(len(found))]
+        records = _prompts(config.prompts)
     if config.out is not None:
         config.out.parent.mkdir(parents=True, exist_ok=True)
         config.out.write_text("", encoding="utf-8")
@@ -86,6 +89,11 @@ def main(config: Config) -> None:
         if config.out is not None:
             with config.out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def _prompts(source: str) -> list[Any]:
+    found = data.read_records(source, formats=("prompts",)).records
+    return [found[i] for i in range(len(found))]
 
 
 def completed(config: Config, records: list[dict]) -> Iterator[dict[str, Any]]:
@@ -104,16 +112,37 @@ def completed(config: Config, records: list[dict]) -> Iterator[dict[str, Any]]:
     )
     others = [folders.open_policy(path, **dtypes) for path in config.beside]
     together = combined.named(config.rule, policy, others, config.beside)
-    texts = generation.prompts_of(
-        records, policy.tokenizer, plain=config.plain, system=config.system
+    texts_of = partial(
+        generation.prompts_of,
+        tokenizer=policy.tokenizer,
+        plain=config.plain,
+        system=config.system,
     )
+    params = None
+    if config.steer.by is not None:
+        before = texts_of(_prompts(config.steer.by))
+        params, found = steering.steer(
+            policy, before, law=config.law, steering=config.steer
+        )
+        low, high = float(jnp.min(found.entropy)), float(jnp.max(found.entropy))
+        print(
+            f"steer: decisions behind {len(before)} prompts have {low:.2f} to "
+            f"{high:.2f} nats; a vector of {found.size:.3f} norms of the stream, "
+            f"{config.steer.strength:g} times",
+            file=sys.stderr,
+        )
     draft = None
     if config.draft is not None:
         small = folders.open_policy(config.draft, **dtypes)
-        draft = generation.Draft(small, config.draft_tokens, config.draft)
+        draft = drafts.Draft(small, config.draft_tokens, config.draft)
     took = []
     for batch in generation.batches(
-        policy, texts, law=config.law, combined=together, draft=draft
+        policy,
+        texts_of(records),
+        law=config.law,
+        params=params,
+        combined=together,
+        draft=draft,
     ):
         took.append(batch.spent)
         sizes = np.asarray(batch.rollout.trained).sum(axis=1)

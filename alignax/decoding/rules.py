@@ -53,16 +53,21 @@ def contrastive(
     strength: Strength,
     alpha: float = 0.1,
     gate: float = 0.0,
+    deviation: float | None = None,
 ) -> Float[Array, "*batch V"]:
     """``(1 + η) log π − η log π_a`` among plausible tokens, where the two differ.
 
     A token is plausible when the expert gives it at least ``alpha`` times the mass of
     its likeliest one; the others are removed. Where the Jensen-Shannon divergence of
     the two laws is below ``gate``, the expert's logits are left as they are, without
-    the mask: so much the amateur has to be wrong before it is contrasted with. For
-    USCD the amateur is the same model behind a prompt without its examples. The gate
-    is derived here from that paper's selective idea and its use of the divergence; its
-    own threshold, of a deviation of the expert's law, could not be verified.
+    the mask: so much the amateur has to be wrong before it is contrasted with.
+
+    They are left as well where the probabilities of the expert's tokens have a standard
+    deviation above ``deviation``: it is sure. That is USCD's gate, whose amateur is the
+    same model behind a prompt without its examples. The square of it is
+    ``(Σ π² − 1/V) / (V − 1)``, so that a number is of one size of vocabulary; a certain
+    token has 1/√V. The rest is not USCD's, which draws from ``(π − 0.7 π_a)_+``, of
+    probabilities, among tokens of at least a share of 1/V.
 
     Args:
       logits: the expert's ``[..., V]``.
@@ -70,6 +75,9 @@ def contrastive(
       strength: η, at least 0; 0 is the expert, truncated.
       alpha: in (0, 1]; as it tends to 0 nothing is removed, 1 leaves the likeliest.
       gate: nats, at least 0; 0 contrasts everywhere, log 2 and above nowhere.
+      deviation: at least 0, of probabilities, with V − 1 below the sum of squares;
+        None contrasts everywhere, 0.0035 is USCD's default and 0.005 what it takes for
+        a vocabulary of 32 thousand.
 
     Returns:
       ``[..., V]`` logits, float32 or wider. Plausible tokens that the amateur rules
@@ -81,7 +89,8 @@ def contrastive(
     Reference:
       Li et al., "Contrastive decoding", arXiv 2210.15097, eq. 2 for the mask; O'Brien
       and Lewis, "Contrastive decoding improves reasoning in large language models",
-      arXiv 2309.09117, §2, for this form; Wang et al., "USCD", arXiv 2409.05923.
+      arXiv 2309.09117, §2, for this form; Wang et al., "USCD", arXiv 2409.05923, for
+      the deviation, from its published code; the gate by the divergence is ours.
 
     Example:
       >>> import jax
@@ -90,7 +99,7 @@ def contrastive(
       >>> print(jax.nn.softmax(law))
       [0.5714 0.4286 0. ]
     """
-    not_negative(strength=strength, gate=gate)
+    not_negative(strength=strength, gate=gate, deviation=deviation or 0.0)
     if not 0 < alpha <= 1:
         raise InputError(f"alpha must be in (0, 1], got {alpha}")
     logp, amateur = (logprobs.log_softmax(x) for x in (logits, logits_amateur))
@@ -99,6 +108,9 @@ def contrastive(
     inside = jnp.isfinite(amateur) & jnp.isfinite(logp)
     gap = jnp.where(inside, logp, 0) - jnp.where(inside, amateur, 0)
     contrasted = jnp.where(plausible, logp + strength * gap, -jnp.inf)
+    if deviation is not None:
+        unsure = jnp.std(jnp.exp(logp), axis=-1, ddof=1, keepdims=True) <= deviation
+        contrasted = jnp.where(unsure, contrasted, logp)
     if gate == 0:
         return contrasted
     apart = divergences.exact(divergences.jensen_shannon(), logp, amateur)

@@ -201,7 +201,7 @@ class Decoder(nnx.Module):
             x = x + self.positions[...][positions].astype(x.dtype)
         return x
 
-    def _unrolled(self, x, positions, masks, prefix, cache, index, remat, _):
+    def _unrolled(self, x, positions, masks, prefix, cache, index, added, remat, _):
         layers = {}
         for i, block in enumerate(self.blocks):
             layer = None if cache is None else cache["layers"][str(i)]
@@ -214,9 +214,11 @@ class Decoder(nnx.Module):
             if remat != "none":
                 run = jax.checkpoint(run, policy=REMAT[remat])
             x, layers[str(i)] = run(x)
+            if str(i) in added:
+                x = x + added[str(i)].astype(x.dtype)[None, None]
         return x, layers
 
-    def _scan(self, x, positions, masks, prefix, cache, index, remat, keep):
+    def _scan(self, x, positions, masks, prefix, cache, index, added, remat, keep):
         """One block in a loop: it is compiled once, and what the reverse pass computes
         again cannot be merged with the first time, as XLA does on CPU."""
         assert cache is None
@@ -227,14 +229,16 @@ class Decoder(nnx.Module):
                 nnx.split(block)[1],
                 jnp.asarray(i in self.config.local_layers),
                 None if prefix is None else prefix["layers"][names[i]],
+                added.get(names[i], jnp.zeros(x.shape[-1:])) if added else None,
             )
             for i, block in enumerate(self.blocks)
         ]
 
         def run(x, part):
-            state, local, shared = part
+            state, local, shared, more = part
             block = nnx.merge(graph, state)
             x, kept = block(x, positions, masks, shared, None, index, local)
+            x = x if more is None else x + more.astype(x.dtype)[None, None]
             return x, kept if keep else None
 
         if remat != "none":
@@ -258,11 +262,14 @@ class Decoder(nnx.Module):
         cache: Any = None,
         cache_length: int | None = None,
         logits_from: int = 0,
+        added: Mapping[str, Float[Array, " d"]] | None = None,
         remat: str = "none",
         scan: bool = False,
+        final_norm: bool = True,
     ) -> tuple[Float[Array, "b n d"], Any]:
         """Hidden states ``[b, s - logits_from, d]`` behind the last norm, and the
-        cache where one was given or asked for."""
+        cache where one was given or asked for. ``added`` has what is added to every
+        token's stream behind a layer."""
         batch, length = tokens.shape
         if mask is None:
             mask = jnp.ones((batch, length), bool)
@@ -295,8 +302,10 @@ class Decoder(nnx.Module):
         x = self.embed(tokens, positions)
         keep = cache is not None or cache_length is not None
         run = self._scan if scan else self._unrolled
-        x, layers = run(x, positions, masks, prefix, cache, index, remat, keep)
-        hidden = self.norm(x[:, logits_from:])
+        x, layers = run(
+            x, positions, masks, prefix, cache, index, added or {}, remat, keep
+        )
+        hidden = self.norm(x[:, logits_from:]) if final_norm else x[:, logits_from:]
         if not keep:
             return hidden, None
         if cache is None and cache_length is not None:

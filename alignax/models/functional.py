@@ -77,7 +77,11 @@ def shapes(config: DecoderConfig) -> Params:
 
 
 def check_params(
-    config: DecoderConfig, params: Params, *, any_head: bool = False
+    config: DecoderConfig,
+    params: Params,
+    *,
+    any_head: bool = False,
+    any_steering: bool = False,
 ) -> None:
     """See that these are parameters of this configuration.
 
@@ -86,6 +90,7 @@ def check_params(
       params: of any dtype.
       any_head: the head may have other rows than the vocabulary's, as a reward
         model's does.
+      any_steering: they may have vectors for the stream, ``steering.steered``'s.
 
     Raises:
       InputError: names or shapes differ.
@@ -101,6 +106,9 @@ def check_params(
     given, expected = flat(params), flat(shapes(config))
     if any_head and len(given.get("head", ())) == 2 and "head" in expected:
         expected["head"] = (given["head"][0], expected["head"][1])
+    if any_steering:
+        names = [f"steering.{i}" for i in range(config.num_layers)]
+        expected |= {name: (config.hidden_size,) for name in names if name in given}
     wrong = [
         f"{name} must be {expected.get(name, 'absent')}, got "
         f"{given.get(name, 'nothing')}"
@@ -121,6 +129,7 @@ def make_apply(config: DecoderConfig) -> ApplyFn:
     A cache has room for a fixed number of tokens. Those given one at a time when it is
     full take the places of the oldest, which are forgotten; several at once must not go
     past its end, which cannot be seen from shapes: ask for all the room you will need.
+    The vectors of ``steering.steered`` parameters are added to the stream.
 
     Args:
       config: the architecture.
@@ -151,7 +160,7 @@ def make_apply(config: DecoderConfig) -> ApplyFn:
         cache_length=None,
         logits_from=0,
     ):
-        model, hidden, cache = _run(
+        model, hidden, cache = run(
             config,
             params,
             tokens,
@@ -256,7 +265,7 @@ def make_hidden(
         cache_length=None,
         logits_from=0,
     ):
-        model, hidden, cache = _run(
+        model, hidden, cache = run(
             config,
             params,
             tokens,
@@ -275,7 +284,7 @@ def make_hidden(
     return hidden_fn
 
 
-def _run(
+def run(
     config: DecoderConfig,
     params: Params,
     tokens: Any,
@@ -285,17 +294,18 @@ def _run(
 ):
     """``(model, hidden, cache)`` of checked arguments."""
     _check_arguments(config, tokens, **options)
-    check_params(config, params, any_head=any_head)
+    check_params(config, params, any_head=any_head, any_steering=True)
     graph, abstract = _skeleton(config)
     state = jax.tree.map(lambda leaf: leaf, abstract)
     # Any of these may come from the host, as numpy arrays.
     arrays, tokens = jax.tree.map(jnp.asarray, (params, tokens))
+    added = arrays.pop("steering", {})
     for name in ("mask", "positions", "segments"):
         if options.get(name) is not None:
             options[name] = jnp.asarray(options[name])
     nnx.replace_by_pure_dict(state, _with_keys(arrays, _list_key))
     model = nnx.merge(graph, state)
-    return model, *model(tokens, **options)
+    return model, *model(tokens, added=added, **options)
 
 
 def _check_arguments(

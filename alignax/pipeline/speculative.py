@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from alignax import logprobs, sampling
 from alignax.pipeline import decoding
@@ -23,6 +23,18 @@ class Speculation(NamedTuple):
     """Those of them that the policy took."""
     written: Int[Array, " B"]
     """Tokens that these calls made; the rest of a block after an end is not counted."""
+
+
+class _Held(NamedTuple):
+    """Of each row: how many tokens it has, the last of them, whether that is an end,
+    the state of the automaton of stops, what is written, and what it took."""
+
+    count: Int[Array, " B"]
+    last: Int[Array, " B"]
+    finished: Bool[Array, " B"]
+    state: Int[Array, " B"]
+    out: decoding.Out
+    spent: Speculation
 
 
 def block_efficiency(found: Speculation) -> Float[Array, ""]:
@@ -72,6 +84,8 @@ def generate(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    slots: int | None = None,
+    restricted: bool = False,
     stops: decoding.Stops = None,
     version: int | Int[Array, ""] = 0,
 ) -> tuple[Rollout, Speculation]:
@@ -82,6 +96,10 @@ def generate(
     ``(p − q)_+``, and one more token from p where all are. Rows go on by themselves: a
     row's draws come from its key and the position alone. The completions are others
     than ``rollout.generate``'s from the same key, except for greedy ones.
+
+    With ``slots``, that many rows are decoded at a time, and one that has ended makes
+    room for the next, so that none waits for the slowest; the samples are the same.
+    Each slot has a prompt's cache of its own, of both models.
 
     Args:
       apply_fn: the policy.
@@ -100,6 +118,8 @@ def generate(
       temperature: of the sampling law; 0 is greedy.
       top_k: keep only this many likeliest tokens; None for all.
       top_p: keep the likeliest tokens of this mass; None for all.
+      slots: rows decoded at a time; None for all.
+      restricted: as in ``rollout.generate``.
       stops: an automaton over tokens, as ``train.stops.table`` makes of texts.
       version: of the policy, such as its step; written on every token.
 
@@ -115,8 +135,9 @@ def generate(
       Leviathan, Kalman and Matias, "Fast inference from transformers via speculative
       decoding", arXiv 2211.17192; Chen et al., arXiv 2302.01318, theorem 1.
     """
-    for name, value in {"completions": completions, "max_tokens": max_tokens}.items():
-        if value < 1:
+    least = {"completions": completions, "max_tokens": max_tokens, "slots": slots}
+    for name, value in least.items():
+        if value is not None and value < 1:
             raise InputError(f"{name} must be at least 1, got {value}")
     if temperature < 0:
         raise InputError(
@@ -131,9 +152,12 @@ def generate(
     keys = decoding.row_keys(key, prompts.index, completions)
     rows, length, block = len(keys), prompts.tokens.shape[1], draft_tokens + 1
     room = max_tokens + draft_tokens
+    models = tuple(zip((apply_fn, draft), params, strict=True))
+    if slots is not None and slots >= rows:
+        slots = None  # As many as there are: the shared prompts' way is the cheaper.
 
-    def opened(function, own):
-        """The first logits, and the completions' cache behind their prompts."""
+    def read(function, own):
+        """The first logits, and the prompts' cache."""
         out = function(
             own,
             prompts.tokens,
@@ -141,14 +165,33 @@ def generate(
             cache_length=length,
             logits_from=length - 1,
         )
-        nothing = jnp.zeros((rows, 0), prompts.tokens.dtype)
-        cache = function(own, nothing, prefix=out.cache, cache_length=room).cache
-        return out.logits[:, -1], rewind(cache, jnp.zeros((rows,), jnp.int32))
+        return out.logits[:, -1], out.cache
 
-    (first, cache), (first_draft, draft_cache) = (
-        opened(function, own)
-        for function, own in zip((apply_fn, draft), params, strict=True)
-    )
+    (first, prefix), (first_draft, draft_prefix) = (read(*model) for model in models)
+    prefixes = prefix, draft_prefix
+
+    def opened(prefixes, count):
+        """The completions' caches behind those of their prompts."""
+        nothing = jnp.zeros((count, 0), prompts.tokens.dtype)
+        none = jnp.zeros((count,), jnp.int32)
+        return tuple(
+            rewind(function(own, nothing, prefix=x, cache_length=room).cache, none)
+            for (function, own), x in zip(models, prefixes, strict=True)
+        )
+
+    def renewed(caches, slot, prompt):
+        """The caches with a slot begun anew behind a prompt."""
+
+        def pick(x):
+            return jax.lax.dynamic_slice_in_dim(x, prompt, 1) if x.ndim else x
+
+        def put(old, new):
+            if not old.ndim:
+                return old
+            return jax.lax.dynamic_update_slice_in_dim(old, new, slot, axis=0)
+
+        return jax.tree.map(put, caches, opened(jax.tree.map(pick, prefixes), 1))
+
     if first.shape != first_draft.shape:
         raise InputError(
             f"draft must have the policy's vocabulary of {first.shape[-1]} tokens, got "
@@ -166,7 +209,7 @@ def generate(
             )
         )
 
-    def uniforms(position, purpose):
+    def uniforms(keys, position, purpose):
         """[B, 2] of each row's key, its position and what they are for."""
 
         def one(row, t):
@@ -180,7 +223,8 @@ def generate(
 
     def fields(tokens, logp):
         found = {"tokens": tokens, "logp_behaviour": pick(logp, tokens)}
-        truncated = temperature > 0 and not (top_k is None and top_p is None)
+        cut = restricted or not (top_k is None and top_p is None)
+        truncated = temperature > 0 and cut
         return found | ({"support": sampling.support_bits(logp)} if truncated else {})
 
     def put(old, new, start, alive):
@@ -198,15 +242,19 @@ def generate(
         found = found | {"trained": jnp.ones(alive.shape, bool)}
         return out | {k: put(out[k], x, start, alive) for k, x in found.items()}
 
-    def round_(carry):
-        count, last, finished, state, cache, draft_cache, out, spent = carry
-        running = ~finished & (count < max_tokens)
+    def over(held):
+        return held.finished | (held.count >= max_tokens)
+
+    def round_(own, held, caches):
+        """A block more of rows with these keys, each at its own place."""
+        count, last, finished, state, out, spent = held
+        running, (cache, draft_cache) = ~over(held), caches
 
         def propose(carry, i):
             token, draft_cache = carry
             logits, draft_cache = draft(params[1], token[:, None], cache=draft_cache)
             logq = law(logits[:, -1])
-            token, _ = sampling.inverse_cdf(uniforms(count + i, 0), logq)
+            token, _ = sampling.inverse_cdf(uniforms(own, count + i, 0), logq)
             return (token.astype(last.dtype), draft_cache), (token, logq)
 
         (end, draft_cache), (drafted, logq) = jax.lax.scan(
@@ -219,7 +267,7 @@ def generate(
         logits, cache = apply_fn(params[0], given, cache=cache)
         logp = law(logits)
 
-        chances = jax.vmap(lambda i: uniforms(count + i, 1)[:, 0])(
+        chances = jax.vmap(lambda i: uniforms(own, count + i, 1)[:, 0])(
             jnp.arange(draft_tokens)
         )
         ratio = pick(logp[:, :-1], drafted) - pick(logq, drafted)
@@ -231,7 +279,7 @@ def generate(
         left = residual(
             *(jnp.take_along_axis(x, here, axis=1)[:, 0] for x in (logp, logq))
         )
-        extra, _ = sampling.inverse_cdf(uniforms(count + accepted, 2), left)
+        extra, _ = sampling.inverse_cdf(uniforms(own, count + accepted, 2), left)
         places = jnp.arange(block)[None]
         tokens = jnp.where(
             places < accepted[:, None],
@@ -239,14 +287,13 @@ def generate(
             extra[:, None],
         )
 
-        alive, over = running, ~running
-        kept = []
+        ended, kept = ~running, []
         for i in range(block):
-            alive = ~over & (i <= accepted) & (count + i < max_tokens)
+            alive = ~ended & (i <= accepted) & (count + i < max_tokens)
             after, ends = decoding.ending(stops, eos_id, state, tokens[:, i])
             state = jnp.where(alive, after, state)
             finished = finished | (alive & ends)
-            over = over | (alive & ends)
+            ended = ended | (alive & ends)
             kept.append(alive)
         kept = jnp.stack(kept, axis=1)
         number = jnp.sum(kept, axis=1, dtype=jnp.int32)
@@ -263,23 +310,38 @@ def generate(
             spent.accepted + jnp.where(running, accepted, 0),
             spent.written + number,
         )
-        return (
-            count + number,
-            last,
-            finished,
-            state,
-            rewind(cache, back),
-            rewind(draft_cache, back),
-            out,
-            spent,
+        held = _Held(count + number, last, finished, state, out, spent)
+        return held, (rewind(cache, back), rewind(draft_cache, back))
+
+    def in_slots(carry):
+        """A block more of each slot's row; others take the places of the ended."""
+        waiting, row, held, caches = carry
+        # Idle slots stand at row ``rows``, whose writes are dropped.
+        known = jnp.minimum(row, rows - 1)
+        mine = jax.tree.map(lambda x: x[known], held)
+        mine = mine._replace(finished=mine.finished | (row == rows))
+        mine, caches = round_(keys[known], mine, caches)
+        held = jax.tree.map(lambda x, y: x.at[row].set(y, mode="drop"), held, mine)
+        free = (row < rows) & over(mine)
+        following = waiting + jnp.cumsum(free, dtype=jnp.int32) - free
+        row = jnp.where(free, jnp.minimum(following, rows), row)
+        fresh = free & (row < rows)
+        prompt = jnp.minimum(row, rows - 1) // completions
+        order = jnp.argsort(~fresh, stable=True)
+        caches = jax.lax.fori_loop(
+            0,
+            jnp.sum(fresh, dtype=jnp.int32),
+            lambda i, caches: renewed(caches, order[i], prompt[order[i]]),
+            caches,
         )
+        return waiting + jnp.sum(free, dtype=jnp.int32), row, held, caches
 
     def blank(x, fill):
         return jnp.full((rows, room, *x.shape[1:]), fill, x.dtype)
 
     zeros = jnp.zeros((rows,), jnp.int32)
     logp = law(jnp.repeat(first, completions, axis=0))
-    token, _ = sampling.inverse_cdf(uniforms(zeros, 0), logp)
+    token, _ = sampling.inverse_cdf(uniforms(keys, zeros, 0), logp)
     found = fields(token, logp)
     fill = {"tokens": pad_id, "support": 255}
     out = {name: blank(x, fill.get(name, 0)) for name, x in found.items()}
@@ -290,10 +352,24 @@ def generate(
     state, finished = decoding.ending(stops, eos_id, zeros, token)
     last = token.astype(prompts.tokens.dtype)
     spent = Speculation(zeros, zeros, zeros, zeros)
-    start = (zeros + 1, last, finished, state, cache, draft_cache, out, spent)
-    _, _, finished, _, _, _, out, spent = jax.lax.while_loop(
-        lambda carry: jnp.any(~carry[2] & (carry[0] < max_tokens)), round_, start
-    )
+    held = _Held(zeros + 1, last, finished, state, out, spent)
+    if slots is None:
+        held, _ = jax.lax.while_loop(
+            lambda carry: jnp.any(~over(carry[0])),
+            lambda carry: round_(keys, *carry),
+            (held, opened(prefixes, rows)),
+        )
+    else:
+        row = jnp.arange(slots, dtype=jnp.int32)
+        behind = jax.tree.map(
+            lambda x: x[row // completions] if x.ndim else x, prefixes
+        )
+        _, _, held, _ = jax.lax.while_loop(
+            lambda carry: jnp.any(carry[1] < rows),
+            in_slots,
+            (jnp.int32(slots), row, held, opened(behind, slots)),
+        )
+    _, _, finished, _, out, spent = held
     out = {name: x[:, :max_tokens] for name, x in out.items()}
     out["logp_behaviour"] = jnp.where(out["trained"], out["logp_behaviour"], 0.0)
     tokens, mask = (

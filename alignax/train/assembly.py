@@ -13,7 +13,14 @@ from alignax.algorithms import Algorithm
 from alignax.models import functional
 from alignax.pipeline import rollout as rollouts
 from alignax.train import critic as critics
-from alignax.train import joined, policy_gradient, sampler, teachers, two_policies
+from alignax.train import (
+    drafts,
+    joined,
+    policy_gradient,
+    sampler,
+    teachers,
+    two_policies,
+)
 from alignax.train import policy as policies
 from alignax.train import scorer as scorers
 from alignax.train.options import RL, algorithm_of, optimiser
@@ -69,6 +76,7 @@ def make(
     teacher: tuple[HiddenFn, Params] | Teachers | None = None,
     teacher_weights: Float[Array, "*R N"] | None = None,
     teacher_mixture: bool = False,
+    draft: tuple[ApplyFn, Params, int] | None = None,
     shared_prompts: bool = True,
     shardings: TrainState | None = None,
     jit: bool = True,
@@ -93,6 +101,9 @@ def make(
         by default equal. They need not sum to 1 but for a mixture.
       teacher_mixture: whether several are a mixture of whole completions and not a
         product.
+      draft: a small model of the same vocabulary with its parameters, and how many
+        tokens it proposes at a time: what is trained on is sampled speculatively, in
+        the same law.
       shared_prompts: a group's prompt is encoded once for all of its rows where they
         are scored; False encodes each row whole, as ``attention: cudnn`` needs it.
       shardings: of the train state.
@@ -195,8 +206,18 @@ def make(
         "teacher": teaches,
         "teacher_weights": teacher_weights,
     }
+    write = rollouts.generate
+    if draft is not None:
+        write = drafts.writer(draft[0], draft[1], tokens=draft[2])
     sample = sampler.make_sampler(
-        algorithm, apply_fn, score, prefix=prefix, jit=jit, **scored, **drawn
+        algorithm,
+        apply_fn,
+        score,
+        prefix=prefix,
+        write=write,
+        jit=jit,
+        **scored,
+        **drawn,
     )
     scorer = scorers.make_scorer(algorithm, score, **scored)
     begin = tuple(prefix)
@@ -233,7 +254,12 @@ def _listed(teacher) -> Teachers:
 
 
 def of_policy(
-    config: RL, policy: Policy, *, teacher: Sequence[Policy] = (), **options: Any
+    config: RL,
+    policy: Policy,
+    *,
+    teacher: Sequence[Policy] = (),
+    draft: drafts.Draft | None = None,
+    **options: Any,
 ) -> Parts:
     """``make`` of a policy: adapters' frozen base is an argument of what is compiled.
 
@@ -241,6 +267,7 @@ def of_policy(
       config: the options.
       policy: the model.
       teacher: others of the same vocabulary, as in ``make``.
+      draft: another one, likewise.
       options: of ``make``, but for the functions and ``jit``; the ends and the padding
         are by default the tokenizer's.
 
@@ -255,21 +282,26 @@ def of_policy(
     options.setdefault("shared_prompts", policy.config.attention == "xla")
 
     taught = [policies.whole(each, each.params) for each in teacher] or None
+    small = None if draft is None else policies.whole(draft.policy, draft.policy.params)
+    frozen = None if taught is None and small is None else (taught, small)
 
-    def bare(apply_fn: ApplyFn, hidden_fn: HiddenFn, taught: Params = None) -> Parts:
-        more = dict(options)
+    def bare(apply_fn: ApplyFn, hidden_fn: HiddenFn, frozen: Params = None) -> Parts:
+        more, (taught, small) = dict(options), frozen or (None, None)
+        if draft is not None:
+            propose = functional.make_apply(draft.policy.config)
+            more["draft"] = propose, small, draft.tokens
         if teacher:
             hidden = [functional.make_hidden(each.config) for each in teacher]
-            more["teacher"] = tuple(zip(hidden, taught, strict=True))
+            more["teacher"] = tuple(zip(hidden, taught or (), strict=True))
         return make(config, apply_fn, hidden_fn=hidden_fn, jit=False, **more)
 
     def part(name: str, **how: Any):
         def build(*functions):
             return getattr(bare(*functions), name)
 
-        return policies.jitted(policy, build, frozen=taught, name=name, **how)
+        return policies.jitted(policy, build, frozen=frozen, name=name, **how)
 
-    return bare(policy.apply_fn, policy.hidden_fn, taught)._replace(
+    return bare(policy.apply_fn, policy.hidden_fn, frozen)._replace(
         sample=part("sample"),
         step=part("step", donate=True),
         generate=part("generate", static=("completions", "temperature", "prefix")),

@@ -37,8 +37,20 @@ def _mixture(*, mixture: float):
     return partial(games.mixture_policy, mixture=mixture)
 
 
-def _contrastive(*, strength: float, alpha: float = 0.1, gate: float = 0.0):
-    rule = partial(decoding.contrastive, strength=strength, alpha=alpha, gate=gate)
+def _contrastive(
+    *,
+    strength: float,
+    alpha: float = 0.1,
+    gate: float = 0.0,
+    deviation: float | None = None,
+):
+    rule = partial(
+        decoding.contrastive,
+        strength=strength,
+        alpha=alpha,
+        gate=gate,
+        deviation=deviation,
+    )
     return partial(decoding.combine, rule)
 
 

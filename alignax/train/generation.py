@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from operator import itemgetter
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -16,9 +15,10 @@ from alignax.pipeline import rollout as rollouts
 from alignax.train import policy as policies
 from alignax.train import stops
 from alignax.train.combined import Combined
+from alignax.train.drafts import Draft
 from alignax.train.policy import Policy
 from alignax.train.vocabularies import check_same
-from alignax.types import InputError, Rollout
+from alignax.types import InputError, Params, Rollout
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,19 +112,12 @@ class Batch(NamedTuple):
     spent: speculative.Speculation | None = None
 
 
-class Draft(NamedTuple):
-    """A small model that proposes so many ``tokens`` at a time."""
-
-    policy: Policy
-    tokens: int
-    folder: Path
-
-
 def batches(
     policy: Policy,
     texts: Sequence[str],
     *,
     law: Law,
+    params: Params | None = None,
     combined: Combined | None = None,
     draft: Draft | None = None,
 ) -> Iterator[Batch]:
@@ -134,6 +127,7 @@ def batches(
       policy: adapters are merged first.
       texts: the prompts.
       law: how.
+      params: the decoder's, such as steered ones; None for the policy's own.
       combined: a rule over this model's and other models' logits.
       draft: sample speculatively, in the same law: with fewer passes of the policy, and
         other completions than without, except for greedy ones.
@@ -158,7 +152,8 @@ def batches(
             f"{f', and {ahead} for a draft' if ahead else ''}"
         )
     apply_fn = functional.make_apply(policy.config)
-    params = policies.whole(policy, policy.params)
+    if params is None:
+        params = policies.whole(policy, policy.params)
     if combined is not None:
         apply_fn, params = combined.joined(apply_fn, params)
     generate, kept = rollouts.generate, lambda out: (out, None)

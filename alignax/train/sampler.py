@@ -53,6 +53,7 @@ def make_sampler(
     values: TokenFn | None = None,
     teacher: Callable[[Rollout], rollouts.Scores] | None = None,
     teacher_weights: Float[Array, "*R N"] | None = None,
+    write: Callable[..., Rollout] = rollouts.generate,
     jit: bool = True,
 ) -> Callable[[TrainState, Prompts], Samples]:
     """``(state, prompts) -> samples``, jitted: what the method trains on, but rewards.
@@ -77,6 +78,8 @@ def make_sampler(
       values: ``(params, critic, rollout) -> [B, T]``, of methods with a critic.
       teacher: as in ``make_scorer``.
       teacher_weights: likewise.
+      write: what samples in the law of ``rollout.generate`` and is called as it is,
+        such as ``drafts.writer``'s.
       jit: False gives the bare function.
 
     Returns:
@@ -122,7 +125,7 @@ def make_sampler(
             f"got {temperature}"
         )
     generate = partial(
-        rollouts.generate,
+        write,
         two_policies.among_copy(apply_fn, p=plan.copy_top_p, temperature=temperature)
         if slow
         else apply_fn,

@@ -14,7 +14,7 @@ from jaxtyping import Array, Key
 
 from alignax import algorithms
 from alignax.pipeline import data, hosts, rewards
-from alignax.train import dynamic
+from alignax.train import drafts, dynamic
 from alignax.train.assembly import Parts
 from alignax.types import InputError, Params, Prompts, Rollout, Scored, TrainState
 
@@ -217,11 +217,12 @@ def host_step(
       ``(state, prompts) -> (state, metrics)``; it waits for the samples, as the host
       judges them. Its metric ``reward_failed`` is the share of completions without a
       reward of their own; with ``further``, ``resampled`` is the number of further
-      prompts that were sampled, ``replaced`` of those that took a place. A reward that
-      is not finite is named by its record in a warning, and the step leaves the
-      parameters as they were. Samples that are behind have their own policy's
-      ``logp_old``, to which the method's ratios are; where its weights are of
-      ``logp_old`` to the sampler's (TIS and its kin), they are scored again.
+      prompts that were sampled, ``replaced`` of those that took a place; with a draft,
+      those of ``drafts.metrics``. A reward that is not finite is named by its record in
+      a warning, and the step leaves the parameters as they were. Samples that are
+      behind have their own policy's ``logp_old``, to which the method's ratios are;
+      where its weights are of ``logp_old`` to the sampler's (TIS and its kin), they are
+      scored again.
 
     Raises:
       InputError: ``rounds`` without ``further``, or ``ahead`` with a method that holds
@@ -322,6 +323,7 @@ def host_step(
         if tell is not None:
             scored, known = tell(state, scored)
             more |= known
+        more |= drafts.metrics(scored.rollout)
         state, metrics = parts.step(state, scored)
         held["state"] = state
         return state, metrics | more

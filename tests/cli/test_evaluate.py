@@ -324,3 +324,37 @@ def test_a_draft_changes_no_greedy_token(folders, tmp_path, capsys):
         rows.append([json.loads(line) for line in out.read_text().splitlines()])
     assert rows[0] == rows[1]
     assert "tokens a pass of the model" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_steered_model_writes(folders, tmp_path, capsys):
+    """At no strength what it wrote before, with a draft too; with one other texts."""
+    (tmp_path / "before.jsonl").write_text(
+        "".join(f'{{"prompt": "{text}"}}\n' for text in ("ab", "he", "l", "12", "o"))
+    )
+    options = ("--max-tokens", 5, "--prompt", "ab", "the hell", "--greedy")
+    steer = ("--steer.by", tmp_path / "before.jsonl", "--steer.action", "^.")
+    rows, out = [], tmp_path / "out.jsonl"
+    draft = ("--draft", folders / "b", "--draft-tokens", 2)
+    for more in (
+        (),
+        (*steer, "--steer.strength", 0),
+        (*steer, "--steer.strength", 0, *draft),
+        (*steer, "--steer.strength", 50, "--steer.layer", 0),
+    ):
+        run("sample", folders / "a", *options, "--out", out, *more)
+        rows.append([json.loads(line) for line in out.read_text().splitlines()])
+    assert rows[0] == rows[1] == rows[2] != rows[3]
+    assert "steer: decisions behind 5 prompts have" in capsys.readouterr().err
+
+
+def test_steering_is_refused_by_name(folders, tmp_path, capsys):
+    (tmp_path / "before.jsonl").write_text('{"prompt": "ab"}\n')
+    steer = ("--steer.by", tmp_path / "before.jsonl", "--steer.n", 2)
+    one = ("sample", folders / "a", "--max-tokens", 2, "--prompt", "a", *steer)
+    said = refused(capsys, *one)
+    assert "decisions of all 1 prompts have the same entropy" in said
+    assert "layer must be one of the model's" in refused(
+        capsys, *one, "--steer.layer", 99
+    )
+    assert "n of steer must be" in refused(capsys, *one, "--steer.n", 1)

@@ -90,6 +90,29 @@ def test_contrast_is_its_definition():
     np.testing.assert_allclose(jax.nn.softmax(same), p, atol=1e-6)
 
 
+def test_contrast_waits_until_the_expert_is_unsure():
+    """USCD's gate: torch's std of the probabilities, V − 1 below, above the bound
+    leaves the law alone; and as the collision probability that it is."""
+    logits = 3 * RNG.normal(size=(2, 40, 9))
+    p, _ = map(softmax, logits)
+    spread = np.sqrt(np.sum((p - p.mean(-1, keepdims=True)) ** 2, -1) / 8)
+    bound = float(np.median(spread))
+    collision = np.sum(p**2, axis=-1)
+    np.testing.assert_array_equal(spread > bound, collision > 8 * bound**2 + 1 / 9)
+    given, options = map(jnp.asarray, logits), {"strength": 0.7, "alpha": 0.2}
+    expert, amateur = given
+    always = decoding.contrastive(expert, amateur, **options)
+    found = decoding.contrastive(expert, amateur, deviation=bound, **options)
+    sure = (spread > bound)[:, None]
+    assert 10 < np.sum(sure) < 30
+    expected = np.where(sure, p, jax.nn.softmax(always))
+    np.testing.assert_allclose(jax.nn.softmax(found), expected, atol=2e-6)
+    # Never surer than a certain token, at 1 / √V.
+    bound = 1 / 3 + 1e-6
+    found = decoding.contrastive(expert, amateur, deviation=bound, **options)
+    np.testing.assert_array_equal(found, always)
+
+
 def test_product_is_its_definition():
     base, one, two = RNG.normal(size=(3, 5, 6))
     raw = softmax(base) * softmax(one) ** 0.5 / softmax(two) ** 0.25
@@ -132,6 +155,26 @@ def test_switch_is_its_rule_and_goes_on_from_its_state():
     assert np.all(decoding.switch(large, small, jnp.asarray(mask), **never)[0])
 
 
+def test_steering_is_the_entropys_mean():
+    """The reference's numbers (C6), and numpy's covariance: centred it is
+    ``cov(H, z) / mean(H)``."""
+    worked = jnp.array([[1.0, 0], [0, 1], [1, 1]]), jnp.array([0.1, 0.9, 0.5])
+    found = decoding.entropic_steering(*worked, centred=False)
+    np.testing.assert_allclose(found, [0.4, 14 / 15], rtol=1e-6)
+    found = decoding.entropic_steering(*worked)
+    np.testing.assert_allclose(found, [-4 / 15, 4 / 15], rtol=1e-6)
+    states, entropy = RNG.normal(size=(20, 3)) + 5, np.abs(RNG.normal(size=20))
+    joint = np.cov(np.column_stack([entropy, states]), rowvar=False, bias=True)[0, 1:]
+    with jax.enable_x64(True):
+        given = jnp.asarray(states), jnp.asarray(entropy)
+        found = decoding.entropic_steering(*given)
+        equal = decoding.entropic_steering(given[0], jnp.full(20, 0.3))
+        none = decoding.entropic_steering(given[0], jnp.zeros(20))
+    np.testing.assert_allclose(found, joint / entropy.mean(), rtol=1e-12)
+    np.testing.assert_allclose(equal, 0, atol=1e-14)
+    np.testing.assert_array_equal(none, 0)
+
+
 def flat(params, tokens, **_):
     logits = jnp.broadcast_to(params, (*tokens.shape, 8))
     return decoding.models.ModelOutput(logits, None)
@@ -155,6 +198,10 @@ def test_entropy_is_in_bits():
         (lambda x: decoding.product(x, x, weights=(1.0, 2.0)), "weights"),
         (lambda x: decoding.contrastive(x, x, strength=-1.0), "strength"),
         (lambda x: decoding.contrastive(x, x, strength=1.0, alpha=0.0), "alpha"),
+        (
+            lambda x: decoding.contrastive(x, x, strength=1.0, deviation=-0.1),
+            "deviation",
+        ),
         (lambda x: decoding.fusion_weight(x, x, x, most=0.0), "most"),
         (lambda x: decoding.combine(lambda y: y), "apply_fns"),
         (

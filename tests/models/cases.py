@@ -154,17 +154,25 @@ def mlp(p, x):
     return (gate / (1 + np.exp(-gate)) * (x @ p["up"]["kernel"])) @ p["down"]["kernel"]
 
 
-def reference(config, params, tokens, positions=None):
-    """Float64 logits ``[S, V]`` of one row without padding."""
-    params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+def stream(config, params, tokens, positions=None, *, layers=None, added=None):
+    """Float64 residual stream ``[S, d]`` behind so many layers, of one row; ``added``
+    has what is added behind a layer."""
     positions = range(len(tokens)) if positions is None else positions
     x = params["embedding"][tokens]
     eps = config.norm_eps
-    for i in range(config.num_layers):
+    for i in range(config.num_layers if layers is None else layers):
         p = params["blocks"][str(i)]
         y = np.stack([norm(row, p["attention_norm"]["scale"], eps) for row in x])
         x = x + attention(config, p["attention"], y, positions)
         y = np.stack([norm(row, p["mlp_norm"]["scale"], eps) for row in x])
         x = x + mlp(p["mlp"], y)
-    x = np.stack([norm(row, params["norm"]["scale"], eps) for row in x])
+        x = x + np.asarray((added or {}).get(i, 0), np.float64)
+    return x
+
+
+def reference(config, params, tokens, positions=None, **options):
+    """Float64 logits ``[S, V]`` of one row without padding."""
+    params = jax.tree.map(lambda x: np.asarray(x, np.float64), params)
+    x = stream(config, params, tokens, positions, **options)
+    x = np.stack([norm(row, params["norm"]["scale"], config.norm_eps) for row in x])
     return x @ params["embedding" if config.tie_embeddings else "head"].T

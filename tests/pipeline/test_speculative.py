@@ -139,6 +139,26 @@ def test_scores_are_the_policys_and_rows_their_own():
 
 
 @pytest.mark.slow
+def test_slots_do_not_change_the_samples():
+    """Ends, texts to stop at and rows that are over with their first token; nor what
+    each row took. With fewer slots than rows some begin behind another prompt."""
+    stops = np.zeros((3, V), np.int32)
+    stops[:, 1], stops[1, 1] = 1, 2
+    options = {"draft_tokens": 2, "completions": 5, "max_tokens": 7, "stops": stops}
+    (expected, took), (found, spent) = (
+        build(**options, temperature=1.3, top_k=3, slots=n)(
+            PARAMS, jax.random.key(2), PROMPTS
+        )
+        for n in (None, 4)
+    )
+    sizes = np.asarray(expected.trained).sum(axis=1)
+    assert sizes.min() == 1 < 4 < sizes.max()
+    assert len(set(sizes.tolist())) > 3
+    assert_close(found, expected, rel=decoder_rel(2))
+    jax.tree.map(np.testing.assert_array_equal, spent, took)
+
+
+@pytest.mark.slow
 def test_greedy_and_a_draft_that_is_the_policy():
     """Greedy tokens are ``rollout.generate``'s; of its own drafts the policy accepts
     all, γ + 1 a call."""
@@ -177,6 +197,7 @@ def test_a_rejected_token_is_drawn_from_what_the_draft_lacks():
         ({"max_tokens": 13, "draft_tokens": 4}, "max_length of 16"),
         ({"temperature": -1.0}, "temperature"),
         ({"completions": 0}, "completions"),
+        ({"slots": 0}, "slots must be at least 1"),
     ],
 )
 def test_what_cannot_be_drafted_is_refused(options, text):

@@ -55,6 +55,24 @@ def test_a_tool_answers_in_training_and_on_what_is_held_out(home, tool, tmp_path
 
 
 @pytest.mark.slow
+def test_a_draft_that_is_the_policy_is_believed_until_it_learns(home, tmp_path):
+    """Adapters are nothing at first: all is accepted, three tokens a pass where there
+    are three to write. What is trained is what the policy would have sampled: the first
+    update's ratio is 1, at a temperature and a truncation and in slots too."""
+    more = ("--draft", str(home / "model"), "--draft-tokens", "2", "--lora.rank", "2")
+    more += ("--temperature", "0.9", "--top-k", "50", "--learning-rate", "0.1")
+    more += ("--max-tokens", "8", "--prompt-length", "16", "--chat=False")
+    more += ("--slots", "3")
+    main(arguments(home, "rl", "prompts", tmp_path / "run", *more))
+    rows = metrics.read(tmp_path / "run")
+    np.testing.assert_allclose(metrics.column(rows, "rl/ratio")[1], 1, atol=1e-5)
+    accepted = metrics.column(rows, "rl/draft_accepted")[1]
+    assert accepted[0] > 0.99 > accepted[-1] > 0
+    blocks = metrics.column(rows, "rl/draft_block")[1]
+    assert 3 >= blocks[0] > 2 > 1 <= blocks[-1] < blocks[0]
+
+
+@pytest.mark.slow
 def test_long_completions_go_on_in_the_next_steps(home, tmp_path):
     more = ("--max-tokens", "12", "--part-tokens", "5", "--prompt-length", "16")
     more += ("--steps", "5", "--chat=False")
@@ -102,6 +120,12 @@ def test_a_retry_is_asked_for_below_the_reward(home):
         (("--tool", "{}:nothing"), ["tool: 'nothing' is no function", "reply"]),
         (("--tool", "{}:two"), ["(texts, records, turn)"]),
         (("--part-tokens", "2", "--ahead", "1"), ["part_tokens must be left out"]),
+        (("--draft", "x", "--part-tokens", "2"), ["draft must be left out with tool"]),
+        (("--draft", "x", "--draft-tokens", "0"), ["draft_tokens must be at least 1"]),
+        (
+            ("--draft", "x", "--prompt-length", "80", "--max-tokens", "14"),
+            ["prompt_length + max_tokens + draft_tokens must fit the 96"],
+        ),
         (
             ("--max-tokens", "70", "--part-tokens", "60"),
             ["part_tokens must fit the 96"],

@@ -13,7 +13,7 @@ from alignax import algorithms
 from alignax.models import functional
 from alignax.models.config import DecoderConfig
 from alignax.pipeline import sharding, update
-from alignax.train import assembly, options
+from alignax.train import assembly, drafts, options
 from alignax.types import Prompts
 
 pytestmark = pytest.mark.slow
@@ -27,9 +27,10 @@ MODEL = DecoderConfig(
     num_kv_heads=1,
     head_dim=8,
     mlp_size=32,
-    max_length=P + T,
+    max_length=P + T + 2,
     initializer_range=0.2,
 )
+SMALL = dataclasses.replace(MODEL, hidden_size=8, head_dim=4, mlp_size=16)
 PARAMS = functional.init(MODEL, jax.random.key(0))
 REFERENCE = functional.init(MODEL, jax.random.key(1))
 PROMPTS = Prompts(
@@ -52,12 +53,14 @@ CASES = {
     ),
     "top_k": (OVER | {"form": "top_k", "divergence_top_k": 3}, VOCABULARY),
     "exact, rows and vocabulary": (OVER | {"form": "exact"}, DATA),
+    "dapo with a draft": ({"method": "dapo", "slots": 6}, DATA),
 }
 
 
-def run(config, mesh=None):
+def run(config, mesh=None, *, drafted=False):
     """Two rollouts of two updates each: the state, tokens and metrics."""
     shardings, place = None, lambda x: x
+    small = functional.init(SMALL, jax.random.key(4))
 
     def made():
         parts = assembly.make(
@@ -66,6 +69,7 @@ def run(config, mesh=None):
             hidden_fn=functional.make_hidden(MODEL),
             max_tokens=T,
             eos_id=EOS,
+            draft=(functional.make_apply(SMALL), small, 2) if drafted else None,
             shardings=shardings,
         )
         return parts, parts.init(PARAMS, jax.random.key(3), reference=REFERENCE)
@@ -76,6 +80,8 @@ def run(config, mesh=None):
         params = sharding.param_shardings(PARAMS, functional.logical_axes(MODEL), mesh)
         split = [s.spec for s in jax.tree.leaves(params) if any(s.spec)]
         assert len(split) >= 4, "most matrices are split"
+        axes = functional.logical_axes(SMALL)
+        small = jax.device_put(small, sharding.param_shardings(small, axes, mesh))
         shardings = update.state_shardings(
             state,
             options.optimiser(config),
@@ -94,7 +100,10 @@ def run(config, mesh=None):
             fields["right"] = rewards > 0
         scored = samples.rewarded(rewards, **fields)
         scored = dataclasses.replace(scored, rewards=place(scored.rewards))
+        more = drafts.metrics(samples.rollout)
+        assert len(more) == (2 if drafted else 0)
         state, metrics = parts.step(state, scored)
+        metrics |= more
         seen.append((np.asarray(samples.rollout.tokens), jax.tree.map(float, metrics)))
     assert max(parts.sample._cache_size(), parts.step._cache_size()) <= 1
     return state, seen
@@ -113,8 +122,9 @@ def test_eight_devices_do_as_one(name):
     config = options.RL(
         prompts=N, completions=K, updates=2, steps=2, warmup=0, **changes
     )
-    expected, alone = run(config)
-    state, split = run(config, mesh)
+    drafted = "draft" in name
+    expected, alone = run(dataclasses.replace(config, slots=None), drafted=drafted)
+    state, split = run(config, mesh, drafted=drafted)
     for (tokens, values), (others, found) in zip(alone, split, strict=True):
         np.testing.assert_array_equal(tokens, others)
         assert values["skipped"] == values["no_signal"] == 0

@@ -211,7 +211,7 @@ def settled(config: Config, sets: Sets, policy: Policy) -> Config:
     asked = {"prompt_length": prompt_length, "max_tokens": max_tokens}
     beyond = config.writing.beyond(max_tokens)
     if beyond:
-        asked["part_tokens"] = beyond
+        asked["draft_tokens" if config.writing.draft else "part_tokens"] = beyond
     setting.fits(policy, asked, config.model.folder)
     rl = dataclasses.replace(config.rl, learning_rate=learning_rate(config))
     return dataclasses.replace(
@@ -276,6 +276,9 @@ def trained(
         if task.weights
         else teaching.weights_of(config.teaching, algorithm, train),
         teacher_mixture=task.mixture,
+        draft=writing.open_draft(
+            config.writing, policy, length=prompt_length + max_tokens
+        ),
     )
     parts = writing.sampled(
         parts, config.writing, tool, train, tokenizer, max_tokens=max_tokens

@@ -4,17 +4,19 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 
 import jax
 from jaxtyping import Array, Float
 
 from alignax.pipeline import data, rewards
-from alignax.train import assembly, stops, turns
+from alignax.train import assembly, drafts, folders, stops, turns
 from alignax.train import partial as parts_of_completions
 from alignax.train.assembly import Parts
 from alignax.train.options import RL
 from alignax.train.policy import Policy
 from alignax.train.turns import Environment
+from alignax.train.vocabularies import check_same
 from alignax.types import InputError, Rollout
 
 TOOLS: dict[str, tuple[Environment, tuple[str, ...]]] = {
@@ -46,12 +48,23 @@ class Writing:
     """Tokens that are written at once: of a turn, with a tool, by default the
     completion's divided among its turns; without one of a step, which leaves longer
     completions to be gone on with in the next steps (partial rollouts)."""
+    draft: Path | None = None
+    """The folder of a small model of the same vocabulary that drafts what the policy
+    then accepts or replaces: the same law, with fewer passes of the policy. It stays as
+    it is."""
+    draft_tokens: int = 4
+    """How many tokens are drafted at a time."""
 
     def __post_init__(self):
-        for name in ("turns", "answer_tokens", "part_tokens"):
+        for name in ("turns", "answer_tokens", "part_tokens", "draft_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"{name} must be at least 1, got {value}")
+        if self.draft and (self.tool is not None or self.part_tokens is not None):
+            raise InputError(
+                "draft must be left out with tool or part_tokens: what is written in "
+                "turns or over several steps is sampled without one"
+            )
 
     def at_once(self, max_tokens: int) -> int:
         """Tokens that are written at once of a completion of ``max_tokens``."""
@@ -61,6 +74,8 @@ class Writing:
 
     def beyond(self, max_tokens: int) -> int:
         """Tokens of the context that a completion asks for beyond its own."""
+        if self.draft is not None:
+            return min(self.draft_tokens, max_tokens)
         once = self.at_once(max_tokens)
         return once if self.tool is not None or once < max_tokens else 0
 
@@ -117,6 +132,7 @@ def make_parts(
     teacher: Sequence[Policy] = (),
     teacher_weights: Float[Array, "*R N"] | None = None,
     teacher_mixture: bool = False,
+    draft: drafts.Draft | None = None,
 ) -> assembly.Parts:
     """``assembly.of_policy``, for what is written at once.
 
@@ -128,6 +144,7 @@ def make_parts(
       teacher: other models, as in ``assembly.of_policy``.
       teacher_weights: as in ``assembly.make``.
       teacher_mixture: likewise.
+      draft: of ``open_draft``.
 
     Returns:
       the parts; ``sampled`` makes their sampler that of whole completions.
@@ -147,8 +164,39 @@ def make_parts(
         teacher=teacher,
         teacher_weights=teacher_weights,
         teacher_mixture=teacher_mixture,
+        draft=draft,
         prefix=tokenizer.encode(writing.prefix) if writing.prefix else (),
     )
+
+
+def open_draft(writing: Writing, policy: Policy, *, length: int) -> drafts.Draft | None:
+    """The draft of a run, on the policy's devices; None without one.
+
+    Args:
+      writing: the options.
+      policy: to train.
+      length: tokens of the longest prompt and completion.
+
+    Returns:
+      the draft.
+
+    Raises:
+      InputError: it has another vocabulary, or no room for as many tokens and those
+        that are drafted.
+    """
+    folder = writing.draft
+    if folder is None:
+        return None
+    precision = {"param_dtype": policy.config.dtype, "dtype": policy.config.dtype}
+    small = folders.open_policy(folder, mesh=policy.mesh, **precision)
+    check_same(policy, small, folder, names=("model", "draft"))
+    most = length + writing.draft_tokens
+    if most > small.config.max_length:
+        raise InputError(
+            f"prompt_length + max_tokens + draft_tokens must fit the "
+            f"{small.config.max_length} tokens of {folder}, got {most}"
+        )
+    return drafts.Draft(small, writing.draft_tokens, folder)
 
 
 def sampled(
