@@ -68,6 +68,7 @@ def make(
     prefix: Sequence[int] = (),
     teacher: tuple[HiddenFn, Params] | Teachers | None = None,
     teacher_weights: Float[Array, "*R N"] | None = None,
+    told_later: bool = False,
     shared_prompts: bool = True,
     shardings: TrainState | None = None,
     jit: bool = True,
@@ -90,6 +91,8 @@ def make(
         method asks for them, and stands for the reference where it does not.
       teacher_weights: of several teachers, of each record ``[R, N]`` or of all ``[N]``;
         by default equal.
+      told_later: what a teacher says is filled in between sampling and the step
+        (``tasks.host_step(tell=)``): the sampler scores no reference.
       shared_prompts: a group's prompt is encoded once for all of its rows where they
         are scored; False encodes each row whole, as ``attention: cudnn`` needs it.
       shardings: of the train state.
@@ -111,7 +114,7 @@ def make(
     else:
         score = rollouts.score_by_hidden(hidden_fn, completions=group)
         values = values or critics.value_head(hidden_fn, completions=group)
-    teaches, taught = None, _listed(teacher)
+    teaches, taught = teachers.unsaid if told_later else None, _listed(teacher)
     if taught:
         if roles:
             raise InputError("teacher must be None where two roles are sampled")

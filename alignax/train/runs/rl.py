@@ -21,7 +21,15 @@ from alignax.train import policy as policies
 from alignax.train.options import RL, algorithm_of
 from alignax.train.policy import Policy
 from alignax.train.runs import measure as measures
-from alignax.train.runs import rows, setting, siblings, teaching, watch, writing
+from alignax.train.runs import (
+    alignment,
+    rows,
+    setting,
+    siblings,
+    teaching,
+    watch,
+    writing,
+)
 from alignax.train.runs.options import Data, Flat, Model, Output
 from alignax.train.runs.setting import Result, Sets
 from alignax.train.runs.teaching import Teaching, reads_rewards
@@ -106,6 +114,7 @@ class Config:
                 "part_tokens must be left out with ahead or rounds: completions that "
                 "go on from step to step have their own prompts"
             )
+        alignment.check(self.teaching, self.rl, self.writing)
         if self.reward_processes < 0 or not self.reward_timeout > 0:
             raise InputError(
                 "reward_processes must not be negative and reward_timeout positive, "
@@ -265,13 +274,16 @@ def trained(
         config.writing.tool, reward, tokenizer, right_at=config.right_at
     )
     algorithm = algorithm_of(config.rl)
+    taught = teaching.open_teachers(config.teaching, algorithm, policy)
+    aligned = alignment.teller(config, taught, train, policy)
     parts = writing.make_parts(
         config.rl,
         policy,
         config.writing,
         max_tokens=max_tokens,
-        teacher=teaching.open_teachers(config.teaching, algorithm, policy),
+        teacher=() if aligned else taught,
         teacher_weights=teaching.weights_of(config.teaching, algorithm, train),
+        told_later=aligned is not None,
     )
     parts = writing.sampled(
         parts, config.writing, tool, train, tokenizer, max_tokens=max_tokens
@@ -303,7 +315,7 @@ def trained(
         further=_further(config, train, ask, tokenizer),
         rounds=config.rounds,
         ahead=config.ahead,
-        tell=siblings.teller(config, parts, train, policy),
+        tell=aligned or siblings.teller(config, parts, train, policy),
     )
 
     def saying(state, batch):

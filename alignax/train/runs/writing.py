@@ -116,6 +116,7 @@ def make_parts(
     max_tokens: int,
     teacher: Sequence[Policy] = (),
     teacher_weights: Float[Array, "*R N"] | None = None,
+    told_later: bool = False,
 ) -> assembly.Parts:
     """``assembly.of_policy``, for what is written at once.
 
@@ -126,6 +127,7 @@ def make_parts(
       max_tokens: of a completion.
       teacher: other models, as in ``assembly.of_policy``.
       teacher_weights: as in ``assembly.make``.
+      told_later: likewise.
 
     Returns:
       the parts; ``sampled`` makes their sampler that of whole completions.
@@ -144,6 +146,7 @@ def make_parts(
         stops=stops.table(texts, tokenizer) if texts else None,
         teacher=teacher,
         teacher_weights=teacher_weights,
+        told_later=told_later,
         prefix=tokenizer.encode(writing.prefix) if writing.prefix else (),
     )
 
