@@ -11,7 +11,6 @@ import pytest
 from alignax import algorithms, exact
 from alignax import distillation as ds
 from alignax.algorithms import METHODS
-from alignax.pipeline import rollout as rollouts
 from alignax.types import Rollout, Scored
 from tests.close import assert_close
 
@@ -19,7 +18,10 @@ OPD = METHODS["opd"].algorithm
 STUDENT, EOS, HORIZON = ("a", "b", "ab", ""), 3, 3
 POLICY = exact.make_tabular_apply(vocab_size=len(STUDENT), horizon=HORIZON)
 TOKENS, MASK = exact.enumerate_completions(len(STUDENT), HORIZON, eos_id=EOS)
-ROWS = [tuple(np.asarray(t)[np.asarray(m)].tolist()) for t, m in zip(TOKENS, MASK)]
+ROWS = [
+    tuple(t[: m.sum()].tolist())
+    for t, m in zip(*map(np.asarray, (TOKENS, MASK)), strict=True)
+]
 
 
 @pytest.fixture(autouse=True)
@@ -170,7 +172,7 @@ PREFIXES = [x for t in range(HORIZON) for x in itertools.product(range(4), repea
 
 
 def each_prefix(law):
-    """``[prefixes, 4]``: what a teacher of letters says of each token, the end's too."""
+    """``[prefixes, 4]``: what a teacher of letters says of each token, and end."""
     before = [fine("".join(written(prefix))) for prefix in PREFIXES]
     return np.array(
         [
@@ -218,7 +220,7 @@ def chances(params):
 
 @functools.cache
 def chunks_of(row):
-    """``(tokens before, tokens, the teacher's tokens before and in it)``, by strings."""
+    """``(tokens before, tokens, the teacher's before and in it)``, by strings."""
     ours, theirs = written(row), crossing("".join(written(row)))
     theirs += [""] * (row[-1] == EOS)
     pairs, (i, j) = [], (0, 0)

@@ -45,7 +45,7 @@ def byte_level():
 
 
 def sentence():
-    """As SentencePiece writes: a mark before each word, the text's first one dropped."""
+    """As SentencePiece writes: a mark before each word, the first one dropped."""
     return trained(
         tokenizers.models.BPE(unk_token="<pad>"),
         tokenizers.trainers.BpeTrainer,

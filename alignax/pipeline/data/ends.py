@@ -1,8 +1,8 @@
 """Where tokens end in their text, and what two tokenisations of one text share."""
 
-import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import takewhile
 from typing import NamedTuple
 
 from alignax.pipeline.data.tokenizers import Tokenizer
@@ -112,7 +112,7 @@ def make_align(
         mine = ours(body)
         encoded = other.encode(mine.text)
         read = theirs(encoded[: max(room - ended, 0)])
-        same = os.path.commonprefix([mine.text.partition(DAMAGED)[0], read.text])
+        same = _shared(mine.text.partition(DAMAGED)[0], read.text)
         whole = len(same) == len(mine.text) and len(mine.ends) == len(body)
         whole = whole and len(read.ends) == len(encoded)
         ends, others = (
@@ -132,3 +132,9 @@ def make_align(
         return Aligned(ends, others, encoded[: len(others)])
 
     return align
+
+
+def _shared(one: str, other: str) -> str:
+    """What two texts begin with."""
+    pairs = zip(one, other, strict=False)
+    return one[: sum(takewhile(bool, (a == b for a, b in pairs)))]

@@ -10,17 +10,10 @@ import jax
 import numpy as np
 
 from alignax.pipeline import data, metrics, rewards
-from alignax.train import (
-    ahead,
-    dynamic,
-    loop,
-    reward_folders,
-    tasks,
-)
+from alignax.train import ahead, dynamic, loop, reward_folders, tasks
 from alignax.train import policy as policies
 from alignax.train.options import RL, algorithm_of
 from alignax.train.policy import Policy
-from alignax.train.runs import measure as measures
 from alignax.train.runs import (
     alignment,
     rows,
@@ -30,6 +23,7 @@ from alignax.train.runs import (
     watch,
     writing,
 )
+from alignax.train.runs import measure as measures
 from alignax.train.runs.options import Data, Flat, Model, Output
 from alignax.train.runs.setting import Result, Sets
 from alignax.train.runs.teaching import Teaching, reads_rewards

@@ -11,7 +11,7 @@ task: e^50."""
 RATIO = 0.01
 """How far the mean ratio of the first update may be from 1."""
 ALIGNED = 0.1
-"""Share of the tokens that a teacher of another tokenizer may have nothing to say of."""
+"""Share of the tokens of which a teacher of another tokenizer may say nothing."""
 
 
 def signs(rows: Sequence[Row]) -> dict[str, str]:
