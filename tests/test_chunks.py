@@ -18,10 +18,8 @@ OPD = METHODS["opd"].algorithm
 STUDENT, EOS, HORIZON = ("a", "b", "ab", ""), 3, 3
 POLICY = exact.make_tabular_apply(vocab_size=len(STUDENT), horizon=HORIZON)
 TOKENS, MASK = exact.enumerate_completions(len(STUDENT), HORIZON, eos_id=EOS)
-ROWS = [
-    tuple(t[: m.sum()].tolist())
-    for t, m in zip(*map(np.asarray, (TOKENS, MASK)), strict=True)
-]
+LENGTHS = np.asarray(MASK).sum(axis=1)
+ROWS = [tuple(x[:n]) for x, n in zip(TOKENS.tolist(), LENGTHS, strict=True)]
 
 
 @pytest.fixture(autouse=True)
@@ -121,6 +119,7 @@ def read(row, cut, law):
     return pieces, said(law, pieces)
 
 
+@jax.jit
 def own_logp(params):
     whole = jnp.concatenate([jnp.zeros_like(TOKENS[:, :1]), TOKENS], axis=1)
     laws = jax.nn.log_softmax(POLICY(params, whole[:, :-1]).logits)
@@ -152,12 +151,14 @@ def found_gradient(params, cut, law, *, shared=False):
     rows = algorithms.prepare(OPD, batch)
     chance = jnp.exp(jnp.sum(jnp.where(MASK, old, 0), axis=-1))
 
-    def loss(params):
+    @jax.jit
+    @jax.grad
+    def gradient(params):
         logp = own_logp(params)
         parts = algorithms.losses(OPD, logp, jnp.zeros(logp.shape), rows)
         return jnp.sum(chance[:, None] * sum(parts.values()))
 
-    return jax.grad(loss)(params)["logits"]
+    return gradient(params)["logits"]
 
 
 def policy(seed=2):
