@@ -82,7 +82,8 @@ def make_tell(
     """What fills in the log-probabilities of a teacher with another tokenizer.
 
     The teacher reads each record's prompt as its own tokenizer and template write it,
-    behind it the completion's text, and its own end where the policy ended.
+    behind it the completion's text, and its own end where the policy ended; at the
+    temperature that the policy wrote at.
 
     Args:
       policy: the student.
@@ -184,8 +185,13 @@ def longest_prompt(records: data.Records, tokenizer: data.Tokenizer) -> int:
 
     Returns:
       how many.
+
+    Raises:
+      InputError: a prompt is of messages, and the tokenizer has no template.
     """
-    return max(
-        len(prompt_ids(data.prompt_text(records[i], tokenizer), tokenizer))
-        for i in range(len(records))
-    )
+
+    def text(number):
+        where = f"record {number} for the teacher"
+        return data.prompt_text(records[number], tokenizer, where=where)
+
+    return max(len(prompt_ids(text(i), tokenizer)) for i in range(len(records)))

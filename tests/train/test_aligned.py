@@ -1,6 +1,7 @@
 """A teacher with another tokenizer: by hand on one batch, and by the command."""
 
 import dataclasses
+import itertools
 import json
 
 import jax
@@ -15,13 +16,14 @@ from alignax.models.config import DecoderConfig
 from alignax.pipeline import data, metrics
 from alignax.train import aligned
 from alignax.train import policy as policies
-from alignax.types import Rollout, Scored
+from alignax.train.runs import signs
+from alignax.types import InputError, Rollout, Scored
 from tests.close import assert_close, decoder_rel
-from tests.train.test_runs import SUMS, arguments, home, main, refused, rows_of
+from tests.train.test_runs import arguments, home, main, refused, rows_of
 
 __all__ = ["home"]
-LETTERS = "0123456789+=abc"
-MERGES = [("1", "0"), ("a", "b"), ("c", "="), ("ab", "c=")]
+LETTERS = "abc="
+MERGES = [("a", "b"), ("c", "="), ("ab", "c="), ("b", "b")]
 SMALL = {
     "hidden_size": 8,
     "num_layers": 1,
@@ -95,7 +97,7 @@ def test_what_a_teacher_says_of_other_tokens():
     )
     policy, teacher = in_memory(data.byte_tokenizer(), 0), in_memory(other, 1)
     end = policy.tokenizer.eos_id
-    texts = [[*b"10abc=", end], [*b"2ab", 255, *b"1"], [*b"c=1"], [*b"ab"]]
+    texts = [[*b"bbabc=", end], [*b"aab", 255, *b"b"], [*b"c=a"], [*b"ab"]]
     batch = scored_of(texts, policy, width=8, finished=[True, False, False, False])
     # One token of the last row is no sample of the policy's: nor is its chunk.
     forced = jnp.zeros((4, 8), bool).at[2, 0].set(True)
@@ -103,7 +105,7 @@ def test_what_a_teacher_says_of_other_tokens():
         batch.rollout, trained=batch.rollout.trained & ~forced
     )
     batch = dataclasses.replace(batch, rollout=rollout)
-    records = [{"prompt": "10+1="}, {"prompt": "2="}]
+    records = [{"prompt": "bba="}, {"prompt": "a="}]
     length = aligned.longest_prompt(records, other)
     tell = aligned.make_tell(
         policy, teacher, records, completions=2, prompt_length=length
@@ -124,10 +126,10 @@ def test_what_a_teacher_says_of_other_tokens():
     expected, told = np.array(batch.logp_old), np.zeros((4, 8), bool)
     # Row, the pieces, and the spans of the policy's tokens that each is.
     for row, pieces, spans in (
-        (0, ["10", "abc=", "<eos>"], [(0, 2), (2, 6), (6, 7)]),
-        (1, ["2", "ab"], [(0, 1), (1, 3)]),
-        # c= is one with what was forced; the 1 is cut, and one token for both.
-        (2, ["c=", "1"], [None, (2, 3)]),
+        (0, ["bb", "abc=", "<eos>"], [(0, 2), (2, 6), (6, 7)]),
+        (1, ["a", "ab"], [(0, 1), (1, 3)]),
+        # c= is one with what was forced; the a is cut, and one token for both.
+        (2, ["c=", "a"], [None, (2, 3)]),
         # ab is cut, and two for one.
         (3, ["ab"], [None]),
     ):
@@ -142,12 +144,20 @@ def test_what_a_teacher_says_of_other_tokens():
     np.testing.assert_array_equal(METHODS["opd"].algorithm.keep(found), told)
     np.testing.assert_allclose(said["aligned"], 11 / 16)
     np.testing.assert_allclose(said["chunk"], 11 / 6)
+    with pytest.raises(InputError, match=r"align_text: the longest prompt has 96"):
+        aligned.make_tell(policy, teacher, records, completions=2, prompt_length=96)
+    messages = [{"prompt": [{"role": "user", "content": "a"}]}]
+    with pytest.raises(
+        InputError, match=r"record 0 for the teacher.* no chat template"
+    ):
+        aligned.longest_prompt(messages, other)
 
 
 @pytest.fixture(scope="module")
 def three(home):
     """A student of letters, a teacher of letters and one that merges them."""
-    rows = [{"prompt": question, "answer": "a"} for question, _ in SUMS]
+    texts = itertools.product("abc", repeat=2)
+    rows = [{"prompt": "".join(pair) + "=", "answer": "a"} for pair in texts]
     text = "".join(json.dumps(row) + "\n" for row in rows)
     (home / "letters.jsonl").write_text(text)
     return (
@@ -190,17 +200,23 @@ def test_another_vocabulary_by_the_command(home, three, tmp_path, capsys):
     )  # fmt: skip
     rows = metrics.read(out)
     kl, aligned_share = (metrics.column(rows, f"rl/{x}")[1] for x in ("kl", "aligned"))
-    assert np.mean(kl[-5:]) < 0.5 * np.mean(kl[:5])
+    assert np.mean(kl[-5:]) < 0.6 * np.mean(kl[:5])
     # What is left out are cut ends.
-    assert aligned_share.min() > 0.6
-    assert metrics.column(rows, "rl/chunk")[1].mean() > 1.0
+    assert 0.8 < aligned_share.min() < 1
+    assert metrics.column(rows, "rl/chunk")[1].mean() > 1.05
     assert metrics.column(rows, "rl/skipped")[1].max() == 0
     assert not any("rl/signal" in row for row in rows)
     args = arguments(home, "rl", "letters", tmp_path / "no", "--method", "opd")
     args[args.index("--model") + 1] = str(student)
     message = refused(capsys, [*args, "--teacher", str(other)])
-    assert "vocab_size is 20, the student's 16" in message
+    assert "vocab_size is 9, the student's 5" in message
     assert "--align-text" in message
+
+
+def test_what_is_left_out_is_said():
+    assert not signs.signs([{"aligned": 0.95}])
+    said = signs.signs([{"aligned": 0.6}])["apart"]
+    assert said.startswith("40% of the policy's tokens are in no text that the teacher")
 
 
 def test_what_has_no_chunks_is_refused(home, tmp_path, capsys):
