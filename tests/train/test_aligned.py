@@ -123,6 +123,7 @@ def test_what_a_teacher_says_of_other_tokens():
         laws = law(jnp.array([ids + [0] * (12 - len(ids))]))
         return [float(laws[i - 1, ids[i]]) for i in range(len(before), len(ids))]
 
+    apart = []
     expected, told = np.array(batch.logp_old), np.zeros((4, 8), bool)
     # Row, the pieces, and the spans of the policy's tokens that each is.
     for row, pieces, spans in (
@@ -139,10 +140,13 @@ def test_what_a_teacher_says_of_other_tokens():
                 own = np.asarray(batch.logp_old)[row, slice(*span)]
                 expected[row, slice(*span)] = own + theirs - own.sum()
                 told[row, slice(*span)] = True
+                apart.append(theirs - own.sum())
     np.testing.assert_array_equal(found.rollout.told, told)
     assert_close(found.logp_ref, jnp.asarray(expected), rel=decoder_rel(1))
     np.testing.assert_array_equal(METHODS["opd"].algorithm.keep(found), told)
     np.testing.assert_allclose(said["aligned"], 11 / 16)
+    k3 = np.sum(np.expm1(apart) - np.array(apart)) / 4
+    np.testing.assert_allclose(said["kl"], k3, rtol=1e-4)
     np.testing.assert_allclose(said["chunk"], 11 / 6)
     with pytest.raises(InputError, match=r"align_text: the longest prompt has 96"):
         aligned.make_tell(policy, teacher, records, completions=2, prompt_length=96)
