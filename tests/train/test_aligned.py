@@ -17,11 +17,13 @@ from alignax.pipeline import data, metrics
 from alignax.train import aligned
 from alignax.train import policy as policies
 from alignax.train.runs import signs
-from alignax.types import InputError, Rollout, Scored
+from alignax.types import Counters, InputError, Rollout, Scored, TrainState
 from tests.close import assert_close, decoder_rel
 from tests.train.test_runs import arguments, home, main, refused, rows_of
 
 __all__ = ["home"]
+NONE = Counters(skipped=0, skipped_in_row=0, no_signal=0)
+STATE = TrainState(step=0, params=0, opt_state=0, controller=0, counters=NONE, key=0)
 LETTERS = "abc="
 MERGES = [("a", "b"), ("c", "="), ("ab", "c="), ("b", "b")]
 SMALL = {
@@ -110,7 +112,7 @@ def test_what_a_teacher_says_of_other_tokens():
     tell = aligned.make_tell(
         policy, teacher, records, completions=2, prompt_length=length
     )
-    found, said = tell(None, batch)
+    found, said = tell(STATE, batch)
 
     law = jax.jit(
         lambda ids: jax.nn.log_softmax(teacher.apply_fn(teacher.params, ids).logits[0])
