@@ -31,7 +31,8 @@ programs are compiled."""
 def taught(
     logp_old: Float[Array, "B T"],
     logp_teacher: Float[Array, "B S"],
-    sides: tuple[tuple[Int[Array, "B T"], Bool[Array, "B T"]], ...],
+    ours: tuple[Int[Array, "B T"], Bool[Array, "B T"]],
+    theirs: tuple[Int[Array, "B S"], Bool[Array, "B S"]],
     trained: Bool[Array, "B T"],
 ) -> tuple[Float[Array, "B T"], Bool[Array, "B T"], dict[str, Array]]:
     """What a teacher of other tokens says of the policy's, and of which of them.
@@ -39,7 +40,9 @@ def taught(
     Args:
       logp_old: the policy's, when the update begins.
       logp_teacher: the teacher's, of its own tokens of the texts.
-      sides: each side's ends and the mask of them, as ``chunk_ids`` takes them.
+      ours: where the policy's tokens end, and which of them are text, as
+        ``chunk_ids`` takes them.
+      theirs: likewise of the teacher's.
       trained: the tokens that the policy wrote itself; a chunk of which one is not is
         left out.
 
@@ -49,7 +52,6 @@ def taught(
       summed over each completion, ``aligned``, the share of the policy's tokens that
       are in a chunk, and ``chunk``, how many of them are in one.
     """
-    ours, theirs = sides
     ids = distillation.chunk_ids(*ours, *theirs)
     other = distillation.chunk_ids(*theirs, *ours)
     size = ids.shape[-1]
@@ -116,7 +118,7 @@ def make_tell(
         def read(params, rollout, logp_old, ours, theirs, trained):
             scores = score(params, rollout)
             logp = scores.logp + scores.log_mass
-            return taught(logp_old, logp, (ours, (theirs, rollout.trained)), trained)
+            return taught(logp_old, logp, ours, (theirs, rollout.trained), trained)
 
         return read
 
