@@ -209,7 +209,7 @@ class Rollout:
     prompt_mask: Leaf = None  # bool [B, P]
     shown_tokens: Leaf = None  # int32 [B, L], the prompt of a teacher that is told more
     shown_mask: Leaf = None  # bool [B, L]
-    told: Leaf = None  # bool [B], rows whose teacher was, None for all
+    told: Leaf = None  # bool [B] or [B, T], what a teacher speaks of, None for all
     teachers: Leaf = None  # float32 [B, N], weights of several that teach the row
     spent: Any = None  # speculative.Speculation, what it took with a draft
 

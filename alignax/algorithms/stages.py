@@ -187,9 +187,11 @@ def whole(scored: Scored, *, keep) -> Array:
 
 
 def told(scored: Scored) -> Array:
-    """Tokens of rows whose teacher was told something."""
-    rows = scored.rollout.told
-    return scored.mask if rows is None else scored.mask & rows[:, None]
+    """Tokens of which the teacher says something, all of a row or some."""
+    known = scored.rollout.told
+    if known is None:
+        return scored.mask
+    return scored.mask & (known if known.ndim == 2 else known[:, None])
 
 
 def no_rewards(scored: Scored) -> Array:

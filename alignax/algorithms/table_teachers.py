@@ -21,9 +21,13 @@ K1 = Regulariser(
     place="reward",
 )
 OPD = replace(
-    m.token_mean, shape=s.no_rewards, advantage=s.raw, regulariser=K1, beta=1.0
+    m.token_mean,
+    keep=s.told,
+    shape=s.no_rewards,
+    advantage=s.raw,
+    regulariser=K1,
+    beta=1.0,
 )
-OWN = replace(OPD, keep=s.told)
 # As ports say of the paper's scripts; its code's own defaults are other ones.
 SUMMED = Regulariser(
     divergence=divergences.jensen_shannon(),
@@ -33,7 +37,7 @@ SUMMED = Regulariser(
     weight_cap=2.0,
 )
 SDPO = replace(
-    OWN,
+    OPD,
     regulariser=SUMMED,
     sampling=Sampling(taught="reference"),
     reference=references.moving_average(decay=0.95),
@@ -67,8 +71,8 @@ ROWS = {
         "2601.18734",
         "opd to the first policy shown the solution; k1 in place of all tokens'",
         "clip .2",
-        replace(OWN, sampling=Sampling(taught="reference")),
-        {"live teacher": replace(OWN, sampling=Sampling(taught="own"))},
+        replace(OPD, sampling=Sampling(taught="reference")),
+        {"live teacher": replace(OPD, sampling=Sampling(taught="own"))},
     ),
     "sdft": Method(
         "SDFT",
@@ -76,7 +80,7 @@ ROWS = {
         "opd to the moving average shown a demonstration; k1 in place of all tokens'",
         "decay .99, TRL's example",
         replace(
-            OWN,
+            OPD,
             sampling=Sampling(taught="reference"),
             reference=references.moving_average(decay=0.99),
         ),

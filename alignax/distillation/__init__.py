@@ -6,6 +6,7 @@ skewed and the rest. Here is what else teaches, each of arrays alone; the step t
 trains by either is ``alignax.train.distillation``.
 """
 
+from alignax.distillation.chunks import chunk_ids, chunk_logp, chunk_sums
 from alignax.distillation.objectives import (
     balanced,
     coarse,
@@ -14,4 +15,13 @@ from alignax.distillation.objectives import (
     tvd_surrogate,
 )
 
-__all__ = ["balanced", "coarse", "pld", "surer", "tvd_surrogate"]
+__all__ = [
+    "balanced",
+    "chunk_ids",
+    "chunk_logp",
+    "chunk_sums",
+    "coarse",
+    "pld",
+    "surer",
+    "tvd_surrogate",
+]

@@ -77,6 +77,7 @@ def make(
     teacher_weights: Float[Array, "*R N"] | None = None,
     teacher_mixture: bool = False,
     draft: tuple[ApplyFn, Params, int] | None = None,
+    told_later: bool = False,
     shared_prompts: bool = True,
     shardings: TrainState | None = None,
     jit: bool = True,
@@ -104,6 +105,8 @@ def make(
       draft: a small model of the same vocabulary with its parameters, and how many
         tokens it proposes at a time: what is trained on is sampled speculatively, in
         the same law.
+      told_later: what a teacher says is filled in between sampling and the step
+        (``tasks.host_step(tell=)``): the sampler scores no reference.
       shared_prompts: a group's prompt is encoded once for all of its rows where they
         are scored; False encodes each row whole, as ``attention: cudnn`` needs it.
       shardings: of the train state.
@@ -125,7 +128,7 @@ def make(
     else:
         score = rollouts.score_by_hidden(hidden_fn, completions=group)
         values = values or critics.value_head(hidden_fn, completions=group)
-    teaches, taught = None, _listed(teacher)
+    teaches, taught = teachers.unsaid if told_later else None, _listed(teacher)
     if taught:
         if roles:
             raise InputError("teacher must be None where two roles are sampled")

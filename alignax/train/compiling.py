@@ -34,7 +34,7 @@ def beside(parts: Parts) -> Parts:
       parts: of ``assembly.of_policy``.
 
     Returns:
-      the parts; the first step waits for the thread.
+      the parts; the first step waits for the thread, if ``sample`` was called.
     """
     step = parts.step
     if not isinstance(step, partial):

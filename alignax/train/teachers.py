@@ -102,6 +102,19 @@ def score(
     return scored
 
 
+def unsaid(rollout: Rollout) -> Scores:
+    """In the place of scores that are filled in later, before the step.
+
+    Args:
+      rollout: ``[B, T]``.
+
+    Returns:
+      NaN, so that a step without them is skipped and says so.
+    """
+    nothing = jnp.full(rollout.tokens.shape, jnp.nan, jnp.float32)
+    return Scores(nothing, nothing, jnp.zeros_like(nothing))
+
+
 def divergence(
     hidden_fn: HiddenFn | None,
     regulariser: Regulariser,

@@ -14,6 +14,7 @@ def check_same(
     folder: Path,
     *,
     names: tuple[str, str] = ("student", "teacher"),
+    instead: str = "",
 ) -> int:
     """Refuse a teacher of another vocabulary.
 
@@ -22,6 +23,7 @@ def check_same(
       teacher: the other one.
       folder: the teacher's, for the message.
       names: what the message calls the two.
+      instead: what the message ends with.
 
     Returns:
       the columns that both heads have: either may be padded beyond the tokens.
@@ -43,7 +45,7 @@ def check_same(
     if differ:
         raise InputError(
             f"{names[1]} must have the {names[0]}'s vocabulary; of {folder} "
-            f"{'; '.join(differ)}. A {names[1]} of the same family would do"
+            f"{'; '.join(differ)}. A {names[1]} of the same family would do{instead}"
         )
     return min(student.config.vocab_size, teacher.config.vocab_size)
 

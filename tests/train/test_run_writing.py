@@ -136,3 +136,46 @@ def test_bad_writing_is_refused(home, tool, tmp_path, capsys, more, said):
     more = [x.format(tool) for x in more]
     message = refused(capsys, arguments(home, "rl", "prompts", tmp_path / "x", *more))
     assert all(words in message for words in said)
+
+
+ENGINE = """
+import numpy as np
+from alignax.train.engines import Engine, Written
+
+def uniform(folder):
+    names = []
+    def generate(prompts, *, completions, max_tokens, temperature, end_ids, seed):
+        assert "model.embed_tokens.weight" in names
+        rng = np.random.default_rng(seed)
+        def one():
+            tokens = rng.integers(3, 259, max_tokens).tolist()
+            return Written(tokens, [-np.log(259.0)] * max_tokens, False)
+        return [[one() for _ in range(completions)] for _ in prompts]
+    def load(weights):
+        names.extend(name for name, _ in weights)
+    return Engine(generate, load)
+
+def none(folder):
+    return 3
+"""
+
+
+@pytest.mark.slow
+def test_another_librarys_engine_writes(home, tmp_path, capsys):
+    """A model of no size is near the uniform law; what is not is in the log."""
+    file = home / "engine.py"
+    file.write_text(ENGINE)
+    args = arguments(home, "rl", "prompts", tmp_path / "run")
+    main([*args, "--engine", f"{file}:uniform", "--method", "tis"])
+    rows = [row for row in metrics.read(tmp_path / "run") if "rl/sampler_kl" in row]
+    assert len(rows) == 3
+    assert all(0 < row["rl/sampler_kl"] < 1 for row in rows)
+    np.testing.assert_allclose([row["rl/ratio"] for row in rows], 1, rtol=1e-3)
+    args = arguments(home, "rl", "prompts", tmp_path / "other")
+    for more, said in {
+        ("--engine", f"{file}:none"): "must return",
+        ("--engine", f"{file}:uniform", "--top-k", "3"): "left out with top_k",
+        ("--engine", "vllm"): "vllm is not installed",
+        ("--engine", "vllm", "--tool", "calculator"): "left out with tool",
+    }.items():
+        assert said in refused(capsys, [*args, *more])

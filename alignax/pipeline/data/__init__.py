@@ -10,6 +10,7 @@ processes.
 
 from alignax.pipeline.data.batches import prompt_batches, supervised_batches
 from alignax.pipeline.data.buckets import pair_batches, unpaired_batches
+from alignax.pipeline.data.ends import Aligned, Ends, make_align, make_ends
 from alignax.pipeline.data.formats import (
     FORMATS,
     as_chat,
@@ -59,6 +60,8 @@ __all__ = [
     "FORMATS",
     "PAIRS",
     "UNPAIRED",
+    "Aligned",
+    "Ends",
     "Lengths",
     "PairRows",
     "Records",
@@ -80,6 +83,8 @@ __all__ = [
     "labelled_texts",
     "lengths",
     "load_tokenizer",
+    "make_align",
+    "make_ends",
     "pair_batches",
     "pair_texts",
     "prompt_batches",

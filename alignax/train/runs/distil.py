@@ -179,7 +179,12 @@ def run(config: Config) -> Result:
         dtype=config.teacher_dtype,
         mesh=policy.mesh,
     )
-    columns = vocabularies.check_same(policy, teacher, config.teacher)
+    columns = vocabularies.check_same(
+        policy,
+        teacher,
+        config.teacher,
+        instead=", or `train rl --method opd --align-text`, which takes any",
+    )
     rate = 2e-4 if policy.lora else 1e-5
     config = rows.settled_prompts(config, sets, policy, rate=rate)
     count = config.training.batch_size // config.microbatches

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from alignax.pipeline import data, metrics, rewards
 from alignax.train import (
     ahead,
-    compiling,
     dynamic,
     loop,
     reward_folders,
@@ -22,8 +20,16 @@ from alignax.train import (
 from alignax.train import policy as policies
 from alignax.train.options import RL, algorithm_of
 from alignax.train.policy import Policy
+from alignax.train.runs import (
+    alignment,
+    rows,
+    setting,
+    teaching,
+    watch,
+    writing,
+)
 from alignax.train.runs import measure as measures
-from alignax.train.runs import rows, setting, siblings, teaching, watch, writing
+from alignax.train.runs import parts as parts_of
 from alignax.train.runs.options import Data, Flat, Model, Output
 from alignax.train.runs.setting import Result, Sets
 from alignax.train.runs.teaching import Teaching, reads_rewards, worthless
@@ -108,6 +114,7 @@ class Config:
                 "part_tokens must be left out with ahead or rounds: completions that "
                 "go on from step to step have their own prompts"
             )
+        alignment.check(self.teaching, self.rl, self.writing)
         if self.reward_processes < 0 or not self.reward_timeout > 0:
             raise InputError(
                 "reward_processes must not be negative and reward_timeout positive, "
@@ -266,22 +273,8 @@ def trained(
         config.writing.tool, reward, tokenizer, right_at=config.right_at
     )
     algorithm = algorithm_of(config.rl)
-    parts = writing.make_parts(
-        config.rl,
-        policy,
-        config.writing,
-        max_tokens=max_tokens,
-        teacher=teaching.open_teachers(config.teaching, algorithm, policy),
-        teacher_weights=jnp.asarray(task.weights, jnp.float32)
-        if task.weights
-        else teaching.weights_of(config.teaching, algorithm, train),
-        teacher_mixture=task.mixture,
-        draft=writing.open_draft(
-            config.writing, policy, length=prompt_length + max_tokens
-        ),
-    )
-    parts = writing.sampled(
-        parts, config.writing, tool, train, tokenizer, max_tokens=max_tokens
+    parts, tell = parts_of.made(
+        config, train, policy, tool, weights=task.weights, mixture=task.mixture
     )
 
     def ask(record):
@@ -304,13 +297,13 @@ def trained(
         return {"right": values >= config.right_at} | fields
 
     plain = tasks.host_step(
-        watch.same_tokens(compiling.beside(parts)),
+        watch.same_tokens(parts),
         judge,
         guide=guide,
         further=_further(config, train, ask, tokenizer),
         rounds=config.rounds,
         ahead=config.ahead,
-        tell=siblings.teller(config, parts, train, policy),
+        tell=tell,
     )
 
     def saying(state, batch):

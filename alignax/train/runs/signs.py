@@ -10,6 +10,8 @@ KL = 50.0
 task: e^50."""
 RATIO = 0.01
 """How far the mean ratio of the first update may be from 1."""
+ALIGNED = 0.1
+"""Share of the tokens of which a teacher of another tokenizer may say nothing."""
 
 
 def signs(rows: Sequence[Row]) -> dict[str, str]:
@@ -50,6 +52,14 @@ def signs(rows: Sequence[Row]) -> dict[str, str]:
             "tokens"
         )
     found |= _divergence([row["kl"] for row in rows if "kl" in row])
+    apart = 1 - last.get("aligned", 1.0)
+    if apart > ALIGNED:
+        found["apart"] = (
+            f"{apart:.0%} of the policy's tokens are in no text that the teacher's "
+            "tokenizer writes as they do, and are not trained: bytes that are no "
+            "character, special tokens, or what follows them; a model that writes text "
+            "would do, or a teacher that reads it as it is"
+        )
     failed = last.get("reward_failed", 0.0)
     if failed > 0:
         found["failed"] = (

@@ -34,6 +34,10 @@ class Teaching:
     teacher_field: str | None = None
     """Field of the records that names the one teacher of each prompt, by the last part
     of its folder, in place of weights."""
+    align_text: bool = False
+    """The teacher may have any tokenizer, its own reads what the policy has written,
+    and the two are compared by the chunks of text that both write whole; of opd
+    alone. Off, a teacher of another vocabulary is refused."""
     teacher_dtype: Dtype = "float32"
     """Of the teachers' parameters and computation."""
     teacher_context: str | None = None
@@ -55,6 +59,10 @@ class Teaching:
             raise InputError(
                 "teacher_weights must be positive and finite, got "
                 f"{', '.join(map(str, weights))}"
+            )
+        if self.align_text and count != 1:
+            raise InputError(
+                f"align_text is of one teacher, whose folder must be given, got {count}"
             )
         names = [folder.name for folder in self.teacher]
         if self.teacher_field is None:
@@ -146,7 +154,14 @@ def _opened(teaching: Teaching, folder: Path, policy: Policy) -> Policy:
         dtype=teaching.teacher_dtype,
         mesh=policy.mesh,
     )
-    columns = vocabularies.check_same(policy, teacher, folder)
+    if teaching.align_text:
+        return teacher
+    columns = vocabularies.check_same(
+        policy,
+        teacher,
+        folder,
+        instead=", or `train rl --method opd --align-text`, which takes any",
+    )
     if teacher.config.vocab_size != columns or policy.config.vocab_size != columns:
         raise InputError(
             f"teacher must have a head of the policy's {policy.config.vocab_size} "

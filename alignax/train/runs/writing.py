@@ -54,6 +54,11 @@ class Writing:
     it is."""
     draft_tokens: int = 4
     """How many tokens are drafted at a time."""
+    engine: str | None = None
+    """Another library that writes the completions with the policy's weights: vllm, on
+    the same GPU, or FILE.py:function (folder) -> alignax.train.engines.Engine. What it
+    says of its draws is what ratios correct for with methods such as tis; sampler_kl
+    in the log says how far it is from the trainer."""
 
     def __post_init__(self):
         for name in ("turns", "answer_tokens", "part_tokens", "draft_tokens"):
@@ -65,6 +70,12 @@ class Writing:
                 "draft must be left out with tool or part_tokens: what is written in "
                 "turns or over several steps is sampled without one"
             )
+        for name in ("tool", "part_tokens", "draft"):
+            if self.engine is not None and getattr(self, name) is not None:
+                raise InputError(
+                    f"engine must be left out with {name}: it writes one turn in one "
+                    "step"
+                )
 
     def at_once(self, max_tokens: int) -> int:
         """Tokens that are written at once of a completion of ``max_tokens``."""
@@ -133,6 +144,7 @@ def make_parts(
     teacher_weights: Float[Array, "*R N"] | None = None,
     teacher_mixture: bool = False,
     draft: drafts.Draft | None = None,
+    told_later: bool = False,
 ) -> assembly.Parts:
     """``assembly.of_policy``, for what is written at once.
 
@@ -145,6 +157,7 @@ def make_parts(
       teacher_weights: as in ``assembly.make``.
       teacher_mixture: likewise.
       draft: of ``open_draft``.
+      told_later: likewise.
 
     Returns:
       the parts; ``sampled`` makes their sampler that of whole completions.
@@ -165,6 +178,7 @@ def make_parts(
         teacher_weights=teacher_weights,
         teacher_mixture=teacher_mixture,
         draft=draft,
+        told_later=told_later,
         prefix=tokenizer.encode(writing.prefix) if writing.prefix else (),
     )
 
