@@ -59,6 +59,10 @@ VERBS: dict[tuple[str, ...], tuple[str, str]] = {
         "alignax.cli.train_supervised",
         "a policy by answers that you have (SFT)",
     ),
+    ("sweep",): (
+        "alignax.cli.sweep",
+        "many runs of a train command, by a file of what differs among them",
+    ),
     ("sample",): ("alignax.cli.sample", "read what a model, adapters or a run write"),
     ("evaluate",): (
         "alignax.cli.evaluate",

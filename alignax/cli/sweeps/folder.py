@@ -76,7 +76,10 @@ def value_at(status: Status, metric: str, step: int | None = None) -> float | No
         beyond = True
     else:
         # A measurement stands in a row of its own, behind the step's.
-        beyond = any(r["step"] > step or (r["step"] == step and r in known) for r in status.rows)
+        beyond = any(
+            row["step"] > step or (row["step"] == step and metric in row)
+            for row in status.rows
+        )
     if not beyond:
         return None
     if status.state == "failed":

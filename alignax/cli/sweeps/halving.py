@@ -39,7 +39,9 @@ def standing(
         if any(score is None for score in found.values()):
             return level
         kept = max(1, len(alive) // factor)
-        numbers = {p: s for p, s in found.items() if s is not None and not math.isnan(s)}
+        numbers = {
+            p: s for p, s in found.items() if s is not None and not math.isnan(s)
+        }
         # Python's sort keeps the order of equals.
         alive = sorted(numbers, key=lambda point: -numbers[point])[:kept]
         for point in alive:
