@@ -321,7 +321,8 @@ def one(sweep: Sweep, out: Path, index: int) -> None:
     _stopped(worker)
     found = folder.status(folder.of(out, index))
     if found.state == "failed":
-        raise RunError(f"trial {index} failed: {found.end['words'].strip()}")
+        words = found.end["words"].strip().removeprefix("error: ")
+        raise RunError(f"trial {index} failed: {words}")
     if found.state == "begun":
         _say(f"trial {index} waits at its rung; run it again once the others are there")
 
