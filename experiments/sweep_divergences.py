@@ -50,9 +50,9 @@ class Config:
     """Its strength."""
     seed: int = 0
     """Of the samples."""
-    steps: int = 100
+    steps: int = 120
     """Rollouts."""
-    prompts: int = 32
+    prompts: int = 16
     """Problems a rollout."""
     completions: int = 8
     """Answers a problem."""
@@ -62,7 +62,7 @@ class Config:
     """Steps between measurements."""
     held_out: int = 128
     """Problems to measure on."""
-    hidden_size: int = 64
+    hidden_size: int = 32
     """Width of the decoder."""
     sft: SFT = SFT(steps=2500, learning_rate=1e-2)
 
