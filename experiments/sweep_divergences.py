@@ -50,13 +50,13 @@ class Config:
     """Its strength."""
     seed: int = 0
     """Of the samples."""
-    steps: int = 120
+    steps: int = 80
     """Rollouts."""
     prompts: int = 16
     """Problems a rollout."""
-    completions: int = 8
+    completions: int = 4
     """Answers a problem."""
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     """At its peak."""
     evaluate_every: int = 20
     """Steps between measurements."""

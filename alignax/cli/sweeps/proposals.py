@@ -8,6 +8,7 @@ killed.
 
 import json
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from alignax.types import InputError
 
 SAMPLERS = {
     "tpe": "TPESampler",
-    "gp": "GPSampler",
     "cmaes": "CmaEsSampler",
     "nsga2": "NSGAIISampler",
     "qmc": "QMCSampler",
@@ -78,6 +78,23 @@ def _propose(sweep: Sweep, out: Path, point: int) -> None:
             f"{sweep.law!r}"
         )
     optuna = _optuna()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        try:
+            study = _study(optuna, sweep, out, point)
+            _tell(optuna, study, sweep, out)
+            laws = {name: _law(optuna, law) for name, law in sweep.space.items()}
+            asked = study.ask(laws)
+        except ImportError as error:
+            raise InputError(
+                f"sampler: Optuna's {sweep.law} needs the package {error.name}; "
+                "install it, or take another"
+            ) from None
+    content = {"number": asked.number, "options": asked.params}
+    folder.write(_path(out, point), content)
+
+
+def _study(optuna: Any, sweep: Sweep, out: Path, point: int) -> Any:
     from optuna.storages.journal import JournalFileBackend
 
     kind, extra = getattr(optuna.samplers, SAMPLERS[sweep.law]), {}
@@ -85,17 +102,13 @@ def _propose(sweep: Sweep, out: Path, point: int) -> None:
         # Points under way count as bad ones, so that workers look elsewhere.
         extra = {"constant_liar": True}
     backend = JournalFileBackend(str(out / "points" / "journal.log"))
-    study = optuna.create_study(
+    return optuna.create_study(
         study_name="sweep",
         storage=optuna.storages.JournalStorage(backend),
         sampler=kind(seed=sweep.seed + point, **extra),
         direction="maximize" if sweep.goal == "max" else "minimize",
         load_if_exists=True,
     )
-    _tell(optuna, study, sweep, out)
-    asked = study.ask({name: _law(optuna, law) for name, law in sweep.space.items()})
-    content = {"number": asked.number, "options": asked.params}
-    folder.write(_path(out, point), content)
 
 
 def _law(optuna: Any, law: Any) -> Any:

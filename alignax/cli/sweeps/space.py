@@ -60,7 +60,7 @@ class Sweep:
     points: Sequence[Mapping[str, Any]] = ({},)
     """Options that go together, each crossed with the space."""
     sampler: str | None = None
-    """grid, random, or one of Optuna's: tpe, gp, cmaes, nsga2, qmc. By default grid
+    """grid, random, or one of Optuna's: tpe, cmaes, nsga2, qmc. By default grid
     where the space is of lists, else random."""
     trials: int | None = None
     """Points that are drawn; a grid has as many as it has."""
