@@ -418,3 +418,12 @@ def test_submitit_on_this_machine(toy):
     main([*args, "--executor", "submitit", "--cluster", "local"])
     assert [row["state"] for row in table()] == ["failed"] * 2 + ["done"] * 2
     assert list(Path("o/jobs").glob("*_submitted.pkl"))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_ray_on_this_machine(toy):
+    pytest.importorskip("ray")
+    args = toy(space={"kind": ["bad", "good"], "x": [0.1]})
+    main([*args, "--executor", "ray", "--parameters", "num_cpus=0.5"])
+    assert [row["state"] for row in table()] == ["failed", "done"]
