@@ -83,6 +83,7 @@ EXPERIMENTS = {
     "prefer": "nine preference losses on pairs that it wrote, judged by a verifier",
     "distill": "the model teaches a student of its own layers: GKD, OPD, SDPO and more",
     "speculate": "speculative sampling by a draft of its own layers, aligned or not",
+    "sweep_divergences": "strength by divergence by seed, many runs in one program",
     "nash": "preference games: every solver, then language models that play one",
 }
 FILES = """\
