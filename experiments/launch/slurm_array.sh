@@ -10,6 +10,6 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do options+=("$1"); shift; done
 last=$(( $(alignax sweep "${options[@]}" --list | wc -l) - 1 ))
 printf -v sweep '%q ' alignax sweep "${options[@]}"
 sbatch --array="0-$last" --requeue --signal=TERM@120 "$@" --wrap "
-srun $sweep --index \$SLURM_ARRAY_TASK_ID || code=\$?
+srun $sweep--index \$SLURM_ARRAY_TASK_ID || code=\$?
 [ \"\${code:-0}\" != 75 ] || scontrol requeue \${SLURM_ARRAY_JOB_ID}_\$SLURM_ARRAY_TASK_ID
 exit \${code:-0}"
