@@ -1,4 +1,4 @@
-"""``experiments/launch``: what each script asks of its cluster, which a stub writes down."""
+"""``experiments/launch``: what each script asks of its cluster, by stubs of it."""
 
 import os
 import subprocess
