@@ -114,7 +114,8 @@ def world(config: Config) -> World:
         saved, reference = checkpoint.load_model(config.reference)
     if decoder.DecoderConfig.from_dict(saved) != model:
         raise InputError(f"reference: {config.reference} holds another model")
-    texts = [[record[k] for record in held_out] for k in ("question", "answer")]
+    questions = [record["question"] for record in held_out]
+    right_ones = [record["answer"] for record in held_out]
     rows = [[*tokenizer.encode(r["answer"]), tokenizer.eos_id] for r in train]
     answers = np.full((len(rows), MAX_TOKENS), -1)
     for i, row in enumerate(rows):
@@ -126,8 +127,8 @@ def world(config: Config) -> World:
         tokenizer,
         data.encode_prompts([r["question"] for r in train], tokenizer, length=width),
         jnp.array(answers),
-        data.encode_prompts(texts[0], tokenizer, length=width),
-        data.encode_supervised(*texts, tokenizer, length=length),
+        data.encode_prompts(questions, tokenizer, length=width),
+        data.encode_supervised(questions, right_ones, tokenizer, length=length),
     )
 
 

@@ -98,10 +98,14 @@ def main(config: Config) -> None:
 def _run(config: Config, sweep: space.Sweep, out: Path) -> None:
     given = [text.partition("=") for text in config.parameters]
     parameters = {name: value_of(value) for name, _, value in given}
+    # A cluster's job need not begin where this was typed.
+    whole = out.resolve()
     if config.executor == "submitit":
-        executors.by_submitit(sweep, out, cluster=config.cluster, parameters=parameters)
+        executors.by_submitit(
+            sweep, whole, cluster=config.cluster, parameters=parameters
+        )
     elif config.executor == "ray":
-        executors.by_ray(sweep, out, parameters=parameters)
+        executors.by_ray(sweep, whole, parameters=parameters)
     else:
         work.everything(sweep, out, workers=config.workers, devices=config.devices)
     print(f"{out}: all that can be done is", file=sys.stderr)

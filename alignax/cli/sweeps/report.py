@@ -140,7 +140,8 @@ def curve(rows: Sequence[Row], name: str, metric: str) -> plots.Curve | None:
     if not at:
         return None
     bands = [band(at[x]) for x in sorted(at)]
-    return sorted(at), *(list(column) for column in zip(*bands, strict=True))
+    y, low, high = (list(column) for column in zip(*bands, strict=True))
+    return sorted(at), y, low, high
 
 
 def _number(value: Any) -> bool:
