@@ -18,13 +18,13 @@ from experiments import grpo_arithmetic, sweep_divergences
 
 def small(folder, out, **changes):
     fields = {
-        "steps": 2,
+        "steps": 6,
         "prompts": 8,
         "completions": 4,
-        "evaluate_every": 1,
+        "evaluate_every": 3,
         "held_out": 4,
         "hidden_size": 16,
-        "learning_rate": 1e-2,
+        "learning_rate": 5e-2,
         "sft": SFT(steps=150, batch_size=64, warmup=1, learning_rate=2e-2),
     }
     given = {"out": folder / out, "reference": folder / "reference"} | fields
@@ -69,17 +69,17 @@ def test_a_row_of_the_program_is_the_run_by_itself(tmp_path):
     alone = small(tmp_path, "alone", beta=5.0)
     sweep_divergences.main(alone)
     rows = [metrics.read(config.out) for config in (*several, alone)]
-    assert [row["step"] for row in rows[0]] == [0, 1, 2]
+    assert [row["step"] for row in rows[0]] == [0, 3, 6]
     assert rows[0][0]["eval/kl"] == pytest.approx(0, abs=1e-6)
     for name in ("eval/reward", "eval/kl"):
         first, strong, other, by_itself = (
             np.array([row[name] for row in run]) for run in rows
         )
-        np.testing.assert_allclose(strong, by_itself, rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(strong, by_itself, rtol=1e-3, atol=1e-5)
         # Strength and seed each make another run.
         assert not np.allclose(first, other, rtol=1e-3)
         assert not np.allclose(first, strong, rtol=1e-3)
     with pytest.raises(InputError, match="differ in beta, seed alone"):
-        sweep_divergences.batch([alone, small(tmp_path, "x", steps=1)])
+        sweep_divergences.batch([alone, small(tmp_path, "x", steps=3)])
     with pytest.raises(InputError, match="holds a run already"):
         sweep_divergences.batch([alone])
