@@ -207,6 +207,7 @@ def curves(
     ylabel: str = "",
     points: bool = False,
     logarithmic: bool = False,
+    from_zero: bool = True,
 ) -> None:
     """Draw learning curves with their confidence bands.
 
@@ -221,6 +222,7 @@ def curves(
       ylabel: of y.
       points: mark each one.
       logarithmic: the scale of x, which is then positive.
+      from_zero: have the zero of y in sight.
 
     Raises:
       InputError: there is nothing to draw.
@@ -245,7 +247,8 @@ def curves(
         else:
             left = min(0.0, axes.get_xlim()[0]) if _has_negative(series) else 0
             axes.set_xlim(left=left)
-        _from_zero(axes, min(lowest))
+        if from_zero:
+            _from_zero(axes, min(lowest))
         _legend(axes, legend_title)
 
 

@@ -198,6 +198,7 @@ def draw(sweep: Sweep, out: Path, table: Sequence[Row]) -> list[Path]:
             xlabel=kl.removeprefix("last/"),
             ylabel=sweep.metric,
             points=True,
+            from_zero=False,
         )
     for name in names:
         law = sweep.space[name]
@@ -216,6 +217,7 @@ def draw(sweep: Sweep, out: Path, table: Sequence[Row]) -> list[Path]:
                 xlabel=name,
                 ylabel=sweep.metric,
                 points=True,
+                from_zero=False,
                 logarithmic=min(values) > 0 and max(values) >= 10 * min(values),
             )
     return pictures
