@@ -22,7 +22,7 @@ from alignax.cli.sweeps.space import Range, Sweep
 ROOT = Path(__file__).parent.parent.parent
 # A run with the manners of alignax's: a log by steps, --resume, SIGTERM, exit codes.
 TOY = """
-import dataclasses, json, pathlib, signal, sys, time
+import dataclasses, json, os, pathlib, signal, sys, time
 
 VMAPPED = ("x", "seed")
 
@@ -52,6 +52,7 @@ def main(config):
     assert config.resume == bool(lines)
     lines = [x for x in lines if x.endswith(b"\\n")]
     path.write_bytes(b"".join(lines))
+    (config.out / "device").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
     with (config.out / "starts").open("a") as file:
         file.write(f"{len(lines)}\\n")
     for step in range(len(lines), config.steps + 1):
@@ -206,7 +207,7 @@ def test_halving_by_hand():
 def test_a_sweep_by_the_command(toy, capsys):
     """Four trials, two of which fail: the others' numbers, and nothing done twice."""
     args = toy(space={"kind": ["good", "bad"], "x": [0.25, 1]}, base={"steps": 2})
-    main([*args, "--workers", "2"])
+    main([*args, "--devices", "5", "6"])
     said = capsys.readouterr()
     assert "4 trials: 2 done, 2 failed" in said.out
     assert said.err.count("failed: error: kind must be good, got bad") == 2
@@ -218,6 +219,8 @@ def test_a_sweep_by_the_command(toy, capsys):
     assert rows[3]["code"] == 1
     assert "got bad" in rows[3]["words"]
     assert json.loads(rows[1]["options"]) == {"steps": 2, "kind": "good", "x": 1}
+    devices = [Path(f"o/trials/000{i}/device").read_text() for i in (0, 1)]
+    assert set(devices) <= {"5", "6"}
     for name in ("frontier.png", "by_x.png"):
         assert Path("o", name).read_bytes().startswith(b"\x89PNG")
     main(args)
@@ -414,9 +417,9 @@ def test_optuna_proposes_and_is_told(toy, sampler):
 @pytest.mark.slow
 def test_submitit_on_this_machine(toy):
     pytest.importorskip("submitit")
-    args = toy(space={"kind": ["bad", "good"], "x": [0.1, 0.2]})
+    args = toy(space={"kind": ["bad", "good"], "x": [0.1]})
     main([*args, "--executor", "submitit", "--cluster", "local"])
-    assert [row["state"] for row in table()] == ["failed"] * 2 + ["done"] * 2
+    assert [row["state"] for row in table()] == ["failed", "done"]
     assert list(Path("o/jobs").glob("*_submitted.pkl"))
 
 
