@@ -1,8 +1,10 @@
 """``alignax sweep``: what the trials are, which go on, and that none is lost."""
 
+import dataclasses
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -430,3 +432,19 @@ def test_ray_on_this_machine(toy):
     args = toy(space={"kind": ["bad", "good"], "x": [0.1]})
     main([*args, "--executor", "ray", "--parameters", "num_cpus=0.5"])
     assert [row["state"] for row in table()] == ["failed", "done"]
+
+
+def test_the_page_shows_a_file_that_is_one(tmp_path):
+    text = (ROOT / "docs" / "sweeps.md").read_text(encoding="utf-8")
+    shown = text.partition("```yaml\n")[2].partition("```")[0]
+    (tmp_path / "beta.yaml").write_text(shown)
+    sweep = space.read(tmp_path / "beta.yaml")
+    assert (
+        f"alignax sweep beta.yaml                # {len(space.trials(sweep))} trials"
+        in text
+    )
+    args = space.arguments(sweep, space.target(sweep.run).config, {"beta": 0.01})
+    assert {"--lora.rank=16", "--beta=0.01", "--reward"} <= set(args)
+    keys = set(re.findall(r"`(\w+)`", re.findall(r"(?s)\| key \|.*?\n\n", text)[0]))
+    fields = {field.name for field in dataclasses.fields(Sweep)}
+    assert fields - keys <= {"run", "base"}
