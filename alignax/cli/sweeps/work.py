@@ -14,9 +14,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from alignax.cli import programs
 from alignax.cli.sweeps import folder, halving, proposals, space
@@ -357,13 +357,5 @@ def _stopped(worker: Worker) -> None:
         )
 
 
-def counts(found: Sequence[folder.Status]) -> Mapping[str, int]:
-    """How many trials are in each state."""
-    named: dict[str, int] = {}
-    for status in found:
-        named[status.state] = named.get(status.state, 0) + 1
-    return named
-
-
-def _say(text: Any) -> None:
+def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
