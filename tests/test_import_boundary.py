@@ -31,6 +31,7 @@ HOMES = {
     "tokenizers": {"models/gguf_tokenizer.py"},
     "matplotlib": {"pipeline/plots.py"},
     "tensorboardX": {"pipeline/metrics.py"},
+    "optuna": {"cli/sweeps/proposals.py"},
     "sacrebleu": {"diagnostics/diversity.py"},
 }
 STANDARD = {"tensorflow", "torch"}

@@ -59,6 +59,10 @@ VERBS: dict[tuple[str, ...], tuple[str, str]] = {
         "alignax.cli.train_supervised",
         "a policy by answers that you have (SFT)",
     ),
+    ("sweep",): (
+        "alignax.cli.sweep",
+        "many runs of a train command, by a file of what differs among them",
+    ),
     ("sample",): ("alignax.cli.sample", "read what a model, adapters or a run write"),
     ("evaluate",): (
         "alignax.cli.evaluate",
@@ -79,6 +83,7 @@ EXPERIMENTS = {
     "prefer": "nine preference losses on pairs that it wrote, judged by a verifier",
     "distill": "the model teaches a student of its own layers: GKD, OPD, SDPO and more",
     "speculate": "speculative sampling by a draft of its own layers, aligned or not",
+    "sweep_divergences": "strength by divergence by seed, many runs in one program",
     "nash": "preference games: every solver, then language models that play one",
 }
 FILES = """\

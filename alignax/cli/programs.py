@@ -22,9 +22,13 @@ def keep(folder: Path) -> None:
     kept = jax.config.values
     if kept["jax_compilation_cache_dir"] or not kept["jax_enable_compilation_cache"]:
         return
-    place = folder.resolve() / "compiled" / _processor()
-    jax.config.update("jax_compilation_cache_dir", str(place))
+    jax.config.update("jax_compilation_cache_dir", str(place(folder)))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST)
+
+
+def place(folder: Path) -> Path:
+    """Where the programs of a folder's runs are kept, on this processor."""
+    return folder.resolve() / "compiled" / _processor()
 
 
 def _processor() -> str:

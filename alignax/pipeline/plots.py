@@ -205,6 +205,9 @@ def curves(
     legend_title: str | None = None,
     xlabel: str = "step",
     ylabel: str = "",
+    points: bool = False,
+    logarithmic: bool = False,
+    from_zero: bool = True,
 ) -> None:
     """Draw learning curves with their confidence bands.
 
@@ -217,6 +220,9 @@ def curves(
       legend_title: goes above the legend.
       xlabel: of x.
       ylabel: of y.
+      points: mark each one.
+      logarithmic: the scale of x, which is then positive.
+      from_zero: have the zero of y in sight.
 
     Raises:
       InputError: there is nothing to draw.
@@ -229,14 +235,20 @@ def curves(
             # Past the palette's end the dashes tell the lines apart.
             color = PALETTE[number % len(PALETTE)]
             dashes = ("-", "--", ":", "-.")[number // len(PALETTE) % 4]
-            axes.plot(x, y, color=color, ls=dashes, lw=2, label=label, zorder=4)
+            mark: dict[str, Any] = {"marker": "o", "ms": 6} if points else {}
+            axes.plot(x, y, color=color, ls=dashes, lw=2, label=label, zorder=4, **mark)
             lowest.append(float(np.nanmin(np.asarray(y, float))))
             if low is not None and high is not None:
                 axes.fill_between(x, low, high, color=color, alpha=0.18, lw=0, zorder=3)
                 lowest.append(float(np.nanmin(np.asarray(low, float))))
         axes.margins(x=0.02)
-        axes.set_xlim(left=min(0.0, axes.get_xlim()[0]) if _has_negative(series) else 0)
-        _from_zero(axes, min(lowest))
+        if logarithmic:
+            axes.set_xscale("log")
+        else:
+            left = min(0.0, axes.get_xlim()[0]) if _has_negative(series) else 0
+            axes.set_xlim(left=left)
+        if from_zero:
+            _from_zero(axes, min(lowest))
         _legend(axes, legend_title)
 
 

@@ -91,6 +91,19 @@ def test_curves_draw_lines_and_bands(tmp_path, axes):
     assert ax.get_ylim()[0] == 0
 
 
+def test_curves_may_have_points_and_a_logarithmic_axis(tmp_path, axes):
+    x = np.array([0.01, 0.1, 1.0])
+    series = {"a": (x, x + 9, None, None)}
+    more = {"points": True, "logarithmic": True, "from_zero": False}
+    plots.curves(tmp_path / "c.png", series, **more)
+    plots.curves(tmp_path / "d.png", series)
+    marked, plain = axes
+    assert (marked.get_xscale(), plain.get_xscale()) == ("log", "linear")
+    assert marked.get_xlim()[0] > 0
+    assert (marked.get_ylim()[0] > 8, plain.get_ylim()[0]) == (True, 0)
+    assert [ax.get_lines()[0].get_marker() for ax in axes] == ["o", "None"]
+
+
 def test_many_curves_differ_in_colour_or_dashes(tmp_path, axes):
     x = np.arange(3.0)
     plots.curves(

@@ -473,3 +473,32 @@ def test_other_objectives_of_answers_train(home, tmp_path, objective):
     main([*args, "--objective", objective, "--learning-rate", "0.01", *more])
     losses = metrics.column(metrics.read(tmp_path / "run"), "supervised/eval/loss")[1]
     assert losses[-1] < losses[0]
+
+
+@pytest.mark.slow
+def test_a_sweep_pauses_runs_at_a_rung_and_goes_on(home, tmp_path, capfd):
+    """The worse of two stops at its rung, saved; the better is one unbroken log."""
+    base = {
+        **{"model": str(home / "model"), "data": str(home / "messages.jsonl")},
+        **{"batch_size": 2, "length": 48, "microbatches": 1, "held_out": 2},
+        **{"steps": 300, "evaluate_every": 50, "save_every": 1000},
+    }
+    content = {
+        "run": "train supervised",
+        "base": base,
+        "points": [{"learning_rate": 1e-6}, {"learning_rate": 1e-2}, {"lora.rank": -1}],
+        "metric": "supervised/eval/loss",
+        "goal": "min",
+        "rungs": [50],
+    }
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(content))
+    main(["sweep", str(tmp_path / "sweep.yaml"), "--out", str(tmp_path / "o")])
+    assert "1 begun, 1 done, 1 failed" in capfd.readouterr().out
+    slow, fast = (metrics.read(tmp_path / f"o/trials/000{i}") for i in (0, 1))
+    assert 50 <= slow[-1]["step"] < 300
+    steps = [row["step"] for row in fast if "supervised/loss" in row]
+    assert steps == list(range(1, 301))
+    said = (tmp_path / "o/trials/0001/output.txt").read_text()
+    assert "stopped: supervised was told to stop" in said
+    failed = json.loads((tmp_path / "o/trials/0002/end.json").read_text())
+    assert (failed["code"], "lora.rank" in failed["words"]) == (2, True)

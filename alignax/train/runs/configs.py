@@ -93,19 +93,53 @@ def arguments(kind: type, path: str | Path) -> list[str]:
     Raises:
       InputError: the file cannot be read, is no mapping, or has an unknown key.
     """
+    return flags(kind, loaded(path, what="config"), where=f"config: {path}")
+
+
+def loaded(path: str | Path, *, what: str) -> Any:
+    """What a YAML file says; an empty one has no options.
+
+    Args:
+      path: the file.
+      what: it is, for messages.
+
+    Returns:
+      its content.
+
+    Raises:
+      InputError: it cannot be read, or is no YAML.
+    """
     path = Path(path)
     try:
         given = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
+        as_printed = ", as --print-config prints one," if what == "config" else ""
         raise InputError(
-            f"config: {str(path)!r} cannot be read ({error.strerror}); a YAML file, "
-            "as --print-config prints one, would do"
+            f"{what}: {str(path)!r} cannot be read ({error.strerror}); a YAML file"
+            f"{as_printed} would do"
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(
-            f"config: {str(path)!r} is not YAML: {' '.join(str(error).split())}"
+            f"{what}: {str(path)!r} is not YAML: {' '.join(str(error).split())}"
         ) from error
-    return list(_flags(kind, {} if given is None else given, str(path), ""))
+    return {} if given is None else given
+
+
+def flags(kind: type, given: Any, *, where: str) -> list[str]:
+    """Options as plain data as the arguments of a command line.
+
+    Args:
+      kind: the configuration's dataclass.
+      given: options by their names, groups nested.
+      where: they are from, for messages.
+
+    Returns:
+      the arguments.
+
+    Raises:
+      InputError: there is no such option.
+    """
+    return list(_flags(kind, given, where, ""))
 
 
 def _known(kind: type) -> dict[str, type | None]:
@@ -121,7 +155,7 @@ def _known(kind: type) -> dict[str, type | None]:
 def _flags(kind: type, given: Any, path: str, prefix: str) -> Iterator[str]:
     if not isinstance(given, Mapping):
         raise InputError(
-            f"config: {path}{f', key {prefix[:-1]}' if prefix else ''}: options by "
+            f"{path}{f', key {prefix[:-1]}' if prefix else ''}: options by "
             f"their names would do, got a {type(given).__name__}"
         )
     known = _known(kind)
@@ -130,7 +164,7 @@ def _flags(kind: type, given: Any, path: str, prefix: str) -> Iterator[str]:
             near = difflib.get_close_matches(str(key), known, n=3)
             hint = f"did you mean {' or '.join(near)}?" if near else ""
             raise InputError(
-                f"config: {path}, key {prefix}{key}: there is no such option; "
+                f"{path}, key {prefix}{key}: there is no such option; "
                 f"{hint or 'there are ' + ', '.join(known)}"
             )
         group = known[key]
@@ -143,7 +177,7 @@ def _flags(kind: type, given: Any, path: str, prefix: str) -> Iterator[str]:
             yield from map(_text, value)
         elif isinstance(value, Mapping):
             raise InputError(
-                f"config: {path}, key {prefix}{key}: one value, or a list of them, "
+                f"{path}, key {prefix}{key}: one value, or a list of them, "
                 "would do, got a mapping"
             )
         else:
