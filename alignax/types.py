@@ -89,7 +89,8 @@ class RunError(RuntimeError):
 
 
 class Preempted(RuntimeError):
-    """A run was told to stop (SIGTERM, a preemption notice), and has saved itself.
+    """A run was told to stop (SIGTERM, a preemption notice) and has saved itself, or
+    it lost another of its processes.
 
     Command lines print the message and exit with code 75, on which a launcher may
     start the same command again with ``--resume``.

@@ -5,13 +5,15 @@ arrays lie spread over all of their devices. Rewards are the host's work: each p
 computes those of its own share, and all get all of them.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from alignax.types import InputError, RunError
+from alignax.pipeline import beats
+from alignax.types import InputError, Preempted, RunError
 
 
 def initialize(
@@ -68,7 +70,22 @@ def fetch(tree: Any) -> Any:
             return np.asarray(x)
         return multihost_utils.process_allgather(x, tiled=True)
 
-    return jax.tree.map(leaf, tree)
+    with _exchange():
+        return jax.tree.map(leaf, tree)
+
+
+@contextlib.contextmanager
+def _exchange() -> Iterator[None]:
+    """Around what waits for all processes, and cannot go on without one of them."""
+    try:
+        with beats.waiting():
+            yield
+    except jax.errors.JaxRuntimeError as error:
+        raise Preempted(
+            f"process {jax.process_index()} of {jax.process_count()} lost another one, "
+            f"whose own words say more: {str(error).splitlines()[0]}; the same command "
+            "goes on with --resume"
+        ) from error
 
 
 def own_share(count: int) -> slice:
@@ -151,11 +168,12 @@ def _gathered(values: np.ndarray) -> list[np.ndarray]:
     """One-dimensional arrays of all processes, of any lengths."""
     from jax.experimental import multihost_utils
 
-    sizes = multihost_utils.process_allgather(np.int32(len(values)))
-    padded = np.zeros(int(sizes.max()), values.dtype)
-    padded[: len(values)] = values
-    # float64 would be rounded on the way.
-    rows = multihost_utils.process_allgather(padded.view(np.uint8))
+    with _exchange():
+        sizes = multihost_utils.process_allgather(np.int32(len(values)))
+        padded = np.zeros(int(sizes.max()), values.dtype)
+        padded[: len(values)] = values
+        # float64 would be rounded on the way.
+        rows = multihost_utils.process_allgather(padded.view(np.uint8))
     return [
         row.view(values.dtype)[:size] for row, size in zip(rows, sizes, strict=True)
     ]

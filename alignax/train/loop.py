@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from alignax.pipeline import checkpoint, metrics, seals
+from alignax.pipeline import beats, checkpoint, metrics, seals
 from alignax.train import diagnosis
 from alignax.types import InputError, Preempted, RunError, TrainState
 
@@ -94,9 +94,15 @@ def check_folder(out: Path, *, resume: bool) -> None:
 
 
 @contextlib.contextmanager
-def open_log(out: Path, phases: list[Phase], *, resume: bool):
+def open_log(out: Path, phases: list[Phase], *, resume: bool, timeout: float = 0.0):
     """The run's log, in a context that no other process has the run's folder in; of a
     resumed run, put back to its last whole checkpoint.
+
+    Args:
+      out: the run's folder.
+      phases: of the run.
+      resume: whether to go on with what is there.
+      timeout: of ``beats.watched``, where there are several processes.
 
     Raises:
       InputError: another process is at work in ``out``.
@@ -106,7 +112,8 @@ def open_log(out: Path, phases: list[Phase], *, resume: bool):
         with metrics.Writer(out, resume_step=last) as writer:
             if last is not None and jax.process_index() == 0:
                 _warn_of_gaps(out, phases, last)
-            yield writer
+            with beats.watched(out, patience=timeout):
+                yield writer
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Options that runs share, in groups; the defaults suit pretrained weights."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -67,7 +68,15 @@ class Mesh:
     process: int | None = None
     """The number of this process, from 0; auto knows it."""
 
+    timeout: float = 1800.0
+    """Seconds that processes wait for one another, beyond which each says for whom and
+    ends; 0 for no end. A compilation counts, and so does a reward."""
+
     def __post_init__(self):
+        if not 0 <= self.timeout < math.inf:
+            raise InputError(
+                f"mesh.timeout must be finite and not negative, got {self.timeout}"
+            )
         for name in ("replica", "fsdp", "tensor"):
             size = getattr(self, name)
             if size < 1 and not (name == "fsdp" and size == -1):

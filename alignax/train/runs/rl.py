@@ -334,7 +334,8 @@ def trained(
     shapes = Prompts(tokens=blank, mask=blank == 0, index=np.arange(len(blank)))
     phase = loop.Phase(name=task.kind, steps=config.rl.steps, shown=task.shown)
     recorded = config if task.recorded is None else task.recorded
-    with loop.open_log(out.out, [phase], resume=out.resume) as writer:
+    patience = config.model.mesh.timeout
+    with loop.open_log(out.out, [phase], resume=out.resume, timeout=patience) as writer:
         setting.begin(
             recorded, out, kind=task.kind, model=config.model, phase=task.kind
         )

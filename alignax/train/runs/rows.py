@@ -263,7 +263,10 @@ def train(
 
     watched = watch.watched(step, tokens)
     phase = loop.Phase(name=kind, steps=steps, shown=shown)
-    with loop.open_log(output.out, [phase], resume=output.resume) as writer:
+    patience = model.mesh.timeout
+    with loop.open_log(
+        output.out, [phase], resume=output.resume, timeout=patience
+    ) as writer:
         setting.begin(config, output, kind=kind, model=model, phase=kind)
         state = loop.train(
             state,
