@@ -179,3 +179,29 @@ def test_another_librarys_engine_writes(home, tmp_path, capsys):
         ("--engine", "vllm", "--tool", "calculator"): "left out with tool",
     }.items():
         assert said in refused(capsys, [*args, *more])
+
+
+@pytest.mark.slow
+def test_alarms_do_as_they_are_told(home, tmp_path, capsys):
+    def run(name, *more):
+        args = arguments(home, "rl", "prompts", tmp_path / name, "--method", "grpo")
+        args[args.index("--learning-rate") + 1] = "0.05"
+        return [*args, "--divergence", "reverse_kl", "--beta", "0.01", *more]
+
+    main(run("raised", "--alarm.kl", "1e-9", "--alarm.action", "raise_beta"))
+    betas = [
+        row["rl/beta"] for row in metrics.read(tmp_path / "raised") if "rl/beta" in row
+    ]
+    # The first step is at the reference, where rounding alone may sound.
+    np.testing.assert_allclose(betas[2] / betas[1], 2, rtol=1e-6)
+    assert "beta is doubled from" in capsys.readouterr().err
+    said = refused(
+        capsys, run("stopped", "--alarm.entropy", "50", "--alarm.action", "stop")
+    )
+    assert "stopped by its alarm: entropy" in said
+    assert "below 50 nats a token" in said
+    said = refused(capsys, run("none", "--alarm.action", "stop"))
+    assert "alarm.action stop has nothing to act on" in said
+    args = arguments(home, "rl", "prompts", tmp_path / "bare", "--method", "tis")
+    args += ["--alarm.kl", "1", "--alarm.action", "raise_beta"]
+    assert "the method has no divergence" in refused(capsys, args)

@@ -18,9 +18,10 @@ from alignax.train import (
     tasks,
 )
 from alignax.train import policy as policies
-from alignax.train.options import RL, algorithm_of
+from alignax.train.options import RL, algorithm_of, reads_beta
 from alignax.train.policy import Policy
 from alignax.train.runs import (
+    alarms,
     alignment,
     rows,
     setting,
@@ -30,6 +31,7 @@ from alignax.train.runs import (
 )
 from alignax.train.runs import measure as measures
 from alignax.train.runs import parts as parts_of
+from alignax.train.runs.alarms import Alarms
 from alignax.train.runs.options import Data, Flat, Model, Output
 from alignax.train.runs.setting import Result, Sets
 from alignax.train.runs.teaching import Teaching, reads_rewards, worthless
@@ -91,6 +93,7 @@ class Config:
         learning_rate=None,
         warmup=None,
     )
+    alarm: Alarms = Alarms()
     output: Annotated[Output, Flat] = Output(out=RUN_FOLDER)
 
     def __post_init__(self):
@@ -313,7 +316,8 @@ def trained(
             del found["signal"]
         return state, found | task.said()
 
-    step = watch.watched(saying, lambda _: known["tokens"])
+    alarmed = alarms.alarmed(saying, config.alarm, reads_beta=reads_beta(algorithm))
+    step = watch.watched(alarmed, lambda _: known["tokens"])
     held = (
         None
         if sets.held_out is None

@@ -19,6 +19,7 @@ from alignax.train import reward_folders, tasks
 from alignax.train.options import RL
 from alignax.train.policy import Policy
 from alignax.train.runs import rl, setting, writing
+from alignax.train.runs.alarms import Alarms
 from alignax.train.runs.options import Data, Flat, Model, Output
 from alignax.train.runs.setting import Result, Sets
 from alignax.train.runs.teaching import Teaching, worthless
@@ -89,6 +90,7 @@ class Config:
         learning_rate=None,
         warmup=None,
     )
+    alarm: Alarms = Alarms()
     output: Annotated[Output, Flat] = Output(out=Path("runs/target"))
 
     def __post_init__(self):
@@ -165,6 +167,7 @@ def _as_rl(config: Config) -> rl.Config:
         prompt_length=config.prompt_length,
         max_tokens=config.max_tokens,
         rl=dataclasses.replace(config.rl, method=METHODS[config.target], beta=beta),
+        alarm=config.alarm,
         output=config.output,
     )
 
