@@ -35,6 +35,7 @@ from benchmarks import decode, grpo_step, timing
 CONFIG = decode.SMOLLM2
 STEP = {"groups": 4, "completions": 4, "prompt": 64, "tokens": 128}
 RANK = 16
+Curves = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def bandwidth() -> float:
@@ -379,9 +380,10 @@ SCALES = {
 
 def scaling(
     scales: Mapping[str, tuple[int, ...]] = SCALES, *, repeats: int = 3
-) -> tuple[str, dict[str, tuple[np.ndarray, np.ndarray]]]:
+) -> tuple[str, Curves]:
     """The GRPO step's time against one size at a time, and the slope of its log."""
-    lines, curves = [], {}
+    lines: list[list[str]] = []
+    curves: Curves = {}
     for name, values in scales.items():
         found = []
         for value in values:

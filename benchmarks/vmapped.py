@@ -9,6 +9,7 @@ both ways are compared, too.
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -101,11 +102,16 @@ def main(*, repeats: int = 5, steps: int = 100) -> str:
             {"sequential": sequential, "together": together}, repeats=repeats
         )
         ratio = np.median(seconds["sequential"]) / np.median(seconds["together"])
+        counts = (1, 2, 8, 32)
+        grown = {str(n): partial(all_at_once, keys[:n], strengths[:n]) for n in counts}
+        each = timing.interleaved(grown, repeats=repeats)
         lines.append(
             [name, *(timing.spread(x) for x in seconds.values()), f"{ratio:.1f}"]
+            + [f"{1e6 * np.median(each[str(n)]) / n / steps:,.0f}" for n in counts]
         )
     return timing.table(
-        [f"32 runs of {steps} steps", "one after another", "in one program", "factor"],
+        [f"32 runs of {steps} steps", "one after another", "in one program", "factor"]
+        + [f"µs a step and run, {n} at once" for n in (1, 2, 8, 32)],
         lines,
     )
 

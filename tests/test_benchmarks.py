@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from alignax.models import functional
-from benchmarks import ahead, decode, grpo_step, precision, timing, tunix_peer
+from benchmarks import ahead, decode, grpo_step, precision, real, timing, tunix_peer
 from tests.models.cases import CONFIGS, needs_float16, random_params, random_tokens
 
 
@@ -102,3 +102,23 @@ def test_a_peer_that_fails_is_not_waited_for(monkeypatch, tmp_path):
     with pytest.raises((RuntimeError, BrokenPipeError), match=r"ended with 3|Broken"):
         child()
     child.close()
+
+
+@pytest.mark.slow
+def test_the_tables_of_a_real_model(monkeypatch):
+    """On one of no size: rows, limits and parts are there."""
+    config = dataclasses.replace(CONFIGS["llama"], max_length=32)
+    monkeypatch.setattr(timing, "missing", lambda *names: list(names))
+    monkeypatch.setattr(real, "bandwidth", lambda: 1e9)
+    text = real.sampling(config, batches=(1, 2), prompt=4, tokens=3, repeats=1)
+    rows = [line.split(" | ") for line in text.splitlines() if line[:2] == "| "][2:]
+    assert [row[0][2:] for row in rows] == ["float32"] * 2 + ["bfloat16"] * 2
+    assert all(float(row[-1].strip(" |")) > 0 for row in rows)
+    sizes = {"groups": 2, "completions": 2, "prompt": 3, "tokens": 4}
+    text = real.steps(config, sizes, repeats=1, memory=False)
+    for name in ("alignax", "alignax, LoRA", "alignax, frugal", "products alone"):
+        assert f"| {name} |" in text
+    text = real.iterations(config, sizes, repeats=1)
+    assert "Of alignax's: sampling and scores" in text
+    text = real.heads(rows=4, width=8, vocabularies=(32,), repeats=1)
+    assert text.count("| 32 |") == 3
