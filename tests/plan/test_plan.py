@@ -47,10 +47,10 @@ def test_a_plan_by_the_command_line(tmp_path, capsys):
     assert "it fits" in capsys.readouterr().out
     found = json.loads(path.read_text())
     assert found["mesh"] == {"replica": 1, "fsdp": 4, "tensor": 2}
-    # Scales are split by fsdp alone; each matrix by both.
+    # Each matrix is split by both axes; the norms' scales are whole.
     matrices = 64 * 16 + 4 * 16 * 16 + 3 * 16 * 32
     scales = 3 * 16
-    parameters = 4 * (matrices // 8 + scales // 4)
+    parameters = 4 * (matrices // 8 + scales)
     state = found["state"]
     assert state["parameters"] == state["reference"] == parameters
     assert state["optimiser"] == 2 * parameters + 8
