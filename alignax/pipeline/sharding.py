@@ -6,13 +6,16 @@ under JAX's explicit axes, ordinary operations of a language model (a gather fro
 sharded embedding, a group reshape, a sort) are type errors.
 """
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
 
 from alignax.types import InputError
 
@@ -88,6 +91,43 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def rows(mesh: Mesh) -> NamedSharding:
     """Leading axis split over ``ROWS``: for every leaf of a batch."""
     return NamedSharding(mesh, PartitionSpec(ROWS))
+
+
+def in_sight(mesh: Mesh | None) -> AbstractContextManager[Any]:
+    """What is traced inside knows the mesh, for ``rows_apart``.
+
+    Args:
+      mesh: from ``make_mesh``; None for one device.
+
+    Returns:
+      a context.
+    """
+    if mesh is None:
+        return contextlib.nullcontext()
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
+def rows_apart(x: Array) -> Array:
+    """An array whose rows stay where those of its batch are.
+
+    What is looked up in a matrix that is split over ``fsdp`` may be split by its rows
+    or by the matrix' columns, and XLA takes the columns: every device would then hold
+    all rows of all that follows, and add up each product over all devices.
+
+    Args:
+      x: rows first.
+
+    Returns:
+      the same values, rows split over ``ROWS`` and the rest whole, where a mesh is in
+      sight and has as many devices as divide the rows; else ``x``.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    if any(kinds.get(name) != AxisType.Auto for name in ROWS):
+        return x
+    if x.shape[0] == 0 or x.shape[0] % math.prod(mesh.shape[name] for name in ROWS):
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(ROWS))
 
 
 def param_shardings(

@@ -105,7 +105,8 @@ def jitted(
 
     def run(held, *args, **options):
         base, *more = held
-        return build(*of_functions(policy, *fns, base), *more)(*args, **options)
+        with sharding.in_sight(mesh):
+            return build(*of_functions(policy, *fns, base), *more)(*args, **options)
 
     run.__name__, run.__qualname__ = name, f"jitted.<locals>.{name}"
     how: dict[str, Any] = {
