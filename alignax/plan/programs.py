@@ -13,7 +13,7 @@ from alignax import algorithms
 from alignax.models import functional
 from alignax.models.config import DecoderConfig
 from alignax.models.lora import LoRA
-from alignax.plan import hlo
+from alignax.plan import hlo, work
 from alignax.plan.hardware import GIB
 from alignax.train import assembly
 from alignax.train import policy as policies
@@ -232,4 +232,4 @@ def cost_of(text: str, mesh: Mapping[str, int], *, loops: float = 1) -> Cost:
     """
     module = hlo.parse(text, loops=loops)
     moved = tuple(hlo.collectives(module, mesh))
-    return Cost(hlo.flops(module), hlo.traffic(module), moved)
+    return Cost(work.flops(module), work.traffic(module), moved)

@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from alignax.models.config import DecoderConfig
 from alignax.models.lora import LoRA
 from alignax.pipeline import sharding
-from alignax.plan import hlo, programs, roofline
+from alignax.plan import hlo, programs, roofline, work
 from alignax.plan.hardware import GIB, Topology
 from alignax.plan.programs import Compiled, Lowered
 from alignax.plan.roofline import Times
@@ -103,7 +103,7 @@ def _measured(
     cost = programs.cost_of(made.module, mesh, loops=rounds)
     row |= _work(cost, topology, mesh)
     row["xla_flops"] = made.xla_flops
-    large = hlo.largest(hlo.parse(made.module))
+    large = work.largest(hlo.parse(made.module))
     row["largest"] = [{"bytes": a, "type": b, "from": c} for a, b, c in large]
     if not open_ or not hlo.parse(made.module).open_loops:
         return row, None
@@ -204,7 +204,7 @@ def advice(run: Run, lowered: Lowered, found: Mapping[str, Any]) -> list[str]:
     if "step" in bad:
         more = 2 * run.rl.microbatches
         if run.rl.prompts % (more * ways) == 0:
-            said.append(f"step: --rl.microbatches {more} halves its activations")
+            said.append(f"step: --microbatches {more} halves its activations")
         if run.remat != "block":
             said.append("step: --remat block keeps only each block's input")
         if run.rl.prompts % (more * ways) and mesh["fsdp"] > 1:

@@ -14,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from alignax import logprobs
 from alignax.pipeline import sharding
-from alignax.plan import groups, hlo, programs, roofline
+from alignax.plan import groups, hlo, programs, roofline, work
 
 P = PartitionSpec
 MESH = {"replica": 1, "fsdp": 4, "tensor": 2}
@@ -170,17 +170,17 @@ def test_products_of_a_loop_count_as_often_as_they_run():
 
     module = hlo.parse(text_of(run, x, stacked))
     once = 2 * rows * width * width
-    assert hlo.flops(module) == layers * once
+    assert work.flops(module) == layers * once
     # A round reads its own layer, not all of them.
     weights = 4 * layers * width * width
-    assert weights <= hlo.traffic(module) < 8 * weights
+    assert weights <= work.traffic(module) < 8 * weights
 
     def straight(x, w):
         return x @ w @ w
 
     done = jax.jit(straight).lower(x, jax.ShapeDtypeStruct((width, width), jnp.float32))
     done = done.compile()
-    assert hlo.flops(hlo.parse(done.as_text())) == done.cost_analysis()["flops"]
+    assert work.flops(hlo.parse(done.as_text())) == done.cost_analysis()["flops"]
 
 
 TPU = """HloModule m
@@ -201,7 +201,7 @@ pad=0_0x7_7 rhs_reversal=0x1}, dim_labels=0bf1_1oi0->0b1f
 def test_a_tpus_product_is_a_convolution_and_its_gather_is_written_twice():
     module = hlo.parse(TPU)
     # [16·512, 64] by [64, 8·128].
-    assert hlo.flops(module) == 2 * (16 * 512) * 64 * (8 * 128)
+    assert work.flops(module) == 2 * (16 * 512) * 64 * (8 * 128)
     [gather] = hlo.collectives(module, MESH)
     assert (gather.op, gather.axes) == ("all-gather", ("fsdp",))
     assert gather.payload == 2 * 64 * 512

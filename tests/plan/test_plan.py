@@ -211,4 +211,4 @@ def test_notes_and_advice_name_the_options():
     assert "about 12 such devices" in said
     found |= {"hbm": 5000.0}
     said = " ".join(report.advice(run, lowered, found))
-    assert "--rl.microbatches 4" in said
+    assert "--microbatches 4" in said
