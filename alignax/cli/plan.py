@@ -79,7 +79,9 @@ class Config:
         hardware.parsed(self.topology)
         for name in ("prompt_length", "max_tokens"):
             if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
+                raise InputError(
+                    f"{name} must be at least 1, got {getattr(self, name)}"
+                )
         if self.hbm is not None and not self.hbm > 0:
             raise InputError(f"hbm must be positive, got {self.hbm}")
 
@@ -121,9 +123,7 @@ def main(config: Config) -> None:
         sys.exit(1)
 
 
-def one(
-    config: Config, run: report.Run, topology: hardware.Topology
-) -> dict[str, Any]:
+def one(config: Config, run: report.Run, topology: hardware.Topology) -> dict[str, Any]:
     """The plan of the mesh that is asked for.
 
     Args:

@@ -13,19 +13,13 @@ from alignax import algorithms
 from alignax.models import functional
 from alignax.models.config import DecoderConfig
 from alignax.models.lora import LoRA
+from alignax.pipeline import data
 from alignax.plan import hlo, work
 from alignax.plan.hardware import GIB
 from alignax.train import assembly
 from alignax.train import policy as policies
 from alignax.train.options import RL
 from alignax.types import Prompts
-
-
-class Tokens(NamedTuple):
-    """What a program asks of a tokenizer."""
-
-    end_ids: tuple[int, ...] = (1,)
-    pad_id: int = 0
 
 
 class Lowered(NamedTuple):
@@ -87,19 +81,28 @@ def lowered(
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), shapes)
     key = jax.eval_shape(lambda: jax.random.key(0))
 
+    # A program asks nothing of it but which tokens end and fill a row.
+    tokenizer = data.Tokenizer(
+        encode=lambda text: [],
+        decode=lambda tokens: "",
+        vocab_size=config.vocab_size,
+        eos_id=1,
+        pad_id=0,
+    )
+
     def made(params: Any, key: Any) -> Any:
-        policy = policies.make(config, params, Tokens(), adapters=adapters, key=key)
+        policy = policies.make(config, params, tokenizer, adapters=adapters, key=key)
         return policy.params, policy.base
 
     params, base = jax.eval_shape(made, shapes, key)
     fns = functional.make_apply(config), functional.make_hidden(config)
     policy = policies.Policy(
-        config, params, *fns, Tokens(), base=base, lora=adapters, whole_fns=fns
+        config, params, *fns, tokenizer, base=base, lora=adapters, whole_fns=fns
     )
     policy = policies.on_mesh(policy, mesh)
     hidden_fn = functional.make_hidden(config, remat=remat, scan=True)
     policy = policies.with_functions(policy, fns[0], hidden_fn)
-    parts = assembly.of_policy(rl, policy, max_tokens=max_tokens)
+    parts: Any = assembly.of_policy(rl, policy, max_tokens=max_tokens)
 
     count = (rl.prompts, prompt_length)
     prompts = Prompts(

@@ -138,8 +138,9 @@ def jitted(
         program, args, options = laid_out(args, options)
         return program.lower(*args, **options)
 
-    spread.lower = lower
-    return spread
+    program: Any = spread
+    program.lower = lower
+    return program
 
 
 def make(

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from alignax.pipeline import sharding
@@ -59,7 +59,7 @@ def test_rows_stay_where_their_batch_is():
     a mesh in sight, or with rows that do not divide, nothing changes."""
     mesh = sharding.make_mesh(fsdp=4, tensor=2)
     table = jax.ShapeDtypeStruct(
-        (6, 8), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec(None, "fsdp"))
+        (6, 8), jnp.float32, sharding=NamedSharding(mesh, P(None, "fsdp"))
     )
 
     def place(rows, context):

@@ -33,7 +33,9 @@ SHAPE = {
     "hidden_act": "silu",
     "rms_norm_eps": 1e-5,
 }
-OPTIONS = "--prompts 4 --completions 2 --microbatches 1 --prompt-length 3 --max-tokens 3"
+OPTIONS = (
+    "--prompts 4 --completions 2 --microbatches 1 --prompt-length 3 --max-tokens 3"
+)
 
 
 @pytest.mark.slow
