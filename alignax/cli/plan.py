@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jax
-from tyro.conf import arg
 
 from alignax.pipeline import sharding
 from alignax.plan import hardware, models, report, text

@@ -6,9 +6,7 @@ from collections.abc import Mapping
 import numpy as np
 
 IOTA = re.compile(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?")
-NAMED = re.compile(
-    r"replica_groups=mesh\[([^\]]*)\](?:, ?device_ids=\([^)]*\))? ?\{([^}]*)\}"
-)
+NAMED = re.compile(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}")
 LISTED = re.compile(r"replica_groups=\{(\{[\d,{} ]*\})\}")
 PAIRS = re.compile(r"source_target_pairs=\{(\{[\d,{} ]*\})\}")
 

@@ -1,5 +1,6 @@
 """What devices can do, by their makers' numbers, and the topologies they stand in."""
 
+import contextlib
 import importlib.util
 import math
 import os
@@ -101,10 +102,8 @@ def topology(name: str) -> Topology:
     if chip.kind == "tpu":
         return Topology(name, chip, _tpu(name), False)
     # Only before the first use of the processor does it matter.
-    try:
+    with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", count)
-    except RuntimeError:
-        pass
     devices = jax.devices("cpu")
     if len(devices) < count:
         raise InputError(

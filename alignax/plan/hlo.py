@@ -44,12 +44,12 @@ class Array(NamedTuple):
     @property
     def bytes(self) -> float:
         size = BYTES.get(self.dtype, 1 if self.dtype.startswith("f8") else 0)
-        return math.prod(self.shape) * size
+        return float(math.prod(self.shape) * size)
 
     @property
     def hbm(self) -> float:
         """Bytes, if they lie in the device's main memory."""
-        return 0 if re.search(r"S\([1-9]", self.place) else self.bytes
+        return 0.0 if re.search(r"S\([1-9]", self.place) else self.bytes
 
 
 class Instruction(NamedTuple):
@@ -106,24 +106,25 @@ def arrays(text: str) -> tuple[Array, ...]:
     )
 
 
+def _end(text: str, letter: str, depth: int) -> int:
+    """Where a letter stands first outside of all brackets; ``depth`` are open before
+    the text, and the last one's end counts as outside."""
+    for i, found in enumerate(text):
+        depth += (found in "([{") - (found in ")]}")
+        if found == letter and depth == 0:
+            return i
+    return len(text)
+
+
 def _instruction(line: str) -> Instruction | None:
     found = LINE.match(line)
     if found is None:
         return None
     root, name, rest = found.groups()
-    # The type ends where its brackets do, and the operation's name follows.
-    depth = 0
-    for i, letter in enumerate(rest):
-        depth += (letter in "([{") - (letter in ")]}")
-        if letter == " " and depth == 0:
-            break
-    kind, rest = rest[:i], rest[i + 1 :]
+    end = _end(rest, " ", 0)
+    kind, rest = rest[:end], rest[end + 1 :]
     op, _, rest = rest.partition("(")
-    depth = 1
-    for end, letter in enumerate(rest):
-        depth += (letter in "([{") - (letter in ")]}")
-        if depth == 0:
-            break
+    end = _end(rest, ")", 1)
     inside = re.sub(r"\{[^}]*\}", "", rest[:end])
     inside = re.sub(r"/\*.*?\*/", "", inside)
     operands = re.findall(r"%([\w.\-]+)", inside)

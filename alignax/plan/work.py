@@ -89,16 +89,16 @@ def traffic(module: Module) -> float:
 
 def _touched(module: Module, own: Computation, x: Instruction) -> float:
     if x.op == "copy-start":
-        return sum(a.hbm for a in x.out[:2])
+        return sum((a.hbm for a in x.out[:2]), 0.0)
     if x.op in READERS:
-        return 2 * sum(a.hbm for a in x.out)
+        return 2 * sum((a.hbm for a in x.out), 0.0)
     if x.op == "dynamic-update-slice":
-        return 2 * sum(a.hbm for a in own[x.operands[1]].out)
+        return 2 * sum((a.hbm for a in own[x.operands[1]].out), 0.0)
     called = CALLED.search(x.text)
     inside = module.computations.get(called[1]) if called else None
     if x.op != "fusion" or inside is None:
         given = sum(a.hbm for n in x.operands if n in own for a in own[n].out)
-        return given + sum(a.hbm for a in x.out)
+        return given + sum((a.hbm for a in x.out), 0.0)
     return _read(own, x, inside) + _wrote(x, inside)
 
 
@@ -114,11 +114,11 @@ def _read(own: Computation, x: Instruction, inside: Computation) -> float:
         given = own.get(x.operands[int(y.operands[0])])
         if given is None or not any(a.hbm for a in given.out):
             continue
-        parts, whole = 0.0, sum(a.hbm for a in given.out)
+        parts, whole = 0.0, sum((a.hbm for a in given.out), 0.0)
         for user in users.get(y.name, []):
             first = user.operands[0] == y.name
             if first and user.op in READERS:
-                parts += sum(a.bytes for a in user.out)
+                parts += sum((a.bytes for a in user.out), 0.0)
             elif not (first and user.op == "dynamic-update-slice"):
                 parts = whole
         total += min(parts, whole)
@@ -131,13 +131,13 @@ def _wrote(x: Instruction, inside: Computation) -> float:
     if root.op == "tuple":
         parts = [inside[name] for name in root.operands]
     if len(parts) != len(x.out):
-        return sum(a.hbm for a in x.out)
+        return sum((a.hbm for a in x.out), 0.0)
     total = 0.0
     for part, out in zip(parts, x.out, strict=True):
         while part.op == "bitcast" and part.operands[0] in inside:
             part = inside[part.operands[0]]
         if part.op == "dynamic-update-slice" and out.hbm:
-            total += sum(a.bytes for a in inside[part.operands[1]].out)
+            total += sum((a.bytes for a in inside[part.operands[1]].out), 0.0)
         else:
             total += out.hbm
     return total
