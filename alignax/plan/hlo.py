@@ -134,7 +134,7 @@ def _instruction(line: str) -> Instruction | None:
     return Instruction(name, op, arrays(kind), kept, rest[end + 1 :], bool(root))
 
 
-def parse(text: str, *, loops: float = 1) -> Module:
+def parse(text: str, *, loops: int = 1) -> Module:
     """A module from its text.
 
     Args:
@@ -173,7 +173,7 @@ def parse(text: str, *, loops: float = 1) -> Module:
             if x.op == "while":
                 known = trips(x, computations)
                 found["open"] += known is None
-                rounds = loops if known is None else known
+                rounds = float(loops) if known is None else known
             own = x.op not in ("while", "call", "conditional", "async-start")
             for other in called:
                 if other in computations:

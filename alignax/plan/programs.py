@@ -222,7 +222,7 @@ class Cost(NamedTuple):
         )
 
 
-def cost_of(text: str, mesh: Mapping[str, int], *, loops: float = 1) -> Cost:
+def cost_of(text: str, mesh: Mapping[str, int], *, loops: int = 1) -> Cost:
     """A program's work on each device.
 
     Args:

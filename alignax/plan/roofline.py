@@ -29,9 +29,9 @@ class Times(NamedTuple):
         """The kind that takes longest."""
         return self._fields[self.index(self.least)]
 
-    def plus(self, other: "Times", *, times: float = 1) -> "Times":
-        """This, and then another so many times."""
-        return Times(*(a + times * b for a, b in zip(self, other, strict=True)))
+    def plus(self, other: "Times") -> "Times":
+        """This, and then the other."""
+        return Times(*(a + b for a, b in zip(self, other, strict=True)))
 
 
 def times(cost: Cost, chip: Chip, mesh: Mapping[str, int]) -> Times:

@@ -97,7 +97,8 @@ def _touched(module: Module, own: Computation, x: Instruction) -> float:
     called = CALLED.search(x.text)
     inside = module.computations.get(called[1]) if called else None
     if x.op != "fusion" or inside is None:
-        given = sum(a.hbm for n in x.operands if n in own for a in own[n].out)
+        held = (a for n in x.operands if n in own for a in own[n].out)
+        given = sum((a.hbm for a in held), 0.0)
         return given + sum((a.hbm for a in x.out), 0.0)
     return _read(own, x, inside) + _wrote(x, inside)
 
