@@ -136,7 +136,11 @@ def one(config: Config, run: report.Run, topology: hardware.Topology) -> dict[st
     mesh = config.mesh
     sizes = {"replica": mesh.replica, "fsdp": mesh.fsdp, "tensor": mesh.tensor}
     made = sharding.make_mesh(**sizes, devices=topology.devices)
-    return report.plan(run, topology, made)
+    return report.plan(run, topology, made, tell=_tell)
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def searched(run: report.Run, topology: hardware.Topology) -> list[dict[str, Any]]:
@@ -151,9 +155,9 @@ def searched(run: report.Run, topology: hardware.Topology) -> list[dict[str, Any
     """
     plans = []
     for sizes in report.meshes(run, topology):
-        print(f"trying {text.shape(sizes)}", file=sys.stderr, flush=True)
+        _tell(f"trying {text.shape(sizes)}")
         made = sharding.make_mesh(**sizes, devices=topology.devices)
-        plans.append(report.plan(run, topology, made))
+        plans.append(report.plan(run, topology, made, tell=_tell))
 
     def order(found):
         worst = max(x["memory"]["total"] for x in _each(found))

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from jax.sharding import Mesh
@@ -32,13 +32,20 @@ class Run:
     remat: str = "block"
 
 
-def plan(run: Run, topology: Topology, mesh: Mesh) -> dict[str, Any]:
+def plan(
+    run: Run,
+    topology: Topology,
+    mesh: Mesh,
+    *,
+    tell: Callable[[str], object] = lambda line: None,
+) -> dict[str, Any]:
     """Compile a run for a topology and add up what it takes.
 
     Args:
       run: the run.
       topology: the devices.
       mesh: of them.
+      tell: is told what is being compiled, which may take minutes.
 
     Returns:
       plain data: ``fits``, ``mesh``, ``state`` (bytes a device), and of ``sample``,
@@ -69,6 +76,7 @@ def plan(run: Run, topology: Topology, mesh: Mesh) -> dict[str, Any]:
     }
     spent: dict[str, Times] = {}
     for name in PARTS:
+        tell(f"compiling {name} for {topology.name}")
         made = programs.compiled(getattr(lowered, name))
         row, more = _measured(made, run, topology, sizes, open_=name == "sample")
         found["programs"] |= {name: row, **({"decode": more} if more else {})}

@@ -157,7 +157,7 @@ def test_a_search_ranks_what_fits_by_its_time(monkeypatch, capsys):
 
     topology = hardware.topology("cpu:8")
 
-    def planned(run, topology, mesh):
+    def planned(run, topology, mesh, tell):
         sizes = dict(mesh.shape)
         total = 10.0 * sizes["tensor"]
         row = {"memory": {"total": total}}
