@@ -30,6 +30,7 @@ COLLECTIVES = (
 SHAPE = re.compile(r"([a-z]\w*)\[([\d,]*)\](?:\{([^}]*)\})?")
 HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 LINE = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (.*)$")
+CHAIN = re.compile(r'chain_id="(\d+)"')
 CALLED = re.compile(r"(?:calls|to_apply|body|condition)=%?([\w.\-]+)")
 
 
@@ -234,7 +235,7 @@ def collectives(module: Module, mesh: Mapping[str, int]) -> list[Collective]:
                 continue
             # A TPU's gather that runs beside other work is written in each of its
             # parts, under one number.
-            chain = re.search(r'chain_id="(\d+)"', x.text)
+            chain = CHAIN.search(x.text)
             if chain and chain[1] in chains:
                 continue
             if chain:

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from alignax.plan.hlo import CALLED, Computation, Instruction, Module, each
+from alignax.plan.hlo import CALLED, CHAIN, Computation, Instruction, Module, each
 
 # Nothing is read or written by these.
 SILENT = {
@@ -79,8 +79,12 @@ def traffic(module: Module) -> float:
       of one device: operands and results of each kernel; of a slice, or an update in
       place, what is touched.
     """
-    total = 0.0
+    total, chains = 0.0, set()
     for own, x, runs, fused in each(module):
+        chain = CHAIN.search(x.text)
+        if chain and chain[1] not in chains:
+            chains.add(chain[1])
+            total += runs * _whole(own, x)
         if fused or x.op in SILENT or x.op.endswith("-done"):
             continue
         total += runs * _touched(module, own, x)
@@ -97,13 +101,29 @@ def _touched(module: Module, own: Computation, x: Instruction) -> float:
     called = CALLED.search(x.text)
     inside = module.computations.get(called[1]) if called else None
     if x.op != "fusion" or inside is None:
-        held = (a for n in x.operands if n in own for a in own[n].out)
-        given = sum((a.hbm for a in held), 0.0)
-        return given + sum((a.hbm for a in x.out), 0.0)
-    return _read(own, x, inside) + _wrote(x, inside)
+        return _whole(own, x)
+    # A gather that runs beside other work passes through each of its kernels.
+    passed = {
+        (a.dtype, a.bytes)
+        for y in inside.values()
+        if CHAIN.search(y.text)
+        for a in (*y.out, *inside[y.operands[0]].out)
+    }
+    return _read(own, x, inside, passed) + _wrote(x, inside, passed)
 
 
-def _read(own: Computation, x: Instruction, inside: Computation) -> float:
+def _whole(own: Computation, x: Instruction) -> float:
+    """All operands and results."""
+    held = (a for n in x.operands if n in own for a in own[n].out)
+    return sum((a.hbm for a in (*held, *x.out)), 0.0)
+
+
+Passed = set[tuple[str, float]]
+
+
+def _read(
+    own: Computation, x: Instruction, inside: Computation, passed: Passed
+) -> float:
     users: dict[str, list[Instruction]] = {}
     for y in inside.values():
         for name in y.operands:
@@ -114,6 +134,8 @@ def _read(own: Computation, x: Instruction, inside: Computation) -> float:
             continue
         given = own.get(x.operands[int(y.operands[0])])
         if given is None or not any(a.hbm for a in given.out):
+            continue
+        if any((a.dtype, a.bytes) in passed for a in given.out):
             continue
         parts, whole = 0.0, sum((a.hbm for a in given.out), 0.0)
         for user in users.get(y.name, []):
@@ -126,15 +148,18 @@ def _read(own: Computation, x: Instruction, inside: Computation) -> float:
     return total
 
 
-def _wrote(x: Instruction, inside: Computation) -> float:
+def _wrote(x: Instruction, inside: Computation, passed: Passed) -> float:
     root = next(y for y in inside.values() if y.root)
     parts = [root]
     if root.op == "tuple":
         parts = [inside[name] for name in root.operands]
     if len(parts) != len(x.out):
-        return sum((a.hbm for a in x.out), 0.0)
+        kept = (a for a in x.out if (a.dtype, a.bytes) not in passed)
+        return sum((a.hbm for a in kept), 0.0)
     total = 0.0
     for part, out in zip(parts, x.out, strict=True):
+        if (out.dtype, out.bytes) in passed:
+            continue
         while part.op == "bitcast" and part.operands[0] in inside:
             part = inside[part.operands[0]]
         if part.op == "dynamic-update-slice" and out.hbm:
