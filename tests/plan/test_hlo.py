@@ -208,3 +208,38 @@ def test_a_tpus_product_is_a_convolution_and_its_gather_is_written_twice():
     # What lies on the chip is no traffic.
     arrays = module.computations["main"]
     assert arrays["b"].out[0].hbm == 0 < arrays["b"].out[0].bytes
+
+
+PASSED = """HloModule m
+
+%async_collective_fusion.1 (p: f32[4,64], q: f32[16,64], x: f32[8,8]) -> \
+(f32[8,8], f32[4,64], f32[16,64]) {
+  %p = f32[4,64]{1,0} parameter(0)
+  %q = f32[16,64]{1,0} parameter(1)
+  %x = f32[8,8]{1,0} parameter(2)
+  %g = f32[16,64]{1,0} all-gather(%p), replica_groups=[2,4]<=[4,2]T(1,0), \
+frontend_attributes={chain_id="7"}
+  %y = f32[8,8]{1,0} tanh(%x)
+  ROOT %t = (f32[8,8]{1,0}, f32[4,64]{1,0}, f32[16,64]{1,0}) tuple(%y, %p, %g)
+}
+
+ENTRY %main (a: f32[4,64], b: f32[16,64], c: f32[8,8]) -> f32[8,8] {
+  %a = f32[4,64]{1,0} parameter(0)
+  %b = f32[16,64]{1,0} parameter(1)
+  %c = f32[8,8]{1,0} parameter(2)
+  %f = (f32[8,8]{1,0}, f32[4,64]{1,0}, f32[16,64]{1,0}) fusion(%a, %b, %c), \
+kind=kCustom, calls=%async_collective_fusion.1
+  %s = f32[8,8]{1,0} get-tuple-element(%f), index=0
+  %d = (f32[8,8]{1,0}, f32[4,64]{1,0}, f32[16,64]{1,0}) fusion(%a, %b, %s), \
+kind=kCustom, calls=%async_collective_fusion.1
+  ROOT %r = f32[8,8]{1,0} get-tuple-element(%d), index=0
+}
+"""
+
+
+def test_a_gather_beside_other_work_is_no_traffic_of_each_kernel():
+    module = hlo.parse(PASSED)
+    # Two kernels read and write 8 × 8 numbers; the gather's shard and its result are
+    # touched as often as the gather is run.
+    own, gather = 4 * 2 * 64, 4 * (4 * 64 + 16 * 64)
+    assert work.traffic(module) == 2 * own + 2 * gather
