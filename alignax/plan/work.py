@@ -94,6 +94,10 @@ def traffic(module: Module) -> float:
 def _touched(module: Module, own: Computation, x: Instruction) -> float:
     if x.op == "copy-start":
         return sum((a.hbm for a in x.out[:2]), 0.0)
+    if x.op in ("slice-start", "dynamic-slice-start"):
+        # The result begins with the operand, of which a slice is read.
+        source, slice_ = x.out[:2]
+        return slice_.hbm + (slice_.bytes if source.hbm else 0.0)
     if x.op in READERS:
         return 2 * sum((a.hbm for a in x.out), 0.0)
     if x.op == "dynamic-update-slice":

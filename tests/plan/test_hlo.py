@@ -243,3 +243,17 @@ def test_a_gather_beside_other_work_is_no_traffic_of_each_kernel():
     # touched as often as the gather is run.
     own, gather = 4 * 2 * 64, 4 * (4 * 64 + 16 * 64)
     assert work.traffic(module) == 2 * own + 2 * gather
+
+
+SLICED = """HloModule m
+
+ENTRY %main (a: bf16[64,32]) -> bf16[16,32] {
+  %a = bf16[64,32]{1,0} parameter(0)
+  %s = ((bf16[64,32]{1,0}), bf16[16,32]{1,0:S(1)}, s32[]{:S(2)}) slice-start(%a)
+  ROOT %d = bf16[16,32]{1,0:S(1)} slice-done(%s)
+}
+"""
+
+
+def test_a_slice_fetched_onto_the_chip_is_read_once():
+    assert work.traffic(hlo.parse(SLICED)) == 2 * 16 * 32
