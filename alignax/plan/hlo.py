@@ -172,7 +172,7 @@ def parse(text: str, *, loops: int = 1) -> Module:
             called += re.findall(r"(?:true|false)_computation=%?([\w.\-]+)", x.text)
             rounds = 1.0
             if x.op == "while":
-                known = trips(x, computations)
+                known = trips(x, computations[name], computations)
                 found["open"] += known is None
                 rounds = float(loops) if known is None else known
             own = x.op not in ("while", "call", "conditional", "async-start")
@@ -184,27 +184,68 @@ def parse(text: str, *, loops: int = 1) -> Module:
     return Module(computations, runs, frozenset(fused), found["open"])
 
 
-def trips(loop: Instruction, computations: Mapping[str, Computation]) -> float | None:
+def trips(
+    loop: Instruction, own: Computation, computations: Mapping[str, Computation]
+) -> float | None:
     """How often a loop's body runs: as the compiler noted it, or from a condition that
-    compares a count from zero with a constant; None where neither says it."""
+    compares a count with a constant, and the count's own start and step; None where
+    neither says it.
+
+    Args:
+      loop: the instruction.
+      own: the computation that it is in.
+      computations: all, for its condition and its body.
+
+    Returns:
+      the rounds.
+    """
     noted = re.search(r'"known_trip_count":\{"n":"(\d+)"', loop.text)
     if noted:
         return float(noted[1])
-    condition = re.search(r"condition=%?([\w.\-]+)", loop.text)
-    body = computations.get(condition[1], {}) if condition else {}
-    root = next((x for x in body.values() if x.root), None)
+    condition, body = (
+        computations.get(found[1], {})
+        for found in (
+            re.search(rf"{word}=%?([\w.\-]+)", loop.text) or ("", "")
+            for word in ("condition", "body")
+        )
+    )
+    root = next((x for x in condition.values() if x.root), None)
     if root is None or root.op != "compare" or "direction=LT" not in root.text:
         return None
-    for name in root.operands:
-        x = body.get(name)
-        # A constant's value stands where operands do; see ``_constant``.
-        if x is not None and x.op == "constant" and (value := _constant(x)) is not None:
-            return value
-    return None
+    count, limit = (_source(condition, name) for name in root.operands)
+    end = _constant(limit)
+    place = re.search(r"index=(\d+)", count.text) if count else None
+    last = next((x for x in body.values() if x.root), None)
+    if end is None or place is None or last is None or last.op != "tuple":
+        return None
+    place = int(place[1])
+    more = _source(body, last.operands[place])
+    if more is None or more.op != "add":
+        return None
+    steps = [_constant(_source(body, name)) for name in more.operands]
+    step = next((x for x in steps if x), None)
+    if step is None:
+        return None
+    # A start that another computation hands down is a scan's zero.
+    given = _source(own, loop.operands[0])
+    start = None
+    if given is not None and given.op == "tuple":
+        start = _constant(_source(own, given.operands[place]))
+    return float(math.ceil((end - (start or 0)) / step))
 
 
-def _constant(x: Instruction) -> float | None:
-    return float(x.operands[0]) if x.operands and x.operands[0].isdigit() else None
+def _source(own: Computation, name: str) -> Instruction | None:
+    """What a value is a copy of."""
+    x = own.get(name)
+    while x is not None and x.op in ("copy", "bitcast") and x.operands[0] in own:
+        x = own[x.operands[0]]
+    return x
+
+
+def _constant(x: Instruction | None) -> int | None:
+    if x is None or x.op != "constant" or not x.operands:
+        return None
+    return int(x.operands[0]) if x.operands[0].lstrip("-").isdigit() else None
 
 
 def each(module: Module) -> Iterator[tuple[Computation, Instruction, float, bool]]:

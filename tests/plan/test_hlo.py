@@ -257,3 +257,44 @@ ENTRY %main (a: bf16[64,32]) -> bf16[16,32] {
 
 def test_a_slice_fetched_onto_the_chip_is_read_once():
     assert work.traffic(hlo.parse(SLICED)) == 2 * 16 * 32
+
+
+LOOP = """HloModule m
+
+%condition (p: (s32[], f32[8,8])) -> pred[] {
+  %n = s32[] constant(9)
+  %p = (s32[], f32[8,8]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%p), index=0
+  ROOT %c = pred[] compare(%i, %n), direction=LT
+}
+
+%body (q: (s32[], f32[8,8])) -> (s32[], f32[8,8]) {
+  %q = (s32[], f32[8,8]{1,0}) parameter(0)
+  %j = s32[] get-tuple-element(%q), index=0
+  %k = s32[] copy(%j)
+  %two = s32[] constant(2)
+  %l = s32[] add(%k, %two)
+  %x = f32[8,8]{1,0} get-tuple-element(%q), index=1
+  %y = f32[8,8]{1,0} dot(%x, %x), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  ROOT %r = (s32[], f32[8,8]{1,0}) tuple(%l, %y)
+}
+
+ENTRY %main (a: f32[8,8]) -> f32[8,8] {
+  %a = f32[8,8]{1,0} parameter(0)
+  %one = s32[] constant(1)
+  %start = s32[] copy(%one)
+  %t = (s32[], f32[8,8]{1,0}) tuple(%start, %a)
+  %w = (s32[], f32[8,8]{1,0}) while(%t), condition=%condition, body=%body
+  ROOT %o = f32[8,8]{1,0} get-tuple-element(%w), index=1
+}
+"""
+
+
+def test_a_loop_that_counts_by_two():
+    """From 1 to below 9: four rounds. Where the condition asks for more than a count,
+    the rounds are the caller's to say."""
+    module = hlo.parse(LOOP)
+    assert (module.runs["body"], module.open_loops) == (4, 0)
+    assert work.flops(module) == 4 * 2 * 8 * 8 * 8
+    other = hlo.parse(LOOP.replace("direction=LT", "direction=NE"), loops=6)
+    assert (other.runs["body"], other.open_loops) == (6, 1)
