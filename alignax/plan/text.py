@@ -11,10 +11,12 @@ MOST = 6
 
 
 def gib(size: float) -> str:
-    """Bytes in GiB, or MiB where they are fewer."""
-    if size >= GIB / 10 or not size:
+    """Bytes in GiB, in MiB where they are fewer, or as they are."""
+    if abs(size) >= GIB / 10:
         return f"{size / GIB:.2f} GiB"
-    return f"{size / 2**20:.2f} MiB"
+    if abs(size) >= 2**20 / 10:
+        return f"{size / 2**20:.2f} MiB"
+    return f"{size:.0f} bytes"
 
 
 def seconds(time: float) -> str:
