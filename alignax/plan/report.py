@@ -7,7 +7,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from alignax.models.config import DecoderConfig
+from alignax.models.config import DTYPES, DecoderConfig
 from alignax.models.lora import LoRA
 from alignax.pipeline import sharding
 from alignax.plan import hlo, programs, roofline, work
@@ -79,6 +79,8 @@ def plan(
         tell(f"compiling {name} for {topology.name}")
         made = programs.compiled(getattr(lowered, name))
         row, more = _measured(made, run, topology, sizes, open_=name == "sample")
+        if made.refused is not None:
+            row["largest"] = expected(run, lowered, sizes, name)
         found["programs"] |= {name: row, **({"decode": more} if more else {})}
         if "times" in row:
             spent[name] = Times(*(row["times"][x] for x in Times._fields))
@@ -135,6 +137,51 @@ def _work(cost, topology: Topology, mesh: Mapping[str, int]) -> dict[str, Any]:
 def _said(times: Times) -> dict[str, Any]:
     more = {"least": times.least, "most": times.most, "bound": times.bound}
     return times._asdict() | more
+
+
+def expected(
+    run: Run, lowered: Lowered, mesh: Mapping[str, int], name: str
+) -> list[dict[str, Any]]:
+    """The largest arrays on a device of a program that the compiler refused, by the
+    formulas of the layers.
+
+    Args:
+      run: the run.
+      lowered: its programs, for the sizes of its state.
+      mesh: sizes of the mesh's axes.
+      name: of the program, sample or step.
+
+    Returns:
+      bytes, type and what it is, the largest first.
+    """
+    config, size = run.config, DTYPES[run.config.dtype].dtype.itemsize
+    ways = math.prod(mesh[axis] for axis in sharding.ROWS)
+    parts = run.rl.microbatches if name == "step" else 1
+    groups = run.rl.prompts // parts
+    rows = groups // ways if groups % ways == 0 else groups
+    rows, length = rows * run.rl.completions, max(run.max_tokens - 1, 1)
+    heads, keys = config.num_heads, config.num_kv_heads
+    if keys % mesh["tensor"] == 0:
+        heads, keys = heads // mesh["tensor"], keys // mesh["tensor"]
+    word = {2: "bf16", 4: "f32"}[size]
+    every: list[tuple[str, tuple[int, ...], int, str]] = [
+        ("f32", (rows, heads, length, length), 4, "attention's scores of one layer"),
+    ]
+    if name == "sample":
+        cache = (2 * config.num_layers, rows, keys, length, config.head_dim)
+        every.append((word, cache, size, "the completions' cache"))
+    elif run.remat == "block":
+        inputs = (config.num_layers, rows, length, config.hidden_size)
+        every.append((word, inputs, size, "each block's input, for the reverse pass"))
+    found = [
+        {"bytes": float(math.prod(s) * n), "type": f"{w}{list(s)}", "from": what}
+        for w, s, n, what in every
+    ]
+    if name == "step":
+        wide = 4 / DTYPES[config.param_dtype].dtype.itemsize
+        held = lowered.state["parameters"] * wide
+        found.append({"bytes": held, "type": "f32", "from": "the gradient"})
+    return sorted(found, key=lambda x: -x["bytes"])
 
 
 def notes(run: Run, topology: Topology, mesh: Mapping[str, int]) -> list[str]:

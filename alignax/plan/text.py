@@ -70,7 +70,8 @@ def _program(name: str, row: Mapping[str, Any], room: float) -> list[str]:
         over = "" if row["fits"] else f"; {gib(memory['total'] - room)} too much"
         lines.append(f"  memory: {each}{over}")
     if "refused" in row:
-        return [*lines, f"  the compiler: {row['refused']}"]
+        said = row["refused"].partition(" See ")[0]
+        return [*lines, f"  the compiler: {said}", *_large(row, "expected")]
     lines.append(
         f"  work: {row['flops'] / 1e12:.4g} TFLOP in products, {gib(row['traffic'])} "
         "of memory traffic"
@@ -82,11 +83,15 @@ def _program(name: str, row: Mapping[str, Any], room: float) -> list[str]:
         )
     lines.append(_times("  time", row["times"]))
     if not row.get("fits", True):
-        lines += [
-            f"  large: {gib(x['bytes'])} {x['type']} of {x['from']}"
-            for x in row["largest"]
-        ]
+        lines += _large(row, "large")
     return lines
+
+
+def _large(row: Mapping[str, Any], word: str) -> list[str]:
+    return [
+        f"  {word}: {gib(x['bytes'])} {x['type']} of {x['from']}"
+        for x in row["largest"]
+    ]
 
 
 def _times(name: str, row: Mapping[str, Any]) -> str:

@@ -140,6 +140,27 @@ def run_of(**options):
     return report.Run(config=config, rl=rl, prompt_length=4, max_tokens=4, **options)
 
 
+def test_expected_arrays_of_a_refused_program():
+    """Those that the TPU compiler made of Qwen3-8B on v5e:4x8, bytes and shapes."""
+    run = report.Run(
+        config=models.shape_of("Qwen3-8B"),
+        rl=RL(method="grpo", prompts=64, completions=8, microbatches=4),
+        prompt_length=512,
+        max_tokens=1024,
+    )
+    lowered = programs.Lowered(None, None, {"parameters": 4.0 * 2**28})
+    mesh = {"replica": 1, "fsdp": 8, "tensor": 4}
+    inputs, gradient, scores = report.expected(run, lowered, mesh, "step")
+    assert inputs["type"] == "bf16[36, 16, 1023, 4096]"
+    assert inputs["bytes"] == 2 * 36 * 16 * 1023 * 4096
+    assert gradient["bytes"] == 4 * 2**28
+    # The compiler's f32[16,2,4092,1023] is of as many numbers.
+    assert scores["bytes"] == 4 * 16 * 2 * 4092 * 1023
+    found = report.expected(run, lowered, mesh, "sample")
+    sizes = {x["from"]: x["bytes"] for x in found}
+    assert sizes["the completions' cache"] == 2 * 36 * 2 * 64 * 2 * 1023 * 128
+
+
 def test_meshes_split_prompts_and_heads():
     topology = hardware.topology("cpu:8")
     found = report.meshes(run_of(), topology)
