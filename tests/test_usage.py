@@ -15,7 +15,7 @@ from pathlib import Path
 import alignax
 
 ROOT = Path(__file__).parent.parent
-OUTSIDE = {"types", "cli", "models", "pipeline", "train"}
+OUTSIDE = {"types", "cli", "models", "pipeline", "plan", "train"}
 WAITING = [
     # Teachers, targets and decoding: their train steps are to come.
     ("divergences", "sinkd"),

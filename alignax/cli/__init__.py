@@ -72,6 +72,10 @@ VERBS: dict[tuple[str, ...], tuple[str, str]] = {
         "alignax.cli.forgetting",
         "what was lost on several tasks, from evaluations before and after",
     ),
+    ("plan",): (
+        "alignax.cli.plan",
+        "whether a run fits devices that are not there, and how long it takes",
+    ),
     ("info",): ("alignax.cli.info", "versions and devices, for a bug report"),
 }
 EXPERIMENTS = {

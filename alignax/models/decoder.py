@@ -25,6 +25,7 @@ from alignax.models.layers import (
     make_param,
     rotate,
 )
+from alignax.pipeline import sharding
 
 
 class Attention(nnx.Module):
@@ -191,7 +192,7 @@ class Decoder(nnx.Module):
         self, tokens: Int[Array, "b s"], positions: Int[Array, "b s"]
     ) -> Float[Array, "b s d"]:
         config = self.config
-        x = self.embedding[...][tokens]
+        x = sharding.rows_apart(self.embedding[...][tokens])
         x = x.astype(DTYPES[config.residual_dtype or config.dtype])
         if config.scale_embeddings:
             # Rounded to the computation's dtype, as in the published code.

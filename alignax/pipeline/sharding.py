@@ -6,13 +6,16 @@ under JAX's explicit axes, ordinary operations of a language model (a gather fro
 sharded embedding, a group reshape, a sort) are type errors.
 """
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
 
 from alignax.types import InputError
 
@@ -29,7 +32,13 @@ ROWS = ("replica", "fsdp")
 """The axes that batches are split over."""
 
 
-def make_mesh(*, replica: int = 1, fsdp: int = -1, tensor: int = 1) -> Mesh:
+def make_mesh(
+    *,
+    replica: int = 1,
+    fsdp: int = -1,
+    tensor: int = 1,
+    devices: Sequence[jax.Device] | None = None,
+) -> Mesh:
     """A mesh of ``replica × fsdp × tensor`` devices.
 
     Args:
@@ -37,6 +46,8 @@ def make_mesh(*, replica: int = 1, fsdp: int = -1, tensor: int = 1) -> Mesh:
       fsdp: devices that batches and parameters are split over; -1 takes all that are
         left.
       tensor: devices that each matrix is split over.
+      devices: to take them from, such as a topology's that is not there; None for
+        those of all processes.
 
     Returns:
       a mesh with these axes.
@@ -45,29 +56,30 @@ def make_mesh(*, replica: int = 1, fsdp: int = -1, tensor: int = 1) -> Mesh:
       InputError: the product does not fit the devices there are, or leaves out some of
         another process.
     """
-    devices = jax.device_count()
+    every = jax.devices() if devices is None else devices
+    there = len(every)
     for name, size in (("replica", replica), ("tensor", tensor)):
         if size < 1:
             raise InputError(f"mesh.{name} must be at least 1, got {size}")
     if fsdp == -1:
-        fsdp = max(devices // (replica * tensor), 1)
+        fsdp = max(there // (replica * tensor), 1)
     count = replica * fsdp * tensor
     asked = f"{replica} × {fsdp} × {tensor}"
-    if fsdp < 1 or count > devices:
+    if fsdp < 1 or count > there:
         raise InputError(
             "mesh.replica × mesh.fsdp × mesh.tensor must be at most the "
-            f"{devices} devices, got {asked}"
+            f"{there} devices, got {asked}"
         )
-    if jax.process_count() > 1 and count != devices:
+    if jax.process_count() > 1 and count != there:
         raise InputError(
-            f"mesh.replica × mesh.fsdp × mesh.tensor must be all {devices} devices of "
+            f"mesh.replica × mesh.fsdp × mesh.tensor must be all {there} devices of "
             f"the {jax.process_count()} processes, got {asked}"
         )
     return jax.make_mesh(
         (replica, fsdp, tensor),
         (*ROWS, "tensor"),
         axis_types=(AxisType.Auto,) * 3,
-        devices=jax.devices()[:count],
+        devices=list(every)[:count],
     )
 
 
@@ -79,6 +91,43 @@ def replicated(mesh: Mesh) -> NamedSharding:
 def rows(mesh: Mesh) -> NamedSharding:
     """Leading axis split over ``ROWS``: for every leaf of a batch."""
     return NamedSharding(mesh, PartitionSpec(ROWS))
+
+
+def in_sight(mesh: Mesh | None) -> AbstractContextManager[Any]:
+    """What is traced inside knows the mesh, for ``rows_apart``.
+
+    Args:
+      mesh: from ``make_mesh``; None for one device.
+
+    Returns:
+      a context.
+    """
+    if mesh is None:
+        return contextlib.nullcontext()
+    return jax.sharding.use_abstract_mesh(mesh.abstract_mesh)
+
+
+def rows_apart(x: Array) -> Array:
+    """An array whose rows stay where those of its batch are.
+
+    What is looked up in a matrix that is split over ``fsdp`` may be split by its rows
+    or by the matrix' columns, and XLA takes the columns: every device would then hold
+    all rows of all that follows, and add up each product over all devices.
+
+    Args:
+      x: rows first.
+
+    Returns:
+      the same values, rows split over ``ROWS`` and the rest whole, where a mesh is in
+      sight and has as many devices as divide the rows; else ``x``.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    if any(kinds.get(name) != AxisType.Auto for name in ROWS):
+        return x
+    if x.shape[0] == 0 or x.shape[0] % math.prod(mesh.shape[name] for name in ROWS):
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(ROWS))
 
 
 def param_shardings(
@@ -140,7 +189,7 @@ def put(tree: Any, shardings: Any) -> Any:
     so already stay.
 
     Args:
-      tree: of arrays.
+      tree: of arrays; of shapes (``jax.ShapeDtypeStruct``) it says how they would lie.
       shardings: of its structure, or one for all leaves.
 
     Returns:
@@ -150,6 +199,8 @@ def put(tree: Any, shardings: Any) -> Any:
         shardings = jax.tree.map(lambda _: shardings, tree)
 
     def leaf(x, sharding):
+        if isinstance(x, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
         if isinstance(x, jax.Array) and x.sharding == sharding:
             return x
         if jax.process_count() == 1 or (
@@ -173,7 +224,7 @@ def spread(tree: Any, mesh: Mesh, *, split: bool = True) -> Any:
     """Arrays that are not on the mesh put there, the same whole ones on every process.
 
     Args:
-      tree: of arrays; those on the mesh stay as they are.
+      tree: of arrays, or of shapes; those on the mesh stay as they are.
       mesh: from ``make_mesh``.
       split: the leading axis over ``ROWS`` where it is a multiple of their devices;
         False leaves arrays whole.
@@ -184,7 +235,8 @@ def spread(tree: Any, mesh: Mesh, *, split: bool = True) -> Any:
     devices, count = set(mesh.devices.flat), math.prod(mesh.shape[x] for x in ROWS)
 
     def leaf(x):
-        if isinstance(x, jax.Array) and x.sharding.device_set == devices:
+        placed = getattr(x, "sharding", None)
+        if placed is not None and placed.device_set == devices:
             return x
         shape = np.shape(x)
         divides = split and len(shape) > 0 and shape[0] > 0 and shape[0] % count == 0

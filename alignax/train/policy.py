@@ -96,7 +96,8 @@ def jitted(
       static: names of arguments that are no arrays.
 
     Returns:
-      the function.
+      the function. On a mesh it has ``lower``, which like that of ``jax.jit`` takes
+      shapes as well as arrays, and runs nothing.
     """
     mesh = policy.mesh
     # Whole parameters are arguments already; the place stays, to count donations by.
@@ -104,7 +105,8 @@ def jitted(
 
     def run(held, *args, **options):
         base, *more = held
-        return build(*of_functions(policy, *fns, base), *more)(*args, **options)
+        with sharding.in_sight(mesh):
+            return build(*of_functions(policy, *fns, base), *more)(*args, **options)
 
     run.__name__, run.__qualname__ = name, f"jitted.<locals>.{name}"
     how: dict[str, Any] = {
@@ -116,7 +118,7 @@ def jitted(
         return partial(jax.jit(run, **how), held)
     compiled: list[Any] = []
 
-    def spread(*args, **options):
+    def laid_out(args, options):
         free = {k: v for k, v in options.items() if k not in static}
         args, free = sharding.spread((args, free), mesh)
         if not compiled:
@@ -126,9 +128,19 @@ def jitted(
                 same = jax.tree.map(lambda x: x.sharding, args[0])
                 laid["out_shardings"] = (same, sharding.replicated(mesh))
             compiled.append(jax.jit(run, **how, **laid))
-        return compiled[0](held, *args, **(options | free))
+        return compiled[0], (held, *args), options | free
 
-    return spread
+    def spread(*args, **options):
+        program, args, options = laid_out(args, options)
+        return program(*args, **options)
+
+    def lower(*args, **options):
+        program, args, options = laid_out(args, options)
+        return program.lower(*args, **options)
+
+    program: Any = spread
+    program.lower = lower
+    return program
 
 
 def make(
