@@ -276,7 +276,8 @@ def occupancies() -> str:
     size = flat @ jnp.expm1(logit)
     off = jnp.array([0.0, 0.5, -0.5])
     both = [
-        law @ ad.discriminator_losses(logit + off[:, None], jnp.full((3, 6), side)).T
+        law
+        @ ad.discriminator_losses(logit[None] + off[:, None], jnp.full((3, 6), side)).T
         for law, side in ((flat, True), (flat_ref, False))
     ]
     missed = both[0] + both[1]

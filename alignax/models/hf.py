@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig
 
 from alignax.models import functional, shards
 from alignax.models import hf_families as families
@@ -68,6 +67,9 @@ def _hf_config(folder: Path) -> Any:
             f"model_type in {file} must be {model_type!r} for {architecture}, got "
             f"{raw.get('model_type')!r}"
         )
+    # It takes a second to import; who reads no folder does without.
+    from transformers import AutoConfig
+
     try:
         return AutoConfig.from_pretrained(
             str(folder), trust_remote_code=False, local_files_only=True
@@ -339,6 +341,8 @@ def write(
         fields["n_inner"] = config.mlp_size
     if "query_size" in family.keys and config.query_size is None:
         fields["query_pre_attn_scalar"] = config.head_dim
+    from transformers import AutoConfig
+
     try:
         hf = AutoConfig.for_model(
             family.model_type,

@@ -51,7 +51,7 @@ def steered(
       >>> more = dict(num_kv_heads=1, head_dim=4, mlp_size=16, max_length=32)
       >>> config = DecoderConfig(**sizes, **more)
       >>> params = functional.init(config, jax.random.key(0))
-      >>> list(steered(config, params, jnp.ones(8), layer=1)["steering"])
+      >>> list(steered(config, params, jax.numpy.ones(8), layer=1)["steering"])
       ['1']
     """
     check_layer(config, layer)

@@ -256,7 +256,7 @@ def test_opponents_follow_and_the_split_does_not_matter():
             np.testing.assert_allclose(
                 flat(state.memory["opponent"]), flat(expected), rtol=1e-6
             )
-        assert step._cache_size() == 1
+        assert step._cache_size() <= 1
         assert abs(float(metrics["preference"]) - float(wins.mean())) < 1e-6
         assert int(state.step) == 2
         ends.append(flat(state.params))
