@@ -69,7 +69,7 @@ def plan(
         "topology": topology.name,
         "devices": math.prod(sizes.values()),
         "mesh": sizes,
-        "hbm": chip.hbm,
+        "hbm": float(chip.hbm),
         "state": dict(lowered.state),
         "programs": {},
         "notes": notes(run, topology, sizes),

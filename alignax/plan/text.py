@@ -10,7 +10,7 @@ MEMORY = ("arguments", "temporaries", "outputs", "code", "total")
 MOST = 6
 
 
-def gib(size: float | int) -> str:
+def gib(size: float) -> str:
     """Bytes in GiB, in MiB where they are fewer, or as they are."""
     if abs(size) >= GIB / 10:
         return f"{size / GIB:.2f} GiB"
