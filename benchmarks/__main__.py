@@ -12,7 +12,7 @@ import jax
 import matplotlib.pyplot as plt
 import numpy as np
 
-from benchmarks import decode, grpo_step, logprobs, real, timing, vmapped
+from benchmarks import decode, grpo_step, logprobs, timing, vmapped
 
 DOCS = Path(__file__).parent.parent / "docs"
 TEXT = """# Performance
@@ -29,62 +29,10 @@ machine, or another hour of this one, has other seconds.
 :alt: Speeds of sampling and of a GRPO step relative to the peers'
 ```
 
-## At the size of a real model
+The tables are of a small model; [those of a real one](performance_real.md) have a page
+of their own.
 
-SmolLM2-135M's shape, 30 layers of width 576 and a vocabulary of 49,152, random
-parameters: `python -m benchmarks.real`.
-
-### Sampling
-
-64 prompt and 128 new tokens of each row. The limit is the slower of two: the products
-with the parameters alone, in a program of their own, and the parameters' bytes at the
-rate that the machine reads an array.
-
-{sampling}
-
-### A GRPO step
-
-16 rows of 64 prompt and 128 completion tokens in four groups, adapters of rank 16. The
-products are the three of values and gradients with each matrix, alone. Memory is the
-peak of a process of its own above its imports, programs compiled before.
-
-{real_step}
-
-### A whole iteration
-
-Sampling, the reference's score, a reward, the step, of all parameters; the peers'
-generation, two scores without gradients and the step.
-
-{iteration}
-
-### The first iteration
-
-A process of its own; the step is compiled in a thread while the first completions are
-sampled, and with a cache programs are kept as `alignax train` keeps them.
-
-{first}
-
-### The head
-
-512 rows of width 576, float32: value and gradient to rows and head, against the three
-products with the head that they need; the reverse pass computes the logits again, block
-by block, and of a divergence those of both heads. Memory is what the program plans,
-relative to one array of logits.
-
-{heads}
-
-### How time grows
-
-The GRPO step of 8 rows of 32 + 64 tokens, 4 layers and 16,384 words, one size at a
-time; the exponent is the slope of log time in log size.
-
-{scaling}
-
-```{{image}} performance_scaling.png
-:alt: Time of a step against tokens, rows, layers and vocabulary, in logarithms
-```
-
-## Of a small one: sampling
+## Sampling
 
 Batch 32, prompts of 64 tokens, 128 new ones, from a Qwen3-shaped decoder: vocabulary
 32,000, width 256, 4 layers, 4 heads on 2, MLP 768, tied, float32. Tokens are drawn by
@@ -95,7 +43,7 @@ lets the next one take a finished one's place.
 
 {decode}
 
-## Of a small one: a GRPO step
+## A GRPO step
 
 The same decoder, 16 rows of 64 prompt and 128 completion tokens in two groups of 8:
 forward, backward, clipping, AdamW. Completion positions alone reach the head, and the
@@ -142,21 +90,6 @@ def bars(path: Path, parts: dict[str, tuple[timing.Seconds, str]]) -> None:
     plt.close(figure)
 
 
-def grown(path: Path, curves: real.Curves) -> None:
-    """Time against each size, in logarithms, beside what is proportional to it."""
-    figure, axes = plt.subplots(1, len(curves), figsize=(9, 2.4), layout="constrained")
-    for axis, (name, (sizes, seconds)) in zip(axes, curves.items(), strict=True):
-        axis.loglog(sizes, seconds, "o-")
-        axis.loglog(sizes, seconds[-1] * sizes / sizes[-1], ":", color="0.6")
-        axis.set(xlabel=name, ylabel="seconds" if name == next(iter(curves)) else "")
-        axis.set_xticks(sizes, [f"{x:,.0f}" for x in sizes])
-        axis.minorticks_off()
-        axis.tick_params(labelsize=7)
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
-
-
 def main() -> None:
     print(timing.machine())
     parts = {}
@@ -168,11 +101,6 @@ def main() -> None:
         texts["decode"] += f"\n\nQwen2.5-0.5B's shape, bfloat16:\n\n{decode.absolute()}"
     texts["logprobs"] = logprobs.main(*logprobs.LAPTOP, repeats=5)
     texts["vmapped"] = vmapped.main()
-    texts["sampling"], texts["real_step"] = real.sampling(), real.steps()
-    texts["iteration"], texts["first"] = real.iterations(), real.starts()
-    texts["heads"] = real.heads()
-    texts["scaling"], curves = real.scaling()
-    grown(DOCS / "performance_scaling.png", curves)
     (DOCS / "performance.md").write_text(
         TEXT.format(machine=timing.machine(), **texts), encoding="utf-8"
     )

@@ -1,6 +1,6 @@
 """The tables of docs/performance.md at the size of a model that people have.
 
-    python -m benchmarks.real
+    python -m benchmarks.real --report
 
 SmolLM2-135M's shape with random parameters, float32 and bfloat16, beside transformers,
 TRL and PEFT where they are installed. Limits are measured in the same run.
@@ -16,10 +16,12 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import matplotlib.pyplot as plt
 import numpy as np
 
 from alignax import divergences, logprobs
@@ -35,6 +37,7 @@ from benchmarks import decode, grpo_step, timing
 CONFIG = decode.SMOLLM2
 STEP = {"groups": 4, "completions": 4, "prompt": 64, "tokens": 128}
 RANK = 16
+DOCS = Path(__file__).parent.parent / "docs"
 Curves = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
@@ -406,33 +409,111 @@ def scaling(
     return timing.table(columns, lines), curves
 
 
-PARTS = {
-    "Sampling": sampling,
-    "A GRPO step": steps,
-    "A whole iteration": iterations,
-    "The first iteration": starts,
-    "The head": heads,
+TEXT = """# Performance at the size of a real model
+
+Measured on: {machine}.
+
+SmolLM2-135M's shape, 30 layers of width 576 and a vocabulary of 49,152, with random
+parameters, beside the peers that are installed (the extra `parity`). Written by
+`python -m benchmarks.real --report`; `--only` makes one table.
+
+## Sampling
+
+64 prompt and 128 new tokens of each row. The limit is the slower of two: the products
+with the parameters alone, in a program of their own, and the parameters' bytes at the
+rate that the machine reads an array.
+
+{sampling}
+
+## A GRPO step
+
+16 rows of 64 prompt and 128 completion tokens in four groups, adapters of rank 16. The
+products are the three of values and gradients with each matrix, alone. Memory is the
+peak of a process of its own above its imports, programs compiled before.
+
+{steps}
+
+## A whole iteration
+
+Sampling, the reference's score, a reward, the step, of all parameters; the peers'
+generation, two scores without gradients and the step.
+
+{iterations}
+
+## The first iteration
+
+A process of its own; the step is compiled in a thread while the first completions are
+sampled, and with a cache programs are kept as `alignax train` keeps them.
+
+{starts}
+
+## The head
+
+512 rows of width 576, float32: value and gradient to rows and head, against the three
+products with the head that they need; the reverse pass computes the logits again, block
+by block, and of a divergence those of both heads. Memory is what the program plans,
+relative to one array of logits.
+
+{heads}
+
+## How time grows
+
+The GRPO step of 8 rows of 32 + 64 tokens, 4 layers and 16,384 words, one size at a
+time; the exponent is the slope of log time in log size.
+
+{scaling}
+
+```{{image}} performance_real.png
+:alt: Time of a step against tokens, rows, layers and vocabulary, in logarithms
+```
+"""
+PARTS: dict[str, Callable[[], str]] = {
+    "sampling": sampling,
+    "steps": steps,
+    "iterations": iterations,
+    "starts": starts,
+    "heads": heads,
+    "scaling": lambda: scaling()[0],
 }
 
 
-def main() -> str:
-    parts = [f"### {title}\n\n{part()}" for title, part in PARTS.items()]
-    return "\n\n".join(parts)
+def grown(path: Path, curves: Curves) -> None:
+    """Time against each size, in logarithms, beside what is proportional to it."""
+    figure, axes = plt.subplots(1, len(curves), figsize=(9, 2.4), layout="constrained")
+    for axis, (name, (sizes, seconds)) in zip(axes, curves.items(), strict=True):
+        axis.loglog(sizes, seconds, "o-")
+        axis.loglog(sizes, seconds[-1] * sizes / sizes[-1], ":", color="0.6")
+        axis.set(xlabel=name, ylabel="seconds" if name == next(iter(curves)) else "")
+        axis.set_xticks(sizes, [f"{x:,.0f}" for x in sizes])
+        axis.minorticks_off()
+        axis.tick_params(labelsize=7)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def report() -> None:
+    """Make all tables, and the page and the picture of them."""
+    texts = {name: PARTS[name]() for name in PARTS if name != "scaling"}
+    texts["scaling"], curves = scaling()
+    grown(DOCS / "performance_real.png", curves)
+    page = TEXT.format(machine=timing.machine(), **texts)
+    (DOCS / "performance_real.md").write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--memory-of", help=argparse.SUPPRESS)
     parser.add_argument("--first", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--only", choices=[*PARTS, "scaling"])
-    options = parser.parse_args()
-    if options.memory_of:
-        report_memory(options.memory_of)
-    elif options.first:
+    parser.add_argument("--only", choices=[*PARTS])
+    parser.add_argument("--report", action="store_true")
+    given = parser.parse_args()
+    if given.memory_of:
+        report_memory(given.memory_of)
+    elif given.first:
         first()
-    elif options.only == "scaling":
-        print(scaling()[0])
-    elif options.only:
-        print(PARTS[options.only]())
+    elif given.report:
+        report()
     else:
-        print(timing.machine(), main(), sep="\n\n")
+        for name in [given.only] if given.only else PARTS:
+            print(PARTS[name](), flush=True)
