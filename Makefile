@@ -61,6 +61,9 @@ test-isa: $(VENV)/.dev  ## what rounds, for another processor and with XLA's own
 test-slow: $(VENV)/.dev  ## the longer tests
 	$(PYTEST) $(CHECKED) -m slow $(ARGS)
 
+test-stress: $(VENV)/.dev  ## trials of minutes, not in CI; python -m tests.stress.kills has more
+	$(PYTEST) -m stress $(ARGS)
+
 test-parity: $(VENV)/.parity  ## comparisons with peers
 	$(PYTEST) -m parity $(ARGS)
 

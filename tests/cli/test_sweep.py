@@ -325,7 +325,7 @@ def wait_for(truth, seconds=60.0):
         time.sleep(0.02)
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_sixty_four_trials_killed_twice(toy, tmp_path):
     """SIGKILL of the sweep, then of the sweep and its trials: the same table."""
     xs = [round(0.1 * n, 1) for n in range(8)]

@@ -59,7 +59,7 @@ def test_right_is_the_demos_score():
     assert found.tolist() == demo.tolist()
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_a_row_of_the_program_is_the_run_by_itself(tmp_path):
     several = [
         small(tmp_path, f"{beta}-{seed}", beta=beta, seed=seed)

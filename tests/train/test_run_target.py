@@ -88,8 +88,8 @@ def test_filter_and_posterior_train(home, tmp_path):
 
 @pytest.mark.slow
 def test_experts_train(home, tmp_path):
-    """A mixture, a product with an anti-expert, and one under a reward; of the model
-    alone nothing is left to learn, but for the normaliser's noise."""
+    """A mixture, and a product with an anti-expert under a reward; of the model alone
+    nothing is left to learn, but for the normaliser's noise."""
     other = home / "other"
     if not other.exists():
         shutil.copytree(home / "model", other)
@@ -99,8 +99,10 @@ def test_experts_train(home, tmp_path):
     both = ("--expert", str(home / "model"), str(other))
     for name, more in {
         "mixture": ("--target", "experts", *both, "--combine", "mixture"),
-        "product": ("--target", "experts", *both, "--expert-weight", "1.5", "-0.5"),
-        "tilted": ("--reward", f"{home / 'my.py'}:vowels", *both),
+        "tilted": (
+            *("--reward", f"{home / 'my.py'}:vowels", *both),
+            *("--expert-weight", "1.5", "-0.5"),
+        ),
         "same": ("--target", "experts", *both[:2], "--normaliser-decay", "0.5"),
     }.items():
         out = tmp_path / name
