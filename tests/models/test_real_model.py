@@ -51,8 +51,13 @@ PAIRS = (
 )
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["rl", "preference"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("rl", marks=pytest.mark.slow),
+        pytest.param("preference", marks=pytest.mark.stress),
+    ],
+)
 def test_it_is_trained_by_adapters(smollm2, tmp_path, kind):
     """Few steps of the commands on it: finite, moved, and the adapter opens."""
     pairs = tmp_path / "pairs.jsonl"
