@@ -64,9 +64,7 @@ activations again in the reverse pass (`remat="block"`), and is compiled with
 ## Many runs in one program
 
 Sampling, scoring, loss and optimiser of a whole run are one `lax.scan`, so that `vmap`
-over seeds and strengths of regularisation makes a sweep one program. What it saves is
-what a program costs whatever it computes, its many small kernels; what a run computes
-itself it costs 32 times over.
+over seeds and strengths of regularisation makes a sweep one program.
 
 {vmapped}
 """

@@ -133,72 +133,61 @@ def programs_of(config: DecoderConfig, sizes: dict[str, int]):
     }
 
 
-def steps(
-    config: DecoderConfig = CONFIG,
-    sizes: dict[str, int] = STEP,
-    *,
-    repeats: int = 3,
-    memory: bool = True,
-) -> str:
-    """A GRPO step: all parameters, frugal, adapters, the peers, and the products."""
-    makers = programs_of(config, sizes)
+Alone = tuple[np.ndarray, float]
+"""Seconds of each step, and GB at the peak above the imports."""
+
+
+def steps(measure: Callable[[str], Alone] | None = None) -> str:
+    """A GRPO step: all parameters, frugal, adapters, the peers, and the products.
+
+    Each is alone in a process of its own: another library's threads and state beside
+    it are not how either runs.
+    """
+    measure = measure or alone
+    names = list(programs_of(CONFIG, STEP))
     if timing.missing("torch", "transformers", "trl", "peft"):
-        makers = {k: v for k, v in makers.items() if "TRL" not in k}
-    peaks = {name: peak_of(name) for name in makers} if memory else {}
-    # Not all states at once fit a small machine: by pairs, with the limit.
-    limit, seconds = makers.pop("products alone"), {}
-    for names in (("alignax", "TRL"), ("alignax, LoRA", "TRL + PEFT, LoRA")):
-        pair = {name: makers.pop(name)() for name in names if name in makers}
-        found = timing.interleaved(pair | {"products alone": limit()}, repeats=repeats)
-        seconds |= found
-        if "TRL" in found:
-            busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-            try:
-                again = timing.interleaved(pair, repeats=repeats)
-            finally:
-                busy.kill()
-            seconds |= {f"{name}, a core busy": x for name, x in again.items()}
-    for name, maker in makers.items():
-        seconds |= timing.interleaved({name: maker()}, repeats=repeats)
-    base = np.median(seconds["products alone"])
+        names = [name for name in names if "TRL" not in name]
+    found = {name: measure(name) for name in names}
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        for name in {"alignax", "TRL"} & set(names):
+            found[f"{name}, a core busy"] = measure(name)
+    finally:
+        busy.kill()
+    base = np.median(found["products alone"][0])
     lines = [
-        [
-            name,
-            timing.spread(values),
-            f"{np.median(values) / base:.2f}",
-            f"{peaks[name]:.2f} GB" if name in peaks else "",
-        ]
-        for name, values in seconds.items()
+        [name, timing.spread(x), f"{np.median(x) / base:.2f}", f"{peak:.2f} GB"]
+        for name, (x, peak) in found.items()
     ]
     return timing.table(["step", "seconds", "/ products", "memory"], lines)
 
 
-def peak_of(name: str) -> float:
-    """GB at the peak of a process of its own above its imports, programs compiled."""
+def alone(name: str) -> Alone:
+    """A program in a process of its own, which finds its programs compiled."""
     with tempfile.TemporaryDirectory() as cache:
         env = os.environ | {
             "JAX_COMPILATION_CACHE_DIR": cache,
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }
-        command = [sys.executable, "-m", "benchmarks.real", "--memory-of", name]
+        command = [sys.executable, "-m", "benchmarks.real", "--alone", name]
         for _ in range(2):
             done = subprocess.run(
                 command, capture_output=True, text=True, check=True, env=env
             )
-    before, after = json.loads(done.stdout.splitlines()[-1])
-    return after - before
+    seconds, peak = json.loads(done.stdout.splitlines()[-1])
+    return np.array(seconds), peak
 
 
-def report_memory(name: str) -> None:
+def report_alone(name: str, *, repeats: int = 3) -> None:
+    """This process' seconds and peak, as JSON."""
     if "TRL" in name:
         import peft  # noqa: F401
         import transformers  # noqa: F401
         from trl.trainer.utils import selective_log_softmax  # noqa: F401
     before = grpo_step.peak()
-    run = programs_of(CONFIG, STEP)[name]()
-    for _ in range(2):
-        jax.block_until_ready(run())
-    print(json.dumps([before, grpo_step.peak()]))
+    program = programs_of(CONFIG, STEP)[name]()
+    seconds = timing.interleaved({name: program}, repeats=repeats)[name]
+    print(json.dumps([seconds.tolist(), grpo_step.peak() - before]))
 
 
 def loop(config: DecoderConfig, sizes: dict[str, int]) -> dict[str, Any]:
@@ -503,13 +492,13 @@ def report() -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--memory-of", help=argparse.SUPPRESS)
+    parser.add_argument("--alone", help=argparse.SUPPRESS)
     parser.add_argument("--first", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--only", choices=[*PARTS])
     parser.add_argument("--report", action="store_true")
     given = parser.parse_args()
-    if given.memory_of:
-        report_memory(given.memory_of)
+    if given.alone:
+        report_alone(given.alone)
     elif given.first:
         first()
     elif given.report:

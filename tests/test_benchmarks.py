@@ -115,7 +115,12 @@ def test_the_tables_of_a_real_model(monkeypatch):
     assert [row[0][2:] for row in rows] == ["float32"] * 2 + ["bfloat16"] * 2
     assert all(float(row[-1].strip(" |")) > 0 for row in rows)
     sizes = {"groups": 2, "completions": 2, "prompt": 3, "tokens": 4}
-    text = real.steps(config, sizes, repeats=1, memory=False)
+    makers = real.programs_of(config, sizes)
+
+    def measure(name):
+        return timing.interleaved({name: makers[name]()}, repeats=1)[name], 1.0
+
+    text = real.steps(measure)
     for name in ("alignax", "alignax, LoRA", "alignax, frugal", "products alone"):
         assert f"| {name} |" in text
     text = real.iterations(config, sizes, repeats=1)

@@ -42,6 +42,7 @@ def test_who_is_waited_for(watch, tmp_path):
         other(tmp_path, 2, [0, 0])
         assert "waits for process 2 on host2." in watch.said()
         other(tmp_path, 2, [1, 1])
+        other(tmp_path, 3, [0, 0])  # of an earlier run on more
         assert "the devices or the network hang" in watch.said()
         (tmp_path / beats.FOLDER / "2.json").write_text("{")
         assert "mesh.timeout" in watch.said()
