@@ -148,12 +148,13 @@ def steps(measure: Callable[[str], Alone] | None = None) -> str:
     if timing.missing("torch", "transformers", "trl", "peft"):
         names = [name for name in names if "TRL" not in name]
     found = {name: measure(name) for name in names}
-    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
-    try:
-        for name in {"alignax", "TRL"} & set(names):
-            found[f"{name}, a core busy"] = measure(name)
-    finally:
-        busy.kill()
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
+        try:
+            for name in ("alignax", "TRL"):
+                if name in names:
+                    found[f"{name}, a core busy"] = measure(name)
+        finally:
+            busy.kill()
     base = np.median(found["products alone"][0])
     lines = [
         [name, timing.spread(x), f"{np.median(x) / base:.2f}", f"{peak:.2f} GB"]
